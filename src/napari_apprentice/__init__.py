@@ -1,0 +1,61 @@
+"""Interactive segmentation that learns from every click.
+
+::
+
+    from napari_apprentice import Click, open_session, read, write
+
+    image = read("mri.nii.gz")
+    session = open_session(image)
+    session.add(Click((12, 80, 64), positive=True))
+    session.accept()
+    write("mri_labels.nii.gz", session.labels, like=image)
+
+Every name is looked up when it is first asked for, so importing the package imports neither torch nor napari.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_apprentice.assembly import load_segmenter, make_policy, open_session, resume_session
+    from napari_apprentice.files import read, read_labels, save_image, write
+    from napari_apprentice.session import Session
+    from napari_apprentice.types import ApprenticeError, Click, Image, Prediction
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ApprenticeError",
+    "Click",
+    "Image",
+    "Prediction",
+    "Session",
+    "load_segmenter",
+    "make_policy",
+    "open_session",
+    "read",
+    "read_labels",
+    "resume_session",
+    "save_image",
+    "write",
+]
+
+_HOMES = {
+    "assembly": ("load_segmenter", "make_policy", "open_session", "resume_session"),
+    "files": ("read", "read_labels", "save_image", "write"),
+    "session": ("Session",),
+    "types": ("ApprenticeError", "Click", "Image", "Prediction"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

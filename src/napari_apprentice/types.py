@@ -1,0 +1,425 @@
+"""The values, protocols and errors that every other module speaks in. Imports nothing of the package.
+
+Conventions that hold everywhere:
+
+- *voxel* coordinates count array elements, slowest axis first: ``(row, col)`` in 2D, ``(z, y, x)`` in 3D; integers name voxel centres;
+- *world* coordinates are millimetres in the same order (slowest first), related to voxels by ``Image.affine``;
+- an image is ``(C, *S)``: channels first, then the spatial shape ``S`` of length ``n`` = 2 or 3;
+- a *plane* is one 2D slice of an image; a 2D image has exactly one, ``Plane(0, 0)``.
+
+The errors (each message is one sentence that says what arrived and what was expected)::
+
+    ApprenticeError
+    ├── InputError (also ValueError)   something the caller handed over cannot be used
+    │   ├── ImageError                 the image
+    │   ├── ClickError                 a click
+    │   └── LabelsError                a label map
+    ├── FileError (also OSError)       a file on disk
+    │   ├── ReadError
+    │   └── WriteError
+    ├── WeightsError                   network weights of another network, or damaged
+    ├── DeviceError                    a compute device that is not there
+    ├── RecipeError                    a training recipe or data-set description
+    └── SessionError                   an action that the session's state does not allow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "THRESHOLD_LOGIT",
+    "AdaptationPolicy",
+    "ApprenticeError",
+    "Box",
+    "Click",
+    "ClickError",
+    "DeviceError",
+    "FileError",
+    "Image",
+    "ImageError",
+    "ImageSlice",
+    "InputError",
+    "LabelsError",
+    "LearningReport",
+    "Lesson",
+    "Plane",
+    "Prediction",
+    "Prompt",
+    "ReadError",
+    "RecipeError",
+    "Segmenter",
+    "SessionError",
+    "User",
+    "WeightsError",
+    "WriteError",
+]
+
+THRESHOLD_LOGIT = 0.0
+"""A pixel is foreground where its logit is strictly above this (probability > 0.5)."""
+
+
+class ApprenticeError(Exception):
+    """Whatever this package refuses, in one sentence."""
+
+
+class InputError(ApprenticeError, ValueError):
+    """Something handed over cannot be used."""
+
+
+class ImageError(InputError):
+    """The image cannot be used."""
+
+
+class ClickError(InputError):
+    """The click cannot be used."""
+
+
+class LabelsError(InputError):
+    """The label map cannot be used."""
+
+
+class FileError(ApprenticeError, OSError):
+    """A file on disk cannot be used."""
+
+
+class ReadError(FileError):
+    """The file cannot be read."""
+
+
+class WriteError(FileError):
+    """The file cannot be written."""
+
+
+class WeightsError(ApprenticeError):
+    """The network weights do not fit, or are damaged."""
+
+
+class DeviceError(ApprenticeError):
+    """The compute device that was asked for is not there."""
+
+
+class RecipeError(ApprenticeError):
+    """A training recipe or a data-set description cannot be used."""
+
+
+class SessionError(ApprenticeError):
+    """The session's state does not allow the action."""
+
+
+class Box(NamedTuple):
+    """A half-open rectangle of pixels in one slice: rows ``[top, bottom)``, columns ``[left, right)``."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(rows, cols)``."""
+        return self.bottom - self.top, self.right - self.left
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Index of the box in a ``(..., H, W)`` array, used as ``array[(..., *box.slices)]``."""
+        return slice(self.top, self.bottom), slice(self.left, self.right)
+
+
+class Plane(NamedTuple):
+    """One 2D slice of an image: the spatial axis it is orthogonal to, and the index along that axis."""
+
+    axis: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Click:
+    """One click of the user.
+
+    Attributes
+    ----------
+    voxel : tuple of n ints, slowest axis first
+    positive : True if the voxel belongs to the object, False if it does not
+    axis : in 3D the spatial axis orthogonal to the plane that was clicked in; ignored in 2D
+    """
+
+    voxel: tuple[int, ...]
+    positive: bool = True
+    axis: int = 0
+
+    def __post_init__(self) -> None:
+        voxel = tuple(self.voxel)
+        if len(voxel) not in (2, 3) or any(float(v) != int(v) for v in voxel):
+            raise ClickError(f"a click at {voxel} arrived; expected 2 or 3 whole voxel coordinates, slowest axis first")
+        object.__setattr__(self, "voxel", tuple(int(v) for v in voxel))
+        object.__setattr__(self, "positive", bool(self.positive))
+
+    @property
+    def plane(self) -> Plane:
+        """The plane that was clicked in."""
+        return Plane(0, 0) if len(self.voxel) == 2 else Plane(self.axis, self.voxel[self.axis])
+
+    @property
+    def in_plane(self) -> Click:
+        """The same click in the 2D coordinates ``(row, col)`` of its plane."""
+        if len(self.voxel) == 2:
+            return self
+        rest = tuple(v for axis, v in enumerate(self.voxel) if axis != self.axis)
+        return Click(rest, self.positive)
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """An image or volume with its geometry.
+
+    Attributes
+    ----------
+    data : (C, *S) array, numpy or lazy (anything that slices to numpy); C is 1 (grey) or 3 (RGB), S has 2 or 3 axes, slowest first
+    affine : (n+1, n+1) float64, voxel -> world, both slowest axis first; for n = 3 the world axes are (S, A, R) in millimetres
+        when ``units`` is "mm" (that is NIfTI's RAS+ reversed)
+    units : "mm" where the file states a physical spacing, else "pixel"
+    name : short name for people, for example the file's stem
+    path : where it was read from, if anywhere
+    source : what the reader wants the writer to remember of the file (header, format); opaque to everyone else
+    """
+
+    data: Any
+    affine: npt.NDArray[np.float64] = None  # type: ignore[assignment]
+    units: str = "pixel"
+    name: str = "image"
+    path: Path | None = None
+    source: Any = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        shape = tuple(getattr(self.data, "shape", ()))
+        if len(shape) not in (3, 4):
+            raise ImageError(
+                f"an array of shape {shape} arrived; expected (C, rows, cols) or (C, z, y, x) with C = 1 (grey) or 3 (RGB)"
+            )
+        if shape[0] not in (1, 3):
+            raise ImageError(f"an image with {shape[0]} channels arrived (shape {shape}); expected 1 (grey) or 3 (RGB) channels, first axis")
+        if 0 in shape:
+            raise ImageError(f"an empty image of shape {shape} arrived; expected at least one voxel along every axis")
+        if not (np.issubdtype(self.data.dtype, np.number) or self.data.dtype == bool) or np.iscomplexobj(np.empty(0, self.data.dtype)):
+            raise ImageError(f"an image of {self.data.dtype} values arrived; expected integers or real numbers")
+        n = len(shape) - 1
+        affine = np.eye(n + 1) if self.affine is None else np.array(self.affine, dtype=np.float64)
+        if affine.shape != (n + 1, n + 1) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+            raise ImageError(f"an affine of shape {affine.shape} arrived for a {n}D image; expected an invertible ({n + 1}, {n + 1}) matrix")
+        affine.setflags(write=False)
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def ndim(self) -> int:
+        """Number of spatial axes n: 2 or 3."""
+        return len(self.data.shape) - 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Spatial shape S, slowest axis first, without the channels."""
+        return tuple(int(s) for s in self.data.shape[1:])
+
+    @property
+    def axis_labels(self) -> tuple[str, ...]:
+        """``("y", "x")`` or ``("z", "y", "x")``."""
+        return ("z", "y", "x")[-self.ndim :]
+
+    @cached_property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance between neighbouring voxel centres along every axis, in ``units``."""
+        return tuple(float(s) for s in np.linalg.norm(self.affine[:-1, :-1], axis=0))
+
+    def check_click(self, click: Click) -> None:
+        """Raise `ClickError` unless the click lies inside this image."""
+        if len(click.voxel) != self.ndim:
+            raise ClickError(f"a {len(click.voxel)}D click at {click.voxel} arrived; this image is {self.ndim}D with shape {self.shape}")
+        if not all(0 <= v < s for v, s in zip(click.voxel, self.shape, strict=True)):
+            raise ClickError(f"a click at {click.voxel} arrived; expected one inside the image, whose shape is {self.shape}")
+        if self.ndim == 3 and not 0 <= click.axis < 3:
+            raise ClickError(f"a click in a plane across axis {click.axis} arrived; expected 0, 1 or 2")
+
+    def slice(self, plane: Plane) -> ImageSlice:
+        """The 2D slice of one plane, read into memory.
+
+        Raises
+        ------
+        ImageError : the slice has non-finite values, or all its values are the same
+        """
+        axis, index = plane
+        if self.ndim == 2:
+            data, spacing = self.data, self.spacing
+        else:
+            if not (0 <= axis < 3 and 0 <= index < self.shape[axis]):
+                raise ImageError(f"plane {index} across axis {axis} was asked for; this image has shape {self.shape}")
+            where: list[Any] = [slice(None)] * 4
+            where[axis + 1] = index
+            data = self.data[tuple(where)]
+            spacing = tuple(s for a, s in enumerate(self.spacing) if a != axis)
+        array = np.asarray(data)
+        if not np.isfinite(array).all():
+            count = int((~np.isfinite(array)).sum())
+            raise ImageError(f"{count} NaN or infinite values arrived in slice {index} of {self.name!r}; expected finite numbers (replace them first)")
+        if array.min() == array.max():
+            raise ImageError(f"slice {index} of {self.name!r} is constant (every value is {array.flat[0]}); expected an image with some contrast")
+        return ImageSlice(array, (float(spacing[0]), float(spacing[1])), plane, (id(self), plane))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSlice:
+    """One 2D slice in memory.
+
+    Attributes
+    ----------
+    data : (C, H, W) array of finite raw intensities
+    spacing : (row, col) distance between pixel centres, in the image's units
+    plane : where in the image it lies
+    key : equal keys mean equal pixels for as long as the image lives (what caches go by)
+    """
+
+    data: npt.NDArray[Any]
+    spacing: tuple[float, float] = (1.0, 1.0)
+    plane: Plane = Plane(0, 0)
+    key: Hashable = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(H, W)``."""
+        return int(self.data.shape[1]), int(self.data.shape[2])
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says of one slice. Everything outside ``box`` is background.
+
+    Attributes
+    ----------
+    logits : (h, w) float32 foreground logits inside ``box``
+    box : where they lie in the slice
+    shape : (H, W) of the slice
+    view : the zoom window that the newest forward pass looked at (may reach beyond the slice), if any
+    score : the network's own estimate of its IoU with the truth, 0..1; NaN if it makes none
+    candidates : further predictions for the same prompt, best first
+    """
+
+    logits: npt.NDArray[np.float32]
+    box: Box
+    shape: tuple[int, int]
+    view: Box | None = None
+    score: float = float("nan")
+    candidates: tuple[Prediction, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.logits.shape != self.box.shape:
+            raise InputError(f"logits of shape {self.logits.shape} arrived for a box of shape {self.box.shape}")
+
+    @property
+    def mask_in_box(self) -> npt.NDArray[np.bool_]:
+        """(h, w) foreground inside ``box``."""
+        return self.logits > THRESHOLD_LOGIT
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(H, W) foreground of the whole slice."""
+        full = np.zeros(self.shape, dtype=bool)
+        full[self.box.slices] = self.mask_in_box
+        return full
+
+    @classmethod
+    def from_mask(cls, mask: npt.NDArray[Any], confidence_logit: float = 4.0) -> Prediction:
+        """A prediction that says exactly ``mask`` ((H, W), non-zero is foreground), with logits of ±``confidence_logit``."""
+        foreground = np.asarray(mask) != 0
+        logits = np.where(foreground, confidence_logit, -confidence_logit).astype(np.float32)
+        height, width = foreground.shape
+        return cls(logits, Box(0, 0, height, width), (height, width))
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """All that the user has said of one object in one slice.
+
+    Attributes
+    ----------
+    clicks : 2D clicks ``(row, col)`` in the order they were made, newest last
+    previous : the prediction before the newest click; None at the first
+    """
+
+    clicks: tuple[Click, ...]
+    previous: Prediction | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One accepted slice: what there is to learn from.
+
+    Attributes
+    ----------
+    image_slice : the pixels
+    clicks : the 2D clicks that led there, in order
+    mask : (H, W) bool, the accepted mask
+    case : name of the image it came from
+    """
+
+    image_slice: ImageSlice
+    clicks: tuple[Click, ...]
+    mask: npt.NDArray[np.bool_]
+    case: str = ""
+
+
+@dataclass(frozen=True)
+class LearningReport:
+    """What learning from a lesson did, in words fit for a status line.
+
+    Attributes
+    ----------
+    accepted : False when a guard refused the update and the model stayed as it was
+    message : one sentence
+    loss_before, loss_after : loss on the lesson itself, NaN where not measured
+    elapsed_s : seconds of model time
+    """
+
+    accepted: bool = False
+    message: str = ""
+    loss_before: float = float("nan")
+    loss_after: float = float("nan")
+    elapsed_s: float = 0.0
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A model of one object in one slice. ``predict`` depends on nothing but the weights and its arguments."""
+
+    def predict(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """The mask for all clicks so far."""
+
+    def snapshot(self) -> Any:
+        """An immutable value that holds everything learnt so far (cheap: shares what did not change)."""
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to ``snapshot``, bit for bit."""
+
+
+@runtime_checkable
+class AdaptationPolicy(Protocol):
+    """How a segmenter learns. A policy is a frozen configuration: all that is learnt lives in the segmenter's snapshot."""
+
+    def on_click(self, segmenter: Segmenter, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """Answer the newest click of ``prompt``, having learnt from it as far as this policy does so (mid-interaction)."""
+
+    def on_accept(self, segmenter: Segmenter, lesson: Lesson) -> LearningReport:
+        """Learn from a finished mask (post-interaction). A refused or failed update leaves the segmenter as it was."""
+
+
+@runtime_checkable
+class User(Protocol):
+    """Whoever clicks: a person, or a robot that knows the truth."""
+
+    def click(self, truth: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_], clicks: tuple[Click, ...]) -> Click | None:
+        """The next 2D click for ``mask`` against ``truth`` (both (H, W)) after ``clicks``; None if there is nothing to correct."""
