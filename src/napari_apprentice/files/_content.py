@@ -1,0 +1,102 @@
+"""What the format modules hand over, before it becomes an image: an array with named axes.
+
+Every format module has three functions:
+
+- ``begins(head, path) -> bool``: whether the first bytes are those of such a file;
+- ``load(path, time, *, exact) -> Content``: read it; ``exact`` for label maps (no rounding, no colour tables);
+- ``save(path, array, image, *, labels) -> None``: write ``array`` (C, *S) with the geometry of ``image``.
+
+Axis names are those of tifffile: T time, Z, Y, X space, S samples (colours).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_apprentice.types import Image
+
+
+class RefusedError(Exception):
+    """The predicate of a sentence whose subject is the file: "has 7 channels; expected 1 or 3"."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a writer needs to give back a file's geometry field for field.
+
+    Attributes
+    ----------
+    affine : what the reader made of ``details``; an image whose affine is another one must not get them
+    details : of the format's own class
+    """
+
+    affine: npt.NDArray[np.float64]
+    details: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a file holds.
+
+    Attributes
+    ----------
+    array : one axis for each letter of ``axes``
+    axes : letters of "ZYXS" in any order, each at most once; no T
+    affine, units : as in `Image`, for the spatial axes among ``axes``
+    source : what the format's writer wants to find again
+    """
+
+    array: npt.NDArray[Any]
+    axes: str
+    affine: npt.NDArray[np.float64]
+    units: str
+    source: Source
+
+
+def details_of(image: Image, kind: type) -> Any | None:
+    """The details of class ``kind`` that the image's reader left, if the image's geometry still is what they say."""
+    source = image.source
+    if isinstance(source, Source) and isinstance(source.details, kind) and np.array_equal(source.affine, image.affine):
+        return source.details
+    return None
+
+
+def chosen_time(count: int, time: int | None) -> int:
+    """The index of the time point to read out of ``count``.
+
+    Raises
+    ------
+    RefusedError : none was chosen and there are several, or the chosen one does not exist
+    """
+    if time is None and count > 1:
+        raise RefusedError(f"has {count} time points; expected one volume, or time= from 0 to {count - 1} to choose one")
+    chosen = time or 0
+    if not 0 <= chosen < count:
+        raise RefusedError(f"has {count} time point{'s' if count > 1 else ''}, but time={time} was asked for; expected 0 to {count - 1}")
+    return chosen
+
+
+def channels_first(content: Content) -> npt.NDArray[Any]:
+    """(C, *S) data in native byte order, without alpha.
+
+    Raises
+    ------
+    RefusedError : not a grey or RGB image of 2 or 3 axes
+    """
+    array, axes = content.array, content.axes
+    if "S" not in axes:
+        array, axes = array[None], "S" + axes
+    array = np.transpose(array, [axes.index(axis) for axis in "SZYX" if axis in axes])
+    if len(array) in (2, 4):
+        array = array[:-1]
+    if len(array) not in (1, 3):
+        raise RefusedError(f"has {len(array)} channels; expected 1 (grey) or 3 (RGB)")
+    if array.dtype.kind not in "biuf":
+        raise RefusedError(f"holds {array.dtype} values; expected integers or real numbers")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

@@ -1,0 +1,119 @@
+"""NIfTI-1 and NIfTI-2 through nibabel."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
+
+from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.geometry import reverse_axes, spacing_of
+from napari_apprentice.types import Image
+
+_MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
+_LARGEST_NIFTI1_AXIS = 32767
+_LABEL_INTENT = 1002
+_HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; they stand at the beginning of every file
+
+
+def begins(head: bytes, path: Path) -> bool:
+    """Whether these are the first bytes of a NIfTI file (compressed, if its name says so)."""
+    if path.name.lower().endswith(".gz"):
+        return head.startswith(b"\x1f\x8b")
+    return not _both_orders(head[:4]).isdisjoint(_HEADER_SIZES)
+
+
+def _both_orders(number: bytes) -> set[int]:
+    """What four bytes mean in either byte order."""
+    return {int.from_bytes(number, "little"), int.from_bytes(number, "big")}
+
+
+def load(path: Path, time: int | None, *, exact: bool) -> Content:
+    """Read a NIfTI file."""
+    # Read through a stream, never memory-mapped: another program that rewrites the file must not change, or crash, what is on the screen.
+    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
+        size_of_header = stream.read(4)
+        stream.seek(0)
+        kind = nibabel.Nifti2Image if _HEADER_SIZES[1] in _both_orders(size_of_header) else nibabel.Nifti1Image
+        loaded = kind.from_stream(stream)
+        n_axes, array = _volume(loaded, time, exact)
+        while stream.read(2**20):  # the checksum of a compressed file stands at its end
+            pass
+    axes = "XYZ"[:n_axes]
+    if array.dtype.fields:  # RGB24 and RGBA32
+        array, axes = np.stack([array[channel] for channel in "RGB"], axis=-1), axes + "S"
+    affine = _affine(loaded.header, n_axes)
+    return Content(array, axes, affine, "mm", Source(affine, loaded.header.copy()))
+
+
+def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
+    """Write (C, *S) data as NIfTI."""
+    header = details_of(image, nibabel.Nifti1Header)
+    header = _new_header(image) if header is None else header.copy()
+    data = array[0].T
+    if len(array) == 3:
+        if array.dtype != np.uint8:
+            raise RefusedError(f"cannot hold RGB of type {array.dtype}; expected uint8, or another format")
+        data = np.ascontiguousarray(np.moveaxis(array, 0, -1)).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0].T
+    # What the header says of intensities is not true of labels: display range, meaning, attached notes.
+    header["cal_min"] = header["cal_max"] = 0
+    header.extensions.clear()
+    header.set_intent(_LABEL_INTENT if labels else 0)
+    try:
+        header.set_data_dtype(data.dtype)
+    except HeaderDataError as error:
+        raise RefusedError(f"cannot hold values of type {data.dtype}; expected integers, float32 or float64, or TIFF") from error
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    # Without an affine nibabel leaves qform, sform, their codes and pixdim as they are in the header.
+    kind(data, None, header).to_filename(path)
+
+
+def _volume(loaded: nibabel.Nifti1Image, time: int | None, exact: bool) -> tuple[int, npt.NDArray[Any]]:
+    """Number of spatial axes (2 or 3), and the array (x, y[, z]) of one time point, scaled if the header says so."""
+    shape = loaded.shape
+    if len(shape) < 2 or any(length != 1 for length in shape[4:]):
+        raise RefusedError(f"has {len(shape)} axes, of shape {shape}; expected (x, y), (x, y, z) or (x, y, z, time)")
+    chosen = chosen_time(shape[3] if len(shape) > 3 else 1, time)
+    # Only the chosen volume is read. Axes beyond the fourth have length one.
+    index = (slice(None), slice(None), slice(None), chosen, *[0] * (len(shape) - 4))
+    array = np.asanyarray(loaded.dataobj[index[: len(shape)]])
+    was_scaled = array.dtype != loaded.get_data_dtype()
+    return min(len(shape), 3), array.astype(np.float32) if was_scaled and not exact else array
+
+
+def _affine(header: nibabel.Nifti1Header, n_axes: int) -> npt.NDArray[np.float64]:
+    """Voxel -> world in mm, slowest axis first."""
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:
+        unit = "unknown"
+    affine = np.array(header.get_best_affine(), dtype=np.float64)
+    affine[:3] *= _MM_PER_UNIT.get(unit, 1.0)
+    if n_axes == 3:
+        return reverse_axes(affine)
+    in_plane = affine[np.ix_([0, 1, 3], [0, 1, 3])]
+    # A 2D slice across another direction than S has no 2D affine; the header still goes into its label map.
+    lies_across_s = not affine[2, :2].any() and not affine[:2, 2].any()
+    return reverse_axes(in_plane if lies_across_s else np.diag([*spacing_of(affine)[:2], 1.0]))
+
+
+def _new_header(image: Image) -> nibabel.Nifti1Header:
+    """A header for an image that did not come out of a NIfTI file."""
+    header = nibabel.Nifti1Header() if max(image.shape) <= _LARGEST_NIFTI1_AXIS else nibabel.Nifti2Header()
+    n = image.ndim
+    affine = np.eye(4)
+    kept = [*range(n), 3]
+    affine[np.ix_(kept, kept)] = reverse_axes(image.affine)
+    header.set_data_shape(image.shape[::-1])
+    header.set_xyzt_units("mm" if image.units == "mm" else "unknown")
+    header.set_sform(affine, code="scanner")
+    header.set_qform(affine, code="scanner")
+    # The quaternion holds no shear: say that it is not to be used rather than to say something false.
+    if not np.allclose(header.get_qform(), affine, rtol=1e-4, atol=1e-5 * max(spacing_of(affine))):
+        header.set_qform(None, code="unknown")
+    return header

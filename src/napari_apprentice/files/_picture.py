@@ -1,0 +1,103 @@
+"""PNG and JPEG through Pillow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import SimpleITK as sitk  # noqa: N813
+
+from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.files._lengths import is_print_density
+from napari_apprentice.geometry import affine_from_spacing
+from napari_apprentice.types import Image
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_MM_PER_INCH = 25.4
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class _Tags:
+    """What a picture says of itself that viewers act on.
+
+    Attributes
+    ----------
+    density : (x, y) dots per inch, if stated
+    orientation : EXIF orientation, 1 to 8; viewers that honour it turn the picture, so they must turn its labels, too
+    """
+
+    density: tuple[float, float] | None = None
+    orientation: int = 1
+
+
+def begins(head: bytes, path: Path) -> bool:
+    """Whether these are the first bytes of a PNG or JPEG; which of the two does not matter to anyone."""
+    return head.startswith((_PNG_SIGNATURE, b"\xff\xd8\xff"))
+
+
+def load(path: Path, time: int | None, *, exact: bool) -> Content:
+    """Read a PNG or JPEG file."""
+    chosen_time(1, time)
+    with PIL.Image.open(path, formats=("PNG", "JPEG")) as picture:
+        is_png = picture.format == "PNG"
+        density = picture.info.get("dpi")
+        tags = _Tags((float(density[0]), float(density[1])) if density else None, int(picture.getexif().get(_ORIENTATION, 1)))
+        array = _indices(path, picture) if exact and is_png else _pixels(path, picture)
+    affine, units = np.eye(3), "pixel"
+    if is_png and tags.density and all(tags.density) and not all(map(is_print_density, tags.density)):
+        affine, units = affine_from_spacing([_MM_PER_INCH / dots for dots in tags.density[::-1]]), "mm"
+    return Content(array, "YX" if array.ndim == 2 else "YXS", affine, units, Source(affine, tags))
+
+
+def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
+    """Write (C, rows, cols) data as PNG."""
+    if image.ndim != 2:
+        raise RefusedError(f"cannot hold a volume of shape {image.shape}; expected a 2D image, or TIFF or NIfTI")
+    if array.dtype not in ((np.uint8, np.uint16) if len(array) == 1 else (np.uint8,)):
+        what = f"the label {int(array.max())}" if labels else f"{'grey' if len(array) == 1 else 'RGB'} values of type {array.dtype}"
+        raise RefusedError(f"cannot hold {what}; expected at most 65535 (grey) or 255 (RGB), or TIFF")
+    picture = PIL.Image.fromarray(np.ascontiguousarray(array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)))
+    tags = details_of(image, _Tags)
+    if tags is None:
+        tags = _Tags((_MM_PER_INCH / image.spacing[1], _MM_PER_INCH / image.spacing[0]) if image.units == "mm" else None)
+    exif = PIL.Image.Exif()
+    if tags.orientation != 1:
+        exif[_ORIENTATION] = tags.orientation
+    picture.save(path, format="PNG", **({"dpi": tags.density} if tags.density else {}), **({"exif": exif} if len(exif) else {}))
+
+
+def _pixels(path: Path, picture: PIL.Image.Image) -> npt.NDArray[Any]:
+    """(rows, cols) or (rows, cols, samples): what the picture looks like."""
+    bits, colour_type = _png_header(path)
+    if bits == 16 and colour_type in (2, 6):  # Pillow would keep 8 of the 16 bits
+        with PIL.Image.open(path) as unread:
+            unread.verify()  # ITK fills what is missing with zeros
+        deep: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
+        return deep
+    if picture.mode in ("1", "I"):
+        return np.asarray(picture).astype(np.uint8 if picture.mode == "1" else np.uint16)
+    if picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B"):
+        picture = picture.convert("RGB")
+    return np.asarray(picture)
+
+
+def _indices(path: Path, picture: PIL.Image.Image) -> npt.NDArray[Any]:
+    """(rows, cols[, samples]): the numbers that are stored in a PNG, whatever colours they stand for."""
+    if picture.mode == "P":
+        return np.asarray(picture)
+    array = _pixels(path, picture)
+    bits, colour_type = _png_header(path)
+    # Pillow stretches grey values of 2 and 4 bits to the range of 8.
+    return array // (255 // (2**bits - 1)) if colour_type == 0 and bits in (2, 4) else array
+
+
+def _png_header(path: Path) -> tuple[int, int]:
+    """Bits per sample and colour type of a PNG; (8, -1) of anything else."""
+    with path.open("rb") as file:
+        head = file.read(26)
+    return (head[24], head[25]) if head.startswith(_PNG_SIGNATURE) else (8, -1)

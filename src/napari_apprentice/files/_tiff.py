@@ -1,0 +1,197 @@
+"""TIFF through tifffile: OME-TIFF, ImageJ stacks, and plain files."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.files._lengths import MM_PER, is_print_density, unit_for, unit_named
+from napari_apprentice.geometry import affine_from_spacing
+from napari_apprentice.types import Image
+
+_OME_TYPES = ("u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8")
+_LARGEST_IMAGEJ_BYTES = 2**32 - 2**25
+# Without one of these the voxels or their spacing would be others: size, type, layout, description, density.
+_DECISIVE_TAGS = {*range(256, 260), 262, 270, 273, *range(277, 280), *range(282, 285), 296, *range(322, 326), 339}
+_RESOLUTION_UNITS = {2: "in", 3: "cm"}
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What a TIFF says of its voxels.
+
+    Attributes
+    ----------
+    spacing : (z, y, x) in ``unit``, or in pixels
+    unit : key of `MM_PER`, None for pixels
+    density : XResolution, YResolution, ResolutionUnit of a file whose density says nothing of the specimen
+    """
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str | None = None
+    density: tuple[float, float, int] | None = None
+
+
+def begins(head: bytes, path: Path) -> bool:
+    """Whether these are the first bytes of a TIFF or BigTIFF file."""
+    return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def load(path: Path, time: int | None, *, exact: bool) -> Content:
+    """Read the first series of a TIFF file."""
+    with tifffile.TiffFile(path) as file:
+        if not file.series:
+            raise RefusedError("holds no image; expected at least one page")
+        series = file.series[0]
+        _check_complete(file, series)
+        shape, names = series.shape, _axes(series.axes, series.shape)
+        chosen = chosen_time(shape[names.index("T")] if "T" in names else 1, time)
+        array = series.asarray()
+        if array.shape != shape:
+            raise ValueError(f"{shape} voxels are stated, {array.shape} are there")
+        calibration = _calibration(file)
+    if "T" in names:
+        array, names = array.take(chosen, names.index("T")), names.replace("T", "")
+    n = 3 if "Z" in names else 2
+    scale = MM_PER[calibration.unit] if calibration.unit else 1.0
+    affine = affine_from_spacing([length * scale for length in calibration.spacing[-n:]])
+    return Content(array, names, affine, "mm" if calibration.unit else "pixel", Source(affine, calibration))
+
+
+def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
+    """Write (C, *S) data as OME-TIFF where the name says so, else as an ImageJ stack where that format holds it."""
+    axes = "ZYX"[-image.ndim :]
+    colour = len(array) == 3
+    data = np.ascontiguousarray(np.moveaxis(array, 0, -1)) if colour else array[0]
+    calibration = details_of(image, _Calibration) or _calibration_for(image)
+    options: dict[str, Any] = {"photometric": "rgb" if colour else "minisblack", "compression": "zlib"}
+    *_, y, x = calibration.spacing
+    options["resolution"] = (1 / x, 1 / y)
+    if calibration.density:
+        options["resolution"], options["resolutionunit"] = calibration.density[:2], calibration.density[2]
+    elif calibration.unit in ("in", "cm"):  # the two units that a program can read which knows nothing but TIFF itself
+        options["resolutionunit"] = 2 if calibration.unit == "in" else 3
+    options.update(_flavour(path, data, axes + "S" * colour, calibration))
+    tifffile.imwrite(path, data, **options)
+
+
+def _axes(axes: str, shape: tuple[int, ...]) -> str:
+    """The axes of a series in our letters; three channels are colours, pages of unknown meaning are z slices."""
+    names = axes
+    if "S" not in names and "C" in names:
+        names = names.replace("C", "S")
+    if "Z" not in names:
+        names = names.replace("I" if "I" in names else "Q", "Z", 1)
+    if len(set(names)) != len(names) or not set("YX") <= set(names) <= set("TZYXS"):
+        raise RefusedError(f"has axes {axes} of shape {shape}; expected YX, ZYX or TZYX, grey or RGB")
+    samples = shape[names.index("S")] if "S" in names else 1
+    if samples > 4 or ("C" in axes and samples != 3):
+        raise RefusedError(f"has {samples} channels (axes {axes}, shape {shape}); expected 1 (grey) or 3 (RGB)")
+    return names
+
+
+def _check_complete(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Raise ValueError if the file was cut: tifffile logs that pages and tags are missing, and fills missing voxels with zeros."""
+    size = file.filehandle.size
+    stated, _ = _directory(file, file.pages.first.offset)
+    lost = sorted(code for code in stated if code in _DECISIVE_TAGS and code not in file.pages.first.tags)
+    if lost:
+        raise ValueError(f"tag {lost[0]} lies beyond the end of the file, {size} bytes")
+    if _directory(file, file.pages[-1].offset)[1]:
+        raise ValueError(f"pages beyond the {len(file.pages)}th are stated, but lie beyond the end of the file, {size} bytes")
+    pages = [page for page in series.pages if page is not None]
+    if len(pages) < len(series.pages):
+        raise ValueError(f"{len(series.pages)} pages are stated, {len(pages)} are there")
+    extents = [extent for page in pages for extent in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    if series.dataoffset is not None:
+        extents.append((series.dataoffset, series.nbytes))
+    if any(offset + count > size for offset, count in extents):
+        raise ValueError(f"voxels lie beyond the end of the file, {size} bytes")
+
+
+def _directory(file: tifffile.TiffFile, offset: int) -> tuple[list[int], int]:
+    """Tag codes that a page's directory states, and the offset of the next directory (0 after the last)."""
+    layout, handle = file.tiff, file.filehandle
+    handle.seek(offset)
+    (count,) = struct.unpack(layout.tagnoformat, handle.read(layout.tagnosize))
+    entries = handle.read(count * layout.tagsize)
+    codes = [struct.unpack_from(layout.byteorder + "H", entries, i * layout.tagsize)[0] for i in range(count)]
+    (following,) = struct.unpack(layout.offsetformat, handle.read(layout.offsetsize))
+    return codes, following
+
+
+def _calibration(file: tifffile.TiffFile) -> _Calibration:
+    """The most specific statement of the spacing that the file makes."""
+    if file.is_ome and file.ome_metadata:
+        return _ome_calibration(tifffile.xml2dict(file.ome_metadata))
+    page = file.pages.first
+    density = tuple(_ratio(page.tags.valueof(code)) for code in (282, 283))
+    unit_tag = int(page.tags.valueof(296, default=2))
+    described = dict(file.imagej_metadata or (file.shaped_metadata or ({},))[0])
+    if "unit" in described or (file.is_imagej and unit_tag not in _RESOLUTION_UNITS):
+        x, y = (1 / per_unit if per_unit else 1.0 for per_unit in density)
+        return _Calibration((abs(float(described.get("spacing", 1.0))) or 1.0, y, x), unit_named(described.get("unit")))
+    unit = _RESOLUTION_UNITS.get(unit_tag)
+    if unit is None or not all(density) or all(is_print_density(per_unit * 25.4 / MM_PER[unit]) for per_unit in density):
+        return _Calibration(density=(*density, unit_tag) if all(density) else None)  # type: ignore[arg-type]
+    # Nothing in such a file states the distance of slices: isotropic is the only guess that is not arbitrary.
+    return _Calibration((1 / density[1], 1 / density[1], 1 / density[0]), unit)
+
+
+def _ome_calibration(ome: Mapping[str, Any]) -> _Calibration:
+    """The physical size of the first image of an OME-XML description."""
+    images = ome.get("OME", {}).get("Image", {})
+    pixels = (images[0] if isinstance(images, list) else images).get("Pixels", {})
+    sizes = {axis: float(pixels[f"PhysicalSize{axis}"]) for axis in "XYZ" if float(pixels.get(f"PhysicalSize{axis}", 0) or 0) > 0}
+    if not sizes:
+        return _Calibration()
+    units = {axis: unit_named(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in sizes}
+    unit = units.get("X") or next(iter(units.values()))
+    in_unit = {axis: size * MM_PER[units[axis]] / MM_PER[unit] if units[axis] and unit else size for axis, size in sizes.items()}  # type: ignore[index]
+    x = in_unit.get("X", in_unit.get("Y", 1.0))
+    y = in_unit.get("Y", x)
+    return _Calibration((in_unit.get("Z", y), y, x), unit)
+
+
+def _calibration_for(image: Image) -> _Calibration:
+    """What to write for an image that did not come out of a TIFF file."""
+    unit = unit_for(min(image.spacing)) if image.units == "mm" else None
+    spacing = [length / MM_PER[unit] if unit else length for length in (1.0, *image.spacing)[-3:]]
+    return _Calibration((spacing[0], spacing[1], spacing[2]), unit)
+
+
+def _flavour(path: Path, data: npt.NDArray[Any], axes: str, calibration: _Calibration) -> dict[str, Any]:
+    """Options of tifffile that choose the dialect and state the spacing in it."""
+    z, y, x = calibration.spacing
+    unit = calibration.unit
+    wants_ome = ".ome." in path.name.lower()
+    imagej_types = ("u1",) if "S" in axes else ("u1", "u2", "f4")
+    if not wants_ome and data.dtype.str[1:] in imagej_types and data.nbytes < _LARGEST_IMAGEJ_BYTES:
+        stated = {"axes": axes, **({"spacing": z} if "Z" in axes else {})}
+        names = {"µm": "um", "in": "inch", "Å": "angstrom", None: "pixel"}
+        return {"imagej": True, "metadata": stated if calibration.density else {**stated, "unit": names.get(unit, unit)}}
+    if data.dtype.str[1:] in _OME_TYPES:
+        sizes = {"X": x, "Y": y, **({"Z": z} if "Z" in axes else {})}
+        metadata: dict[str, Any] = {"axes": axes, "UUID": str(uuid.UUID(bytes=hashlib.md5(data.tobytes()).digest()))}
+        if calibration.density is None:
+            for axis, size in sizes.items():
+                metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit or "pixel"}
+        return {"ome": True, "metadata": metadata}
+    if wants_ome:
+        raise RefusedError(f"cannot hold values of type {data.dtype}; expected at most 32-bit integers, or a name that ends in .tif")
+    return {"metadata": {"axes": axes, "spacing": z, "unit": unit or "pixel"}}
+
+
+def _ratio(value: Any) -> float:
+    """A TIFF rational as a number; 0 where there is none."""
+    return value[0] / value[1] if isinstance(value, tuple) and len(value) == 2 and value[1] else 0.0
