@@ -1,0 +1,146 @@
+"""A segmenter, a policy and a store that are exact and instantaneous: for tests of whatever drives a session, yours included.
+
+::
+
+    session = Session(image, DiskSegmenter(radius=5.0), FakePolicy())
+    session.add(Click((20, 30)))          # a disk of radius 5 about the click
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_apprentice.types import Box, ImageSlice, LearningReport, Lesson, Prediction, Prompt, ReadError, Segmenter
+
+__all__ = ["DiskSegmenter", "DiskWeights", "FakePolicy", "FakeStore"]
+
+
+@dataclass(frozen=True)
+class DiskWeights:
+    """All that a `DiskSegmenter` has learnt.
+
+    Attributes
+    ----------
+    radius : of the disks, in pixels
+    lessons : how often it was taught
+    """
+
+    radius: float = 5.0
+    lessons: int = 0
+
+
+class DiskSegmenter:
+    """Paints disks about positive clicks and erases disks about negative ones (implements `types.Segmenter`).
+
+    It starts from the previous mask and goes through the clicks in order, so the newest click wins. The logits inside the box, which is
+    the bounding box of the mask, are plus or minus the radius: they show which weights made them.
+
+    Parameters
+    ----------
+    radius : of the disks in pixels, before anything was learnt
+    """
+
+    name = "disks"
+
+    def __init__(self, radius: float = 5.0) -> None:
+        self.clock = {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
+        self._weights = DiskWeights(float(radius))
+
+    @property
+    def radius(self) -> float:
+        """Of the disks now."""
+        return self._weights.radius
+
+    def predict(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """The disks of all clicks on top of the previous mask."""
+        rows, cols = np.ogrid[: image_slice.shape[0], : image_slice.shape[1]]
+        mask = np.zeros(image_slice.shape, dtype=bool) if prompt.previous is None else prompt.previous.mask
+        for click in prompt.clicks:
+            row, col = click.voxel
+            mask[(rows - row) ** 2 + (cols - col) ** 2 <= self.radius**2] = click.positive
+        if not mask.any():
+            return Prediction(np.zeros((0, 0), np.float32), Box(0, 0, 0, 0), image_slice.shape, score=0.0)
+        inside_rows, inside_cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = Box(int(inside_rows[0]), int(inside_cols[0]), int(inside_rows[-1]) + 1, int(inside_cols[-1]) + 1)
+        logits = np.where(mask[box.slices], self.radius, -self.radius).astype(np.float32)
+        return Prediction(logits, box, image_slice.shape, view=box, score=1.0)
+
+    def snapshot(self) -> DiskWeights:
+        """The same object as long as nothing was learnt."""
+        return self._weights
+
+    def restore(self, snapshot: DiskWeights) -> None:
+        """Go back to ``snapshot``."""
+        self._weights = snapshot
+
+    def teach(self, growth_px: float) -> None:
+        """Learn to paint larger disks; a growth of 0 leaves the weights alone."""
+        if growth_px:
+            self._weights = replace(self._weights, radius=self.radius + growth_px, lessons=self._weights.lessons + 1)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for people."""
+        return {"network": self.name, "parameters": 1, "digest": "disks", "device": "cpu"}
+
+
+@dataclass
+class FakePolicy:
+    """Makes the disks grow with every click and with every accepted mask (implements `types.AdaptationPolicy`).
+
+    Attributes
+    ----------
+    per_click, per_accept : growth of the radius in pixels; 0 and 0 is the policy that never learns
+    failing : "click" or "accept" makes that method raise ``error``, *after* it changed the segmenter: whoever calls it has to clean up
+    error : what is raised
+    """
+
+    per_click: float = 0.25
+    per_accept: float = 1.0
+    failing: str | None = None
+    error: Exception = field(default_factory=lambda: RuntimeError("told to fail"))
+
+    def on_click(self, segmenter: Segmenter, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """Grow by ``per_click``, then predict."""
+        self._teach(segmenter, self.per_click)
+        if self.failing == "click":
+            raise self.error
+        return segmenter.predict(image_slice, prompt)
+
+    def on_accept(self, segmenter: Segmenter, lesson: Lesson) -> LearningReport:
+        """Grow by ``per_accept``."""
+        self._teach(segmenter, self.per_accept)
+        if self.failing == "accept":
+            raise self.error
+        if not self.per_accept:
+            return LearningReport(False, "this policy does not learn from accepted masks")
+        return LearningReport(True, f"learnt from {int(lesson.mask.sum())} pixels", loss_before=1.0, loss_after=0.5)
+
+    @staticmethod
+    def _teach(segmenter: Segmenter, growth_px: float) -> None:
+        if isinstance(segmenter, DiskSegmenter):
+            segmenter.teach(growth_px)
+
+
+class FakeStore:
+    """Keeps `DiskWeights` as JSON files (implements `session.SnapshotStore`)."""
+
+    def save(self, snapshot: DiskWeights, path: Path) -> None:
+        """Write ``snapshot``."""
+        path.write_text(json.dumps(asdict(snapshot)))
+
+    def load(self, path: Path) -> DiskWeights:
+        """Read a snapshot, exactly.
+
+        Raises
+        ------
+        ReadError : there is none, or it is damaged
+        """
+        try:
+            return DiskWeights(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ReadError(f"the snapshot {path} cannot be read ({error}); expected one that FakeStore saved") from error

@@ -1,0 +1,421 @@
+"""The append-only record of a session: every action is on disk before it counts.
+
+A journal is a text file of JSON lines. The first line says what was worked on (`Header`), every other line is one action (`Event`), in
+order. Each line ends in a checksum of itself. A line is flushed to the disk before the action that it records returns, so a process
+that dies loses at most the action it was in the middle of; what such a death leaves of a line is recognised and cut off.
+
+The label changes are in the journal itself. The labels can therefore be had back without any model (`replay_labels`), and every click
+stands there with its time, place in voxels and in world units, object, and effect, for whoever studies how the work was done.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_apprentice.geometry import voxel_to_world
+from napari_apprentice.labelmap import Patch
+from napari_apprentice.types import Click, Image, LearningReport, ReadError, WriteError
+
+__all__ = [
+    "FORMAT",
+    "JOURNAL_NAME",
+    "KINDS",
+    "Entry",
+    "Event",
+    "Header",
+    "Journal",
+    "effective",
+    "fingerprint",
+    "read_journal",
+    "replay_labels",
+]
+
+FORMAT = 1
+"""Version of the format. A reader refuses newer ones."""
+
+JOURNAL_NAME = "journal.jsonl"
+"""What the journal is called in its folder."""
+
+KINDS = ("open", "add", "accept", "learn", "select", "paint", "discard", "forget", "undo", "redo")
+"""What an event can be: ``open`` lays down the labels that a session began with, the others are the actions of the same name."""
+
+_CHECK = ', "check": "'
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a journal is about.
+
+    Attributes
+    ----------
+    image, path : name of the image, and the file it was read from ("" if none)
+    shape, affine, units : its spatial shape and geometry
+    fingerprint : see `fingerprint`
+    policy, model : how the model learns, and which one it is (name or digest), as given by whoever began the journal
+    package : version of this package
+    time : when it was begun, ISO 8601 in UTC
+    format : version of the file format
+    """
+
+    image: str
+    path: str
+    shape: tuple[int, ...]
+    affine: tuple[tuple[float, ...], ...]
+    units: str
+    fingerprint: str
+    policy: str = ""
+    model: str = ""
+    package: str = ""
+    time: str = ""
+    format: int = FORMAT
+
+    @classmethod
+    def of(cls, image: Image, *, policy: str = "", model: str = "") -> Header:
+        """The header of a journal that begins now."""
+        affine = tuple(tuple(float(v) for v in row) for row in image.affine)
+        path = "" if image.path is None else str(Path(image.path).absolute())
+        return cls(image.name, path, image.shape, affine, image.units, fingerprint(image), policy, model, _package_version(), _now())
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """One action.
+
+    Attributes
+    ----------
+    kind : one of `KINDS`
+    label : id of the object that it was done to
+    changed : number of voxels whose label changed
+    latency_s : from the call to the moment of writing
+    click : for ``add``
+    patch : the change of the labels; its ``old`` side is not written. ``undo`` and ``redo`` write none, they follow from the rest
+    taught : whether the model is another one than before
+    report : for ``learn``
+    checkpoint : for ``learn``: file beside the journal that holds the model as it was afterwards
+    sequence, time : position in the journal from 1, and ISO 8601 in UTC; set on writing
+    """
+
+    kind: str
+    label: int
+    changed: int = 0
+    latency_s: float = 0.0
+    click: Click | None = None
+    patch: Patch | None = None
+    taught: bool = False
+    report: LearningReport | None = None
+    checkpoint: str | None = None
+    sequence: int = 0
+    time: str = ""
+
+
+class Journal:
+    """A journal that is being written. One process at a time.
+
+    Make one with `create` or `reopen`; a context manager that closes the file.
+    """
+
+    def __init__(self, path: Path, header: Header, file: BinaryIO, length: int, sequence: int) -> None:
+        self.path = path
+        self.header = header
+        self.sequence = sequence
+        self._file = file
+        self._length = length
+
+    @classmethod
+    def create(cls, path: Path | str, image: Image, *, policy: str = "", model: str = "") -> Journal:
+        """Begin a journal in a folder (made if need be), or under a path that ends in ``.jsonl``.
+
+        Raises
+        ------
+        WriteError : there is a journal already, or the place cannot be written
+        """
+        path = _journal_path(path)
+        header = Header.of(image, policy=policy, model=model)
+        line = _line(asdict(header))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                raise WriteError(f"{path} is the journal of an earlier session; expected a folder without one (or resume that session)")
+            written = path.with_name(path.name + ".new")
+            with written.open("wb") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(written, path)
+            _flush_folder(path.parent)
+            return cls(path, header, path.open("r+b", buffering=0), len(line), 0)
+        except WriteError:
+            raise
+        except OSError as error:
+            raise WriteError(f"the journal {path} cannot be begun ({error.strerror}); expected a folder that can be written") from error
+
+    @classmethod
+    def reopen(cls, path: Path | str) -> tuple[Journal, tuple[Event, ...]]:
+        """Go on with a journal, and what happened so far. A torn last line is cut off at the first `append`.
+
+        Raises
+        ------
+        ReadError : there is no journal, or it is damaged
+        WriteError : it cannot be written
+        """
+        path = _journal_path(path)
+        header, events, length = _read(path)
+        try:
+            return cls(path, header, path.open("r+b", buffering=0), length, len(events)), events
+        except OSError as error:
+            raise WriteError(f"the journal {path} cannot be continued ({error.strerror}); expected a file that can be written") from error
+
+    def append(self, *events: Event) -> tuple[Event, ...]:
+        """Write events and wait until they are on the disk; either all of them or, on an error, none.
+
+        Returns
+        -------
+        the events with their sequence numbers and time
+
+        Raises
+        ------
+        WriteError : they cannot be written; the journal is as before
+        """
+        now = _now()
+        events = tuple(replace(event, sequence=self.sequence + i, time=now) for i, event in enumerate(events, start=1))
+        data = memoryview(b"".join(_line(_encoded(event, self.header)) for event in events))
+        length = self._length + len(data)
+        try:
+            self._file.truncate(self._length)  # whatever an earlier failure or a crash left there
+            self._file.seek(self._length)
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError, ValueError):
+                self._file.truncate(self._length)
+            reason = getattr(error, "strerror", None) or error
+            raise WriteError(
+                f"the journal {self.path} cannot be written ({reason}), so the action was not done; expected free space and permission"
+            ) from error
+        self._length, self.sequence = length, self.sequence + len(events)
+        return events
+
+    def close(self) -> None:
+        """Close the file; nothing can be appended afterwards."""
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_journal(path: Path | str) -> tuple[Header, tuple[Event, ...]]:
+    """What a journal says, from its folder or its path. A torn last line is left out.
+
+    Raises
+    ------
+    ReadError : there is no journal, it is damaged before its last line, or it was written by a newer version
+    """
+    header, events, _ = _read(_journal_path(path))
+    return header, events
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """An action that can be undone, and what was learnt after it and before the next one."""
+
+    action: Event
+    learn: Event | None = None
+
+    @property
+    def taught(self) -> bool:
+        """Whether the model is another one than before."""
+        return self.action.taught or (self.learn is not None and self.learn.taught)
+
+
+def effective(events: Iterable[Event]) -> tuple[list[Entry], int]:
+    """The actions that undo and redo leave, and how many of them are done; those beyond that number can be redone."""
+    entries: list[Entry] = []
+    done = 0
+    for event in events:
+        if event.kind in ("undo", "redo"):
+            done += 1 if event.kind == "redo" else -1
+        elif event.kind == "learn":
+            entries[done - 1 :] = [replace(entries[done - 1], learn=event)]
+        elif event.kind != "open":
+            entries[done:] = [Entry(event)]
+            done += 1
+    return entries, done
+
+
+def replay_labels(path: Path | str) -> npt.NDArray[Any]:
+    """The labels that a journal leads to, as a (S) array of the smallest unsigned type. Needs neither image nor model.
+
+    Raises
+    ------
+    ReadError : as for `read_journal`
+    """
+    header, events = read_journal(path)
+    entries, done = effective(events)
+    patches = [event.patch for event in (*(e for e in events if e.kind == "open"), *(e.action for e in entries[:done]))]
+    dtype = np.result_type(np.uint8, *(patch.dtype for patch in patches if patch))
+    labels = np.zeros(header.shape, dtype=dtype)
+    for patch in patches:
+        if patch is not None:
+            labels[patch.region] = patch.after
+    return labels.astype(np.min_scalar_type(int(labels.max())))
+
+
+def fingerprint(image: Image) -> str:
+    """A digest that tells images apart at little cost: of the shape and of blocks of voxels on a regular grid.
+
+    At most 3 blocks of 32 voxels along every axis are read, at the start, the middle and the end: all of a small image, a sample of a
+    large one.
+    """
+    digest = hashlib.blake2b(repr(tuple(image.data.shape)).encode(), digest_size=16)
+    for block in product(*map(_blocks, image.shape)):
+        digest.update(np.ascontiguousarray(image.data[(slice(None), *block)], dtype="<f8").tobytes())
+    return digest.hexdigest()
+
+
+def _blocks(size: int) -> tuple[slice, ...]:
+    if size <= 96:
+        return (slice(0, size),)
+    return tuple(slice(start, start + 32) for start in (0, size // 2 - 16, size - 32))
+
+
+def _journal_path(path: Path | str) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".jsonl" else path / JOURNAL_NAME
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _package_version() -> str:
+    try:
+        return metadata.version("napari-apprentice")
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a new name in a folder survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+# --- one line ---
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    """JSON, with the checksum of what stands before it as the last entry."""
+    text = json.dumps(record, allow_nan=False)[:-1]
+    return f'{text}{_CHECK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
+
+
+def _record(line: bytes) -> dict[str, Any]:
+    """The inverse of `_line`; ValueError if the line is not whole."""
+    text, _, check = line.decode().rpartition(_CHECK)
+    if check != f'{zlib.crc32(text.encode()):08x}"}}\n':
+        raise ValueError("checksum")
+    record = json.loads(text + "}")
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    return record
+
+
+def _encoded(event: Event, header: Header) -> dict[str, Any]:
+    """What is written of an event: nothing that is None, and for people the world position and the plane of a click."""
+    record: dict[str, Any] = {"sequence": event.sequence, "time": event.time, "kind": event.kind, "label": event.label}
+    if (click := event.click) is not None:
+        world = voxel_to_world(click.voxel, header.affine)
+        record["click"] = {"voxel": click.voxel, "world": world.tolist(), "positive": click.positive, "axis": int(click.axis)}
+        record["plane"] = tuple(int(v) for v in click.plane)
+    record |= {"changed": event.changed, "latency_s": round(event.latency_s, 6), "taught": event.taught}
+    if event.report is not None:
+        record["report"] = {key: None if value != value else value for key, value in asdict(event.report).items()}
+    if event.checkpoint is not None:
+        record["checkpoint"] = event.checkpoint
+    if (patch := event.patch) is not None:
+        region = [(side.start, side.stop) for side in patch.region]
+        record["patch"] = {"region": region, "dtype": patch.dtype, "values": base64.b64encode(patch.new).decode()}
+    return record
+
+
+def _decoded(record: dict[str, Any]) -> Event:
+    """The inverse of `_encoded`."""
+    known = {field.name for field in fields(Event)}
+    facts = {key: value for key, value in record.items() if key in known}
+    if click := record.get("click"):
+        facts["click"] = Click(click["voxel"], click["positive"], click["axis"])
+    if report := record.get("report"):
+        facts["report"] = LearningReport(**{key: math.nan if value is None else value for key, value in report.items()})
+    if patch := record.get("patch"):
+        region = tuple(slice(start, stop) for start, stop in patch["region"])
+        facts["patch"] = Patch(region, patch["dtype"], b"", base64.b64decode(patch["values"]), record["changed"])
+    return Event(**facts)
+
+
+# --- the whole file ---
+
+
+def _read(path: Path) -> tuple[Header, tuple[Event, ...], int]:
+    """Header, events and the number of bytes that are whole."""
+    try:
+        with path.open("rb") as file:
+            lines = list(_whole_lines(file, path))
+    except OSError as error:
+        if isinstance(error, ReadError):
+            raise
+        raise ReadError(f"the journal {path} cannot be read ({error.strerror}); expected the journal of a session") from error
+    if not lines or "fingerprint" not in lines[0][0]:
+        raise ReadError(f"{path} does not begin like a journal; expected the journal of a session")
+    header = _header(lines[0][0], path)
+    events = []
+    for number, (record, _) in enumerate(lines[1:], start=1):
+        if record.get("sequence") != number or record.get("kind") not in KINDS:
+            raise ReadError(f"the journal {path} is damaged in line {number + 1}; expected action {number} of a session")
+        events.append(_decoded(record))
+    return header, tuple(events), sum(size for _, size in lines)
+
+
+def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """Record and size of every line. The last line may be torn, no other one."""
+    torn = 0
+    for number, line in enumerate(file, start=1):
+        if torn:
+            raise ReadError(f"the journal {path} is damaged in line {torn} of {number} or more; expected at most a torn last line")
+        try:
+            yield _record(line), len(line)
+        except ValueError:
+            torn = number
+
+
+def _header(record: dict[str, Any], path: Path) -> Header:
+    if record.get("format") != FORMAT:
+        raise ReadError(f"the journal {path} has format {record.get('format')}; expected format {FORMAT}, which this version understands")
+    known = {field.name for field in fields(Header)}
+    facts = {key: value for key, value in record.items() if key in known}
+    facts["shape"] = tuple(record["shape"])
+    facts["affine"] = tuple(map(tuple, record["affine"]))
+    return Header(**facts)

@@ -1,0 +1,78 @@
+"""How an answer of the model becomes labels: pure functions.
+
+- An answer repaints its own plane only: the voxels that the earlier answer there painted are cleared, then the new mask is laid
+  wherever the labels are 0 or the open object's.
+- What else there is of the open object stays: what the user painted by hand, and the lines in which answers in crossing planes cut
+  this one. A negative click on the object is about the whole connected piece that it hits, though, wherever that came from.
+- The first answer in a plane replaces all that was there of the object before (of one selected, or begun by hand), but for those lines.
+- Voxels of other objects are never overwritten, whether these objects are finished or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from napari_apprentice.history import State
+from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.types import Click, Plane, Prediction
+
+__all__ = ["previous_answer", "repainting"]
+
+
+def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction | None:
+    """What the model is told of its earlier work in a plane.
+
+    The newest answer there, corrected where the labels have been painted by hand since; without an answer the voxels of the open object
+    themselves; None where it has none.
+    """
+    here = labels.plane(plane)
+    mask = here == state.label
+    answer = state.predictions.get(plane)
+    if answer is None:
+        return Prediction.from_mask(mask) if mask.any() else None
+    by_hand = (answer.mask != mask) & ((here == 0) | mask)
+    if not by_hand.any():
+        return answer
+    corrected = Prediction.from_mask(mask)
+    logits, box = corrected.logits.copy(), answer.box.slices
+    logits[box] = np.where(by_hand[box], logits[box], answer.logits)
+    return replace(corrected, logits=logits, view=answer.view, score=answer.score)
+
+
+def repainting(labels: LabelMap, state: State, click: Click, answer: Prediction) -> Patch | None:
+    """The change of the labels that the answer to ``click`` makes; ``state`` is the one before it."""
+    here = labels.plane(click.plane)
+    new = here.astype(np.result_type(here, np.min_scalar_type(state.label)))
+    new[_replaceable(here == state.label, state, click)] = 0
+    inside = new[answer.box.slices]
+    inside[answer.mask_in_box & (inside == 0)] = state.label
+    return labels.plane_patch(click.plane, new)
+
+
+def _replaceable(mask: npt.NDArray[np.bool_], state: State, click: Click) -> npt.NDArray[np.bool_]:
+    """What the answer to ``click`` replaces of ``mask``, the open object in its plane."""
+    earlier = state.predictions.get(click.plane)
+    if earlier is not None:
+        own = mask & earlier.mask
+    else:
+        own = mask.copy()
+        for line in _crossing_lines(state, click.plane):
+            own[line] = False
+    if not click.positive and mask[click.in_plane.voxel]:
+        pieces, _ = ndimage.label(mask)
+        own |= pieces == pieces[click.in_plane.voxel]
+    return own
+
+
+def _crossing_lines(state: State, plane: Plane) -> Iterator[tuple[Any, ...]]:
+    """Where other planes with answers cut ``plane``, as indices into its (H, W) array."""
+    for other in state.predictions:
+        if other.axis != plane.axis:
+            first_axis_left = 1 if plane.axis == 0 else 0
+            yield (other.index,) if other.axis == first_axis_left else (slice(None), other.index)

@@ -1,0 +1,207 @@
+"""Rows of a benchmark for machines (JSON) and for people (Markdown), each with all that is needed to measure them again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from napari_apprentice.benchmark import Row
+from napari_apprentice.types import WriteError
+
+__all__ = ["machine", "markdown", "write_json"]
+
+
+def machine(device: str, threads: int | None = None) -> dict[str, Any]:
+    """Where and with what a measurement is made.
+
+    Parameters
+    ----------
+    device : the one that the model runs on
+    threads : that one process of the model uses
+
+    Returns
+    -------
+    JSON values under cpu, cores, threads, memory_gib, device, system, python, torch, numpy, version, commit, date; None where unknown
+    """
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "memory_gib": _memory_gib(),
+        "device": device,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": _version("torch"),
+        "numpy": _version("numpy"),
+        "version": _version("napari-apprentice"),
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def write_json(path: Path, about: Mapping[str, Any], rows: Iterable[Row]) -> None:
+    """Write ``{"machine": ..., "rows": [...]}``; the file is whole at every moment.
+
+    Raises
+    ------
+    WriteError : it cannot be written
+    """
+    _write(path, json.dumps({"machine": dict(about), "rows": [row.as_dict() for row in rows]}, indent=1) + "\n")
+
+
+def markdown(about: Mapping[str, Any], rows: Sequence[Row], path: Path | None = None) -> str:
+    """Two tables for every robot, the mean over the sets below each; also written to ``path`` if there is one.
+
+    Raises
+    ------
+    WriteError : it cannot be written
+    """
+    parts = ["# Clicks to reach", _preamble(about, rows)]
+    for robot in dict.fromkeys(row.robot for row in rows):
+        chosen = [row for row in rows if row.robot == robot]
+        shown = [*chosen, *_means(chosen)]
+        parts += [f"## Robot `{robot}`", _table([_quality(row) for row in shown]), _table([_speed(row) for row in shown])]
+    text = "\n\n".join(parts) + "\n"
+    if path is not None:
+        _write(path, text)
+    return text
+
+
+def _preamble(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    host = f"{about['cpu'] or 'unknown processor'}, {about['cores']} cores"
+    if about["threads"]:
+        host += f", threads a process: {about['threads']}"
+    if about["memory_gib"]:
+        host += f", {about['memory_gib']} GiB of memory"
+    source = f"napari-apprentice {about['version']}" + (f" at commit {about['commit']}" if about["commit"] else "")
+    clicks = " or ".join(dict.fromkeys(str(row.max_clicks) for row in rows))
+    seeds = ", ".join(dict.fromkeys(str(row.seed) for row in rows))
+    chosen = dict.fromkeys(_chosen(row) for row in rows)
+    return "\n".join(
+        [
+            f"- Measured on {about['date']} with {source}, Python {about['python']}, torch {about['torch']}, device {about['device']}.",
+            f"- Machine: {host}, {about['system']}.",
+            f"- Data: {'; '.join(chosen)} of the sets named below. Order `sorted` is cases by name, then slices, targets and ids;",
+            "  a number is the seed of a permutation of it (`numpy.random.default_rng`).",
+            f"- At most {clicks} clicks an object; an object that does not reach a target counts as that many. Robot seed {seeds}.",
+            "- Prequential: every object is scored before the model learns from it. `2nd` is the second half of the sequence.",
+            "- `drop` is the largest fall of the mean IoU from one click to the next, in points. Seconds are model time for one click.",
+        ]
+    )
+
+
+def _chosen(row: Row) -> str:
+    cases = "all cases" if row.cases == "*" else f"cases `{row.cases}`"
+    return f"at most {row.limit} objects, spread evenly over {cases}" if row.limit else cases
+
+
+def _quality(row: Row) -> dict[str, str]:
+    cells = _names(row)
+    cells |= {f"NoC@{q}": f"{value:.2f}" for q, value in row.noc.items()}
+    cells |= {f"NoF@{q}": str(value) for q, value in list(row.nof.items())[-1:]}
+    cells |= {f"IoU@{k}": f"{value:.3f}" for k, value in row.iou_at.items()}
+    cells |= {f"2nd NoC@{q}": f"{value:.2f}" for q, value in row.second_half["noc"].items()}
+    cells |= {f"2nd IoU@{k}": f"{value:.3f}" for k, value in row.second_half["iou_at"].items() if k in ("1", "5")}
+    return cells | {"drop": f"{100 * row.max_drop:.2f}"}
+
+
+def _speed(row: Row) -> dict[str, str]:
+    cells = _names(row) | {f"Dice@{k}": f"{value:.3f}" for k, value in row.dice_at.items()}
+    return cells | {f"{phase} s": f"{value:.3f}" for phase, value in row.seconds_per_click.items()}
+
+
+def _names(row: Row) -> dict[str, str]:
+    return {"set": row.set, "network": row.network, "policy": row.policy, "order": row.order, "objects": str(row.n_objects)}
+
+
+def _table(lines: Sequence[Mapping[str, str]]) -> str:
+    """Columns in the order in which the lines first name them; a line without one leaves its cell empty."""
+    heads = list(dict.fromkeys(head for line in lines for head in line))
+    numbers = [head not in ("set", "network", "policy", "order") for head in heads]
+    rows = [heads, ["---:" if number else "---" for number in numbers], *([line.get(head, "") for head in heads] for line in lines)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+
+
+def _means(rows: Sequence[Row]) -> list[Row]:
+    """One row for every network, policy and order that has more than one set: the mean over sets, each counting the same."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.network, row.policy, row.order), []).append(row)
+    return [_mean(group) for group in groups.values() if len({row.set for row in group}) > 1]
+
+
+def _mean(rows: Sequence[Row]) -> Row:
+    first = rows[0].as_dict()
+    merged = _merge([row.as_dict() for row in rows])
+    return Row(**{**first, **merged, "set": f"**mean of {len(rows)} sets**"})
+
+
+def _merge(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of all measured numbers, sums of counts, whatever the nesting."""
+    merged: dict[str, Any] = {}
+    for key, value in values[0].items():
+        column = [one[key] for one in values if key in one]
+        if isinstance(value, Mapping):
+            merged[key] = _merge(column)
+        elif isinstance(value, float):
+            merged[key] = fmean(column)
+        elif isinstance(value, int) and key not in ("max_clicks", "seed", "limit"):
+            merged[key] = sum(column)
+    return merged
+
+
+def _write(path: Path, text: str) -> None:
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written ({error.strerror}); expected a place that can be written to") from error
+
+
+def _cpu() -> str | None:
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string")
+    return platform.processor() or None
+
+
+def _memory_gib() -> float | None:
+    with suppress(AttributeError, OSError, ValueError):
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return None
+
+
+def _version(distribution: str) -> str | None:
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(distribution)
+    return None
+
+
+def _commit() -> str | None:
+    """Of the checkout that this file is tracked in, marked if it was changed since."""
+    here = Path(__file__).parent
+    if _output("git", "-C", str(here), "ls-files", Path(__file__).name) is None:
+        return None
+    return _output("git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*")
+
+
+def _output(*command: str) -> str | None:
+    with suppress(OSError, subprocess.SubprocessError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+    return None

@@ -1,0 +1,703 @@
+"""Laws of a session: whatever is done can be undone exactly, whatever fails changes nothing, whatever was journaled comes back."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from napari_apprentice import journal as journal_module
+from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
+from napari_apprentice.journal import Journal, read_journal, replay_labels
+from napari_apprentice.session import Session, resume
+from napari_apprentice.types import (
+    Click,
+    ClickError,
+    Image,
+    ImageError,
+    LabelsError,
+    LearningReport,
+    Plane,
+    SessionError,
+    WriteError,
+)
+
+SHAPE = (5, 12, 10)
+VOLUME = Image(np.random.default_rng(0).random((1, *SHAPE)), name="volume")
+PICTURE = Image(np.random.default_rng(1).random((3, 40, 50)), name="picture")
+
+
+def observed(session: Session) -> tuple[object, ...]:
+    """All that a user can tell of a session and its model."""
+    answers = sorted((plane, p.logits.tobytes(), p.box, p.shape, p.view) for plane, p in session.predictions.items())
+    lessons = [(lesson.image_slice.plane, lesson.clicks, lesson.mask.tobytes()) for lesson in session.pending]
+    labels = session.labels.astype(np.uint32).tobytes()
+    return labels, session.label, session.clicks, session.finished, answers, lessons, session._segmenter.snapshot()
+
+
+def make(image: Image = VOLUME, radius: float = 2.0, policy: FakePolicy | None = None, **options: object) -> Session:
+    return Session(image, DiskSegmenter(radius), policy or FakePolicy(), **options)
+
+
+def disk(centre: tuple[int, int], radius: float, shape: tuple[int, int]) -> np.ndarray:
+    rows, cols = np.ogrid[: shape[0], : shape[1]]
+    return (rows - centre[0]) ** 2 + (cols - centre[1]) ** 2 <= radius**2
+
+
+# --- any sequence of actions ---
+
+
+class AnySequence(RuleBasedStateMachine):
+    """``past`` and ``future`` hold what was observed at every depth of the undo stack, the present being the last of ``past``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patched = pytest.MonkeyPatch()
+        self.patched.setattr(journal_module.os, "fsync", lambda descriptor: None)
+        self.folder = Path(tempfile.mkdtemp())
+
+    @initialize(with_labels=st.booleans(), per_click=st.sampled_from([0.0, 0.25]), per_accept=st.sampled_from([0.0, 0.5]), stored=st.booleans())
+    def begin(self, with_labels: bool, per_click: float, per_accept: float, stored: bool) -> None:
+        labels = np.zeros(SHAPE, int)
+        labels[1:3, 2:5, 3:9] = 4
+        self.policy = FakePolicy(per_click, per_accept)
+        self.store = FakeStore() if stored else None
+        journal = Journal.create(self.folder, VOLUME)
+        self.session = make(policy=self.policy, labels=labels if with_labels else None, journal=journal, store=self.store)
+        self.past, self.future = [observed(self.session)], []
+
+    def happened(self, *, step: bool = True) -> None:
+        if step:
+            self.past.append(observed(self.session))
+            self.future = []
+        assert observed(self.session) == self.past[-1]
+
+    @rule(voxel=st.tuples(*(st.integers(0, s - 1) for s in SHAPE)), positive=st.booleans(), axis=st.integers(0, 2))
+    def add(self, voxel, positive, axis):
+        before = self.session.labels.astype(np.int64)
+        change = self.session.add(Click(voxel, positive, axis))
+        after = self.session.labels.astype(np.int64)
+        differs = np.zeros(SHAPE, bool)
+        if change.region is not None:
+            differs[change.region] = True
+            assert (after[change.region] == change.values).all()
+        assert ((before == after) | differs).all()
+        others = (before != 0) & (before != self.session.label)
+        assert (after[others] == before[others]).all(), "another object was painted over"
+        plane = np.zeros(SHAPE, bool)
+        plane[(slice(None),) * axis + (voxel[axis],)] = True
+        assert (after == before)[~plane].all(), "another plane was painted"
+        assert after[voxel] == before[voxel] if others[voxel] else (after[voxel] == self.session.label) == positive
+        self.happened()
+
+    @rule(learn=st.booleans())
+    def accept(self, learn):
+        label, nothing = self.session.label, not self.session.clicks and not (self.session.labels == self.session.label).any()
+        if nothing:
+            with pytest.raises(SessionError, match="neither clicks nor voxels"):
+                self.session.accept(learn=learn)
+            self.happened(step=False)
+            return
+        self.session.accept(learn=learn)
+        assert self.session.finished[-1] == label
+        assert not (self.session.labels == self.session.label).any()
+        assert self.session.label not in self.session.finished
+        assert not (learn and self.session.pending)
+        self.happened()
+
+    @rule()
+    def learn(self):
+        pending = self.session.pending
+        assert (self.session.learn() is None) == (not pending)
+        if pending:
+            self.past[-1] = observed(self.session)
+            self.future = []
+        self.happened(step=False)
+
+    @rule(label=st.sampled_from([1, 2, 4, 5, 300]))
+    def select(self, label):
+        same = label == self.session.label
+        self.session.select(label)
+        assert self.session.label == label
+        self.happened(step=not same)
+
+    @rule(start=st.tuples(*(st.integers(0, s - 1) for s in SHAPE)), extent=st.tuples(*[st.integers(1, 4)] * 3), label=st.sampled_from([0, 1, 2, 70000]))
+    def paint(self, start, extent, label):
+        region = tuple(slice(a, min(a + b, s)) for a, b, s in zip(start, extent, SHAPE, strict=True))
+        same = (self.session.labels[region] == label).all()
+        self.session.paint(region, np.full([side.stop - side.start for side in region], label))
+        assert (self.session.labels[region] == label).all()
+        self.happened(step=not same)
+
+    @rule()
+    def discard(self):
+        nothing = not self.session.clicks and not (self.session.labels == self.session.label).any()
+        if nothing:
+            with pytest.raises(SessionError, match="neither clicks nor voxels"):
+                self.session.discard()
+        else:
+            self.session.discard()
+            assert not self.session.clicks and not (self.session.labels == self.session.label).any()
+        self.happened(step=not nothing)
+
+    @rule()
+    def forget(self):
+        self.session.forget()
+        assert self.session._segmenter.snapshot() == DiskWeights(2.0)
+        self.happened()
+
+    @precondition(lambda self: len(self.past) > 1)
+    @rule(times=st.integers(1, 4))
+    def undo(self, times):
+        for _ in range(min(times, len(self.past) - 1)):
+            self.session.undo()
+            self.future.append(self.past.pop())
+            self.happened(step=False)
+
+    @precondition(lambda self: self.future)
+    @rule(times=st.integers(1, 4))
+    def redo(self, times):
+        for _ in range(min(times, len(self.future))):
+            self.session.redo()
+            self.past.append(self.future.pop())
+            self.happened(step=False)
+
+    @rule(failing=st.sampled_from(["click", "accept"]))
+    def fail(self, failing):
+        self.policy.failing = failing
+        try:
+            if failing == "click":
+                with pytest.raises(RuntimeError, match="told to fail"):
+                    self.session.add(Click((0, 0, 0)))
+            elif self.session.pending:
+                with pytest.raises(RuntimeError, match="told to fail"):
+                    self.session.learn()
+        finally:
+            self.policy.failing = None
+        self.happened(step=False)
+
+    @rule()
+    def die_and_resume(self):
+        self.session.close()
+        self.session = resume(self.folder, VOLUME, DiskSegmenter(2.0), self.policy, self.store)
+        self.happened(step=False)
+        assert self.session.can_redo == bool(self.future)
+        while self.session.can_redo:
+            self.redo(1)
+        undone = 0
+        while self.session.can_undo:
+            self.undo(1)
+            undone += 1
+        self.past = self.past[-1:]
+        for _ in range(undone):
+            self.redo(1)
+
+    def teardown(self):
+        if hasattr(self, "session"):
+            assert (replay_labels(self.folder) == self.session.labels).all()
+            assert self.session.can_undo == (len(self.past) > 1)
+            while self.past[1:]:
+                self.undo(1)
+            while self.future:
+                self.redo(1)
+            assert not self.session.can_redo
+            self.session.close()
+        self.patched.undo()
+        shutil.rmtree(self.folder)
+
+
+TestAnySequence = AnySequence.TestCase
+TestAnySequence.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
+
+
+# --- clicks ---
+
+
+def test_a_click_paints_the_mask_of_its_plane():
+    session = make(PICTURE, 5.0, FakePolicy(0, 0))
+    change = session.add(Click((20, 30)))
+    assert (session.labels == disk((20, 30), 5, (40, 50))).all()
+    assert session.labels.dtype == np.uint8
+    assert change.region == (slice(15, 26), slice(25, 36))
+    assert change.label == session.label == 1
+    assert set(session.predictions) == {Plane(0, 0)}
+
+
+def test_labels_are_read_only_and_show_later_actions():
+    session = make(PICTURE)
+    labels = session.labels
+    session.add(Click((20, 30)))
+    assert labels.any()
+    with pytest.raises(ValueError, match="read-only"):
+        labels[0, 0] = 1
+
+
+def test_the_model_is_told_all_clicks_of_the_plane_and_the_previous_answer():
+    asked = []
+
+    class Listening(FakePolicy):
+        def on_click(self, segmenter, image_slice, prompt):
+            asked.append((image_slice.plane, prompt))
+            return super().on_click(segmenter, image_slice, prompt)
+
+    session = make(policy=Listening())
+    for click in (Click((2, 3, 4)), Click((1, 3, 4)), Click((2, 6, 7), False), Click((2, 6, 7), axis=1), Click((2, 6, 7))):
+        session.add(click)
+    first, other, second, crossing, third = asked
+    assert first[1].previous is None and other[1].previous is None
+    assert second[0] == Plane(0, 2)
+    assert [c.voxel for c in second[1].clicks] == [(3, 4), (6, 7)]
+    assert second[1].previous is not None
+    assert crossing[0] == Plane(1, 6)
+    assert [(c.voxel, c.positive) for c in third[1].clicks] == [((3, 4), True), ((6, 7), False), ((6, 7), True)]
+    assert third[1].previous is not second[1].previous
+
+
+def test_a_first_negative_click_is_answered():
+    session = make(PICTURE)
+    assert session.add(Click((5, 5), positive=False)).region is None
+    assert session.clicks == (Click((5, 5), positive=False),)
+
+
+def test_the_newest_of_contradicting_clicks_wins():
+    session = make(PICTURE, policy=FakePolicy(0, 0))
+    for positive in (True, True, False, True):
+        session.add(Click((5, 5), positive))
+        assert (session.labels[5, 5] == 1) == positive
+    assert len(session.clicks) == 4
+
+
+@pytest.mark.parametrize(
+    ("click", "message"),
+    [(Click((5, 0, 0)), "inside the image"), (Click((0, 0)), "this image is 3D"), (Click((0, 0, 0), axis=3), "expected 0, 1 or 2")],
+)
+def test_a_click_outside_is_refused_and_nothing_changes(click, message):
+    session = make()
+    before = observed(session)
+    with pytest.raises(ClickError, match=message):
+        session.add(click)
+    assert observed(session) == before and not session.can_undo
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_slice_that_cannot_be_used_is_refused_and_the_others_work(value):
+    data = VOLUME.data.copy()
+    data[0, 1, 0, 0] = value
+    session = make(Image(data))
+    with pytest.raises(ImageError, match="NaN or infinite"):
+        session.add(Click((1, 3, 3)))
+    assert not session.clicks and not session.can_undo
+    assert session.add(Click((2, 3, 3))).region is not None
+
+
+def test_a_failing_journal_rolls_every_action_back(tmp_path):
+    journal = Journal.create(tmp_path, VOLUME)
+    session = make(journal=journal, store=FakeStore())
+    session.add(Click((2, 5, 5)))
+    session.accept(learn=False)
+    session.add(Click((3, 5, 5)))
+    session.undo()
+    before = observed(session)
+    journal.close()
+    actions = [
+        lambda: session.add(Click((1, 5, 5))),
+        session.undo,
+        session.redo,
+        session.learn,
+        session.forget,
+        lambda: session.select(1),
+        lambda: session.paint((slice(0, 1),) * 3, np.full((1, 1, 1), 300)),
+    ]
+    for action in actions:
+        with pytest.raises(WriteError, match="cannot be written"):
+            action()
+        assert observed(session) == before
+        assert session.can_undo and session.can_redo
+
+
+# --- accepting and learning ---
+
+
+def test_accept_makes_a_lesson_of_every_clicked_plane_that_holds_the_object():
+    session = make(policy=FakePolicy(0, 0.5))
+    session.paint((slice(2, 3), slice(0, 12), slice(0, 4)), np.full((1, 12, 4), 1))
+    session.select(2)
+    for click in (Click((2, 5, 4)), Click((3, 5, 4)), Click((2, 6, 4)), Click((0, 0, 9), False)):
+        session.add(click)
+    session.accept(learn=False)
+    first, second = session.pending
+    assert first.image_slice.plane == Plane(0, 2) and second.image_slice.plane == Plane(0, 3)
+    assert (first.mask == (session.labels[2] == 2)).all(), "a lesson is what the labels say, not what the model said"
+    assert not first.mask[:, :4].any()
+    assert [click.voxel for click in first.clicks] == [(5, 4), (6, 4)]
+    assert (first.image_slice.data == VOLUME.data[:, 2]).all()
+    assert first.case == "volume"
+
+
+def test_accept_without_learning_leaves_the_model_alone_until_learn():
+    session = make(policy=FakePolicy(0, 0.5))
+    session.add(Click((2, 5, 4)))
+    session.add(Click((3, 5, 4)))
+    session.accept(learn=False)
+    assert session._segmenter.radius == 2.0
+    report = session.learn()
+    assert session._segmenter.radius == 3.0
+    assert isinstance(report, LearningReport) and report.accepted and report.message == "learnt from 13 pixels"
+    assert session.learn() is None
+    session.undo()
+    assert session._segmenter.radius == 2.0 and session.label == 1 and len(session.clicks) == 2
+    session.redo()
+    assert session._segmenter.radius == 3.0 and not session.pending
+
+
+def test_learning_while_the_next_object_is_open_belongs_to_the_newest_action():
+    session = make(policy=FakePolicy(0, 0.5))
+    session.add(Click((2, 5, 4)))
+    session.accept(learn=False)
+    session.add(Click((3, 5, 4)))
+    session.learn()
+    assert session._segmenter.radius == 2.5 and not session.pending
+    session.undo()
+    assert session._segmenter.radius == 2.0 and len(session.pending) == 1
+    session.learn()
+    assert session._segmenter.radius == 2.5 and not session.can_redo
+
+
+def test_a_report_of_several_lessons_names_each_thing_once_and_averages():
+    session = make(policy=FakePolicy(0.25, 0.5))
+    session.add(Click((2, 5, 4)))
+    session.add(Click((3, 5, 4)))
+    session.accept(learn=False)
+    report = session.learn()
+    assert report == LearningReport(True, "learnt from 17 pixels; learnt from 21 pixels", 1.0, 0.5, 0.0)
+
+
+def test_accept_that_fails_to_learn_changes_nothing():
+    policy = FakePolicy(failing="accept")
+    session = make(policy=policy)
+    session.add(Click((2, 5, 4)))
+    before = observed(session)
+    with pytest.raises(RuntimeError, match="told to fail"):
+        session.accept()
+    assert observed(session) == before
+    session.accept(learn=False)
+    assert session.finished == (1,)
+
+
+def test_accepted_objects_without_voxels_teach_nothing():
+    session = make(PICTURE)
+    session.add(Click((5, 5), positive=False))
+    session.accept(learn=False)
+    assert session.pending == () and session.finished == (1,)
+
+
+def test_forget_goes_back_to_the_untaught_model_and_can_be_undone():
+    session = make(PICTURE, 5.0)
+    session.add(Click((20, 30)))
+    session.accept()
+    taught = session._segmenter.snapshot()
+    session.forget()
+    assert session._segmenter.snapshot() == DiskWeights(5.0)
+    assert session.finished == (1,)
+    session.undo()
+    assert session._segmenter.snapshot() is taught
+
+
+# --- ids ---
+
+
+def test_ids_given_at_the_start_are_finished_and_protected():
+    labels = np.zeros((40, 50), np.int32)
+    labels[18:, :] = 7
+    labels[0, 0] = 3
+    session = make(PICTURE, 5.0, labels=labels)
+    labels[:] = 9
+    assert session.finished == (3, 7) and session.label == 8
+    session.add(Click((17, 20)))
+    assert (session.labels[18:] == 7).all() and (session.labels[:18] == 8).any()
+
+
+def test_ids_grow_beyond_one_and_two_bytes():
+    session = make(PICTURE, 1.0, FakePolicy(0, 0))
+    for label, dtype in ((255, np.uint8), (256, np.uint16), (65535, np.uint16), (65536, np.uint32)):
+        session.select(label)
+        session.add(Click((label % 40, 25)))
+        session.accept()
+        assert session.labels.dtype == dtype
+        assert (session.labels == label).sum() == 5 or label % 40 in (0, 39)
+    assert session.label == 65537
+    while session.can_undo:
+        session.undo()
+    assert not session.labels.any()
+    while session.can_redo:
+        session.redo()
+    assert set(np.unique(session.labels)) == {0, 255, 256, 65535, 65536}
+
+
+def test_the_next_id_is_one_more_than_the_highest_in_use():
+    session = make(PICTURE, 2.0)
+    session.paint((slice(30, 31), slice(0, 2)), np.array([[12, 0]]))
+    session.add(Click((5, 5)))
+    session.accept()
+    assert session.label == 13
+    session.select(1)
+    assert session.finished == ()
+    session.accept()
+    assert session.label == 13 and session.finished == (1,)
+
+
+@pytest.mark.parametrize("label", [0, -1, 1.5, 2**32])
+def test_what_is_not_an_id_cannot_be_selected(label):
+    with pytest.raises(LabelsError, match="expected a whole number from 1"):
+        make().select(label)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((40, 49), int), r"shape \(40, 49\) arrived; expected \(40, 50\)"),
+        (np.zeros((40, 50)), "float64 arrived; expected integers"),
+        (np.full((40, 50), -1), "from -1 to -1"),
+        (np.full((40, 50), 2**32), "expected ids from 0"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused(labels, message):
+    with pytest.raises(LabelsError, match=message):
+        make(PICTURE, labels=labels)
+    session = make(PICTURE)
+    with pytest.raises(LabelsError, match=message):
+        session.paint((slice(0, 40), slice(0, 50)), labels)
+    assert not session.can_undo
+
+
+@pytest.mark.parametrize("region", [(slice(0, 4), slice(0, 4, 2)), (3, slice(0, 4)), (slice(4, 4), slice(0, 4)), (slice(0, 4),) * 3])
+def test_regions_that_cannot_be_painted_are_refused(region):
+    with pytest.raises(LabelsError, match="the region"):
+        make(PICTURE).paint(region, np.ones((4, 2), int))
+
+
+# --- correcting and undoing ---
+
+
+def test_a_selected_object_is_corrected_from_its_own_mask():
+    labels = np.zeros((40, 50), np.uint8)
+    labels[10:30, 10:30] = 1
+    session = make(PICTURE, 3.0, FakePolicy(0, 0), labels=labels)
+    session.select(1)
+    session.add(Click((29, 29), positive=False))
+    assert (session.labels == ((labels == 1) & ~disk((29, 29), 3, (40, 50)))).all()
+    session.add(Click((5, 5)))
+    assert session.labels[5, 5] == 1 and session.labels[29, 29] == 0 and session.labels[10, 10] == 1
+
+
+def test_what_was_painted_by_hand_is_told_to_the_model_and_stays():
+    session = make(PICTURE, 3.0, FakePolicy(0, 0))
+    session.add(Click((10, 10)))
+    session.paint((slice(30, 32), slice(30, 32)), np.ones((2, 2), int))
+    session.paint((slice(10, 11), slice(10, 11)), np.zeros((1, 1), int))
+    session.add(Click((20, 20)))
+    assert (session.labels[30:32, 30:32] == 1).all()
+    session.accept(learn=False)
+    assert session.pending[0].mask[30:32, 30:32].all()
+
+
+def test_discard_keeps_the_id_and_the_other_objects():
+    session = make()
+    session.add(Click((2, 5, 5)))
+    session.accept()
+    session.add(Click((2, 9, 9)))
+    session.add(Click((3, 9, 9), axis=2))
+    change = session.discard()
+    assert session.label == 2 and set(np.unique(session.labels)) == {0, 1} and session.clicks == ()
+    assert not (change.values == 2).any()
+
+
+def test_there_must_be_something_to_undo_or_redo():
+    session = make()
+    with pytest.raises(SessionError, match="no action to undo"):
+        session.undo()
+    with pytest.raises(SessionError, match="no undone action"):
+        session.redo()
+
+
+def test_a_new_action_ends_what_could_be_redone():
+    session = make()
+    session.add(Click((2, 5, 5)))
+    session.undo()
+    assert session.can_redo
+    session.add(Click((2, 6, 6)))
+    assert not session.can_redo
+
+
+def test_the_undo_history_stays_within_its_memory():
+    session = make(PICTURE, 8.0, FakePolicy(0, 0), undo_memory_bytes=20_000)
+    states = []
+    for column in range(10, 40):
+        states.append(observed(session))
+        session.add(Click((20, column)))
+    depth = 0
+    while session.can_undo:
+        session.undo()
+        depth += 1
+        assert observed(session) == states[-depth]
+    assert 3 < depth < 15
+
+
+def test_one_action_can_be_undone_however_little_memory_there_is():
+    session = make(PICTURE, undo_memory_bytes=0)
+    session.add(Click((20, 20)))
+    session.add(Click((20, 30)))
+    session.undo()
+    assert not session.can_undo
+
+
+# --- resuming ---
+
+
+def journaled(folder: Path, policy: FakePolicy | None = None, store: FakeStore | None = None) -> Session:
+    return make(policy=policy, journal=Journal.create(folder, VOLUME), store=store)
+
+
+def test_a_session_does_not_begin_in_an_old_journal(tmp_path):
+    journaled(tmp_path).add(Click((2, 5, 5)))
+    journal, events = Journal.reopen(tmp_path)
+    assert len(events) == 1
+    with pytest.raises(SessionError, match="1 actions arrived; expected a new one"):
+        make(journal=journal)
+
+
+@pytest.mark.parametrize("other", [Image(VOLUME.data + 1), Image(VOLUME.data[:, :4]), Image(np.where(VOLUME.data == VOLUME.data[0, 2, 5, 5], 0, VOLUME.data))])
+def test_another_image_is_refused(tmp_path, other):
+    journaled(tmp_path).add(Click((2, 5, 5)))
+    with pytest.raises(SessionError, match="with the same voxels as when the session began"):
+        resume(tmp_path, other, DiskSegmenter(2.0), FakePolicy())
+
+
+def test_journaled_labels_win_over_another_model(tmp_path):
+    session = journaled(tmp_path)
+    session.add(Click((2, 5, 5)))
+    session.accept()
+    session.add(Click((3, 5, 5)))
+    again = resume(tmp_path, VOLUME, DiskSegmenter(4.0), FakePolicy(1, 1))
+    assert (again.labels == session.labels).all()
+    assert again.clicks == session.clicks and again.finished == (1,)
+    again.undo()
+    assert set(np.unique(again.labels)) == {0, 1}
+
+
+class CountingPolicy(FakePolicy):
+    """Counts how often it was asked."""
+
+    answers = 0
+
+    def on_click(self, segmenter, image_slice, prompt):
+        self.answers += 1
+        return super().on_click(segmenter, image_slice, prompt)
+
+
+def five_objects(session: Session) -> None:
+    for label in range(1, 6):
+        session.add(Click((2, 2 * label, 5)))
+        session.add(Click((3, 2 * label, 5)))
+        session.accept()
+
+
+def test_checkpoints_spare_the_way_from_the_start(tmp_path):
+    session = journaled(tmp_path, store=FakeStore())
+    five_objects(session)
+    session.add(Click((1, 1, 1)))
+    assert len(list(tmp_path.glob("model-*.checkpoint"))) == 3
+    policy = CountingPolicy()
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    assert observed(again) == observed(session)
+    assert policy.answers == 1
+
+
+def test_without_a_store_everything_is_learnt_again(tmp_path):
+    session = journaled(tmp_path)
+    five_objects(session)
+    policy = CountingPolicy()
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy)
+    assert observed(again) == observed(session)
+    assert policy.answers == 10
+    while session.can_undo:
+        session.undo()
+        again.undo()
+        assert observed(again) == observed(session)
+
+
+def test_a_policy_that_never_learns_needs_no_checkpoint(tmp_path):
+    session = journaled(tmp_path, FakePolicy(0, 0), FakeStore())
+    five_objects(session)
+    session.add(Click((1, 1, 1)))
+    assert not list(tmp_path.glob("*.checkpoint"))
+    policy = CountingPolicy(0, 0)
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    assert observed(again) == observed(session)
+    assert policy.answers == 1
+
+
+def test_a_damaged_checkpoint_costs_time_and_nothing_else(tmp_path):
+    session = journaled(tmp_path, store=FakeStore())
+    five_objects(session)
+    newest = max(tmp_path.glob("model-*.checkpoint"))
+    newest.write_bytes(newest.read_bytes()[:5])
+    policy = CountingPolicy()
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    assert observed(again) == observed(session)
+    assert policy.answers == 2
+
+
+@pytest.mark.parametrize("undone", [1, 3, 6, 9, 12, 15])
+def test_undone_learning_is_not_in_the_resumed_model(tmp_path, undone):
+    session = journaled(tmp_path, store=FakeStore())
+    five_objects(session)
+    for _ in range(undone):
+        session.undo()
+    policy = CountingPolicy()
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    assert observed(again) == observed(session)
+    assert policy.answers == undone // 3 * 2 + (undone % 3 > 0) * 2, "a checkpoint that undo needs again was not kept"
+    while session.can_redo:
+        session.redo()
+        again.redo()
+        assert observed(again) == observed(session)
+
+
+def test_a_failing_store_rolls_learning_back(tmp_path):
+    class Full(FakeStore):
+        def save(self, snapshot, path):
+            path.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    session = journaled(tmp_path, store=Full())
+    session.add(Click((2, 5, 5)))
+    session.accept(learn=False)
+    before = observed(session)
+    with pytest.raises(WriteError, match="No space left on device"):
+        session.learn()
+    assert observed(session) == before
+    assert not list(tmp_path.glob("*.checkpoint"))
+    assert [event.kind for event in read_journal(tmp_path)[1]] == ["add", "accept"]
+
+
+def test_resumed_sessions_go_on_in_the_same_journal(tmp_path):
+    session = journaled(tmp_path, store=FakeStore())
+    session.add(Click((2, 5, 5)))
+    session.close()
+    for label in range(2, 5):
+        session = resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy(), FakeStore())
+        session.accept()
+        session.add(Click((label, 2 * label, 3)))
+        session.close()
+    _, events = read_journal(tmp_path)
+    assert [event.sequence for event in events] == list(range(1, 11))
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy(), FakeStore())
+    assert observed(again) == observed(session)
+    assert again.label == 4
