@@ -1,0 +1,211 @@
+"""What a segmenter has learnt: an immutable value, where old values wait for an undo, and their form on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+
+from napari_apprentice.guidance import WindowClick
+from napari_apprentice.types import WeightsError, WriteError
+
+__all__ = ["Knowledge", "KnowledgeStore", "Remembered", "Shelf", "Tensors"]
+
+FORMAT = "napari-apprentice-knowledge-1"
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Named tensors that never change, and that can wait in a file until somebody looks at them again."""
+
+    def __init__(self, values: Mapping[str, Tensor] | None = None) -> None:
+        self._values: dict[str, Tensor] | None = dict(values or {})
+        self._device = next(iter(self._values.values())).device if self._values else torch.device("cpu")
+        self._file: Path | None = None
+
+    def _held(self) -> dict[str, Tensor]:
+        if self._values is None:
+            self._values = load_file(self._file, device=str(self._device))
+        return self._values
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._held()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held())
+
+    def __len__(self) -> int:
+        return len(self._held())
+
+    def spill(self, file: Path) -> None:
+        """Let go of the memory, having written the tensors to ``file`` (bit for bit) unless they lie in one already."""
+        if self._values and self._file is None:
+            save_file({k: v.detach().cpu().contiguous() for k, v in self._values.items()}, file)
+            self._file = file
+        if self._file is not None:
+            self._values = None
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """One accepted object as the network sees it: V views (from afar, zoomed), each (C, n, n).
+
+    Attributes
+    ----------
+    images : (V, 3, n, n) standardised pixels, half precision
+    targets : (V, 1, n, n) bool
+    clicks : the user's clicks in the pixels of each view
+    """
+
+    images: Tensor
+    targets: Tensor
+    clicks: tuple[tuple[WindowClick, ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Knowledge:
+    """All that a segmenter has learnt; immutable, and cheap to keep because equal tensors are shared.
+
+    Attributes
+    ----------
+    weights : parameter name -> value
+    first, second : the optimiser's moments: parameter name -> value
+    steps : optimiser steps so far
+    extent_log : fading sums (of values, of squares, of weights) of log(object extent / slice extent) over accepted objects: how large
+        objects are here
+    memory : accepted objects to rehearse and to judge by, oldest first
+    """
+
+    weights: Tensors
+    first: Tensors = field(default_factory=Tensors)
+    second: Tensors = field(default_factory=Tensors)
+    steps: int = 0
+    extent_log: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    memory: tuple[Remembered, ...] = ()
+
+
+class Shelf:
+    """Keeps the tensors of past knowledge within a budget of memory: the longest unused go to a temporary folder, and come back exactly.
+
+    Parameters
+    ----------
+    budget_bytes : of tensors that belong to knowledge somebody still refers to (tensors shared with the value before count once)
+    """
+
+    def __init__(self, budget_bytes: int = 1 << 30) -> None:
+        self.budget_bytes = budget_bytes
+        self._sizes: OrderedDict[int, tuple[weakref.ref[Knowledge], int]] = OrderedDict()
+        self._newest: frozenset[int] = frozenset()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._written = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What is in memory now."""
+        return sum(size for _, size in self._sizes.values())
+
+    def keep(self, knowledge: Knowledge) -> None:
+        """Take note that ``knowledge`` is in use."""
+        tensors = [t for part in (knowledge.weights, knowledge.first, knowledge.second) for t in part.values()]
+        size = sum(t.numel() * t.element_size() for t in tensors if id(t) not in self._newest)
+        self._newest = frozenset(map(id, tensors))
+        key = id(knowledge)
+        _, known = self._sizes.pop(key, (None, 0))
+        self._sizes[key] = (weakref.ref(knowledge, lambda _: self._sizes.pop(key, None)), max(size, known))
+        for old in list(self._sizes)[:-1]:
+            if self.held_bytes <= self.budget_bytes or not self._spill(old):
+                return
+
+    def _spill(self, key: int) -> bool:
+        """Move one to disk; False if the disk does not take it (it then stays in memory: nothing is lost)."""
+        knowledge = self._sizes[key][0]()
+        if knowledge is None:
+            self._sizes.pop(key, None)
+            return True
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="napari-apprentice-", ignore_cleanup_errors=True)
+        try:
+            for part in (knowledge.weights, knowledge.first, knowledge.second):
+                self._written += 1
+                part.spill(Path(self._folder.name) / f"{self._written}.safetensors")
+        except OSError:
+            return False
+        self._sizes.pop(key, None)
+        return True
+
+
+class KnowledgeStore:
+    """Saves and loads knowledge (implements `session.SnapshotStore`); of the weights only what differs from the shipped ones.
+
+    Parameters
+    ----------
+    base : what the segmenter knew before it learnt anything
+    digest : of the weights file behind ``base``; knowledge of another network is refused
+    """
+
+    def __init__(self, base: Knowledge, digest: str) -> None:
+        self.base, self.digest = base, digest
+
+    def save(self, snapshot: Knowledge, path: Path) -> None:
+        """Write ``snapshot`` to ``path`` in one piece.
+
+        Raises
+        ------
+        WriteError : it cannot be written
+        """
+        tensors = {f"weight/{k}": v for k, v in snapshot.weights.items() if v is not self.base.weights[k]}
+        tensors |= {f"first/{k}": v for k, v in snapshot.first.items()} | {f"second/{k}": v for k, v in snapshot.second.items()}
+        for i, item in enumerate(snapshot.memory):
+            tensors |= {f"memory/{i}/images": item.images, f"memory/{i}/targets": item.targets}
+        facts = {
+            "format": FORMAT,
+            "base": self.digest,
+            "steps": str(snapshot.steps),
+            "extent_log": json.dumps(snapshot.extent_log),
+            "clicks": json.dumps([item.clicks for item in snapshot.memory]),
+        }
+        temporary = path.with_name(f".{path.name}.writing")
+        try:
+            temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, facts))
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise WriteError(f"what was learnt cannot be written to {path} ({error.strerror or error}); expected a writable folder with room") from error
+
+    def load(self, path: Path) -> Knowledge:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        WeightsError : the file is missing, damaged, or belongs to other weights
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path} cannot be read as learnt weights ({error}); expected a file that a session wrote") from error
+        if facts.get("format") != FORMAT or facts.get("base") != self.digest:
+            raise WeightsError(f"{path} was learnt on top of weights {facts.get('base')}; expected knowledge on top of {self.digest}")
+        device = next(iter(self.base.weights.values())).device
+        named = {k: v.to(device) for k, v in tensors.items() if not k.startswith("memory/")}
+        first, second = (Tensors({k.removeprefix(p): v for k, v in named.items() if k.startswith(p)}) for p in ("first/", "second/"))
+        memory = tuple(
+            Remembered(tensors[f"memory/{i}/images"], tensors[f"memory/{i}/targets"], _clicks(views))
+            for i, views in enumerate(json.loads(facts["clicks"]))
+        )
+        weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
+        return Knowledge(weights, first, second, int(facts["steps"]), tuple(json.loads(facts["extent_log"])), memory)
+
+
+def _clicks(views: list[list[list[float]]]) -> tuple[tuple[WindowClick, ...], ...]:
+    return tuple(tuple(WindowClick(float(row), float(col), bool(positive)) for row, col, positive in clicks) for clicks in views)
+

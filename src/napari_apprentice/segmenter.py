@@ -1,0 +1,333 @@
+"""From clicks to a mask: look at the right window, run the network, paste back. The one home of network weights at work.
+
+A prediction depends on nothing but the weights, the slice and the prompt, so that a session can be replayed. Zoom-in follows RITM and
+SimpleClick (see ``look``); outside the window the previous answer stays, so that parts of a large object never vanish.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from napari_apprentice.guidance import WindowClick, click_maps
+from napari_apprentice.knowledge import Knowledge, Shelf, Tensors
+from napari_apprentice.types import Box, Click, DeviceError, ImageSlice, InputError, Prediction, Prompt
+from napari_apprentice.weights import LoadedWeights, load_weights
+from napari_apprentice.windows import click_in_window, cut, paste, square, standardise
+
+__all__ = ["NetworkSegmenter", "View", "ZoomConfig", "pick_device"]
+
+
+@dataclass(frozen=True)
+class ZoomConfig:
+    """Where the network looks.
+
+    Attributes
+    ----------
+    size : working size in pixels of a window about an object that was found
+    first_size : working size of the windows among which the first click chooses
+    first_steps : ratio between the sides of neighbouring first windows
+    smallest_side_px : no window is narrower, in slice pixels
+    margin : side of the window over the extent of the object in it
+    keep_overlap : the window stays while the new one overlaps it by at least this IoU
+    """
+
+    size: int = 192
+    first_size: int = 128
+    first_steps: float = 2.0
+    smallest_side_px: int = 48
+    margin: float = 1.6
+    keep_overlap: float = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the network is shown: a window, its pixels, the clicks and the previous probability in it, all (1, C, n, n)."""
+
+    window: Box
+    image: Tensor
+    guidance: Tensor
+    previous: Tensor
+    clicks: tuple[WindowClick, ...]
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" is the best one there is.
+
+    Raises
+    ------
+    DeviceError : that device is not there
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device("cuda" if there["cuda"] else "mps" if there["mps"] else "cpu")
+    if name not in there:
+        raise DeviceError(f"a device called {name!r} was asked for; expected auto, cpu, cuda or mps")
+    if not there[name]:
+        raise DeviceError(f"the device {name!r} was asked for, but PyTorch finds none on this machine; expected one of {', '.join(k for k in there if there[k])}")
+    return torch.device(name)
+
+
+class NetworkSegmenter:
+    """A network that answers clicks in one slice (implements `types.Segmenter`).
+
+    Parameters
+    ----------
+    weights : a file, loaded weights, or None for the shipped ones
+    device : "auto", "cpu", "cuda" or "mps"
+    zoom : where it looks
+    undo_budget_bytes : memory for what was learnt before, see `knowledge.Shelf`; more than that waits on disk
+    """
+
+    CACHED_VIEWS = 8
+
+    def __init__(
+        self,
+        weights: Path | str | LoadedWeights | None = None,
+        device: str = "auto",
+        zoom: ZoomConfig | None = None,
+        undo_budget_bytes: int = 1 << 30,
+    ) -> None:
+        self.device = pick_device(device)
+        self.loaded = weights if isinstance(weights, LoadedWeights) else load_weights(weights)
+        self.network: nn.Module = self.loaded.network.to(self.device).eval()
+        self.zoom = zoom or ZoomConfig()
+        self.name = self.loaded.name
+        self.clock: dict[str, float] = {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
+        self._pixels: OrderedDict[Any, Tensor] = OrderedDict()
+        self._shelf = Shelf(undo_budget_bytes)
+        self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.network.named_parameters()}))
+        self.base = self._knowledge
+
+    # --- what is learnt ---
+
+    def snapshot(self) -> Knowledge:
+        """All that was learnt so far, by reference."""
+        return self._knowledge
+
+    def restore(self, snapshot: Knowledge) -> None:
+        """Go back to ``snapshot``, bit for bit."""
+        current = self._knowledge.weights
+        parameters = dict(self.network.named_parameters())
+        with torch.no_grad():
+            for key, value in snapshot.weights.items():
+                if current[key] is not value:
+                    parameters[key].copy_(value)
+        self._knowledge = snapshot
+        self._shelf.keep(snapshot)
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for people: the network, its size, where the weights come from."""
+        count = sum(p.numel() for p in self.network.parameters())
+        facts = {"network": self.name, "parameters": count, "digest": self.loaded.digest, "device": str(self.device), "working size": self.zoom.size}
+        return facts | dict(self.loaded.facts)
+
+    # --- where to look ---
+
+    def grown_window(self, prompt: Prompt, shape: tuple[int, int]) -> Box:
+        """The window about the previous mask and the positive clicks."""
+        points = [c.voxel for c in prompt.clicks if c.positive] or [c.voxel for c in prompt.clicks]
+        rows, cols = [p[0] for p in points], [p[1] for p in points]
+        previous = prompt.previous
+        if previous is not None and (mask := previous.mask_in_box).any():
+            where_rows, where_cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            rows += [previous.box.top + int(where_rows[0]), previous.box.top + int(where_rows[-1])]
+            cols += [previous.box.left + int(where_cols[0]), previous.box.left + int(where_cols[-1])]
+        extent = max(max(rows) - min(rows), max(cols) - min(cols)) + 1
+        side = max(extent * self.zoom.margin, self.zoom.smallest_side_px)
+        side = min(side, 1.15 * max(shape))
+        return square(((min(rows) + max(rows)) / 2, (min(cols) + max(cols)) / 2), side)
+
+    def _window(self, prompt: Prompt, shape: tuple[int, int]) -> Box:
+        """The grown window, or the one of the previous look while it still does."""
+        new = self.grown_window(prompt, shape)
+        old = prompt.previous.view if prompt.previous is not None else None
+        if old is None:
+            return new
+        row, col = prompt.clicks[-1].voxel
+        holds = old.top <= row < old.bottom and old.left <= col < old.right
+        return old if holds and _overlap(old, new) >= self.zoom.keep_overlap else new
+
+    def first_windows(self, click: Click, shape: tuple[int, int]) -> list[Box]:
+        """From the whole slice down to a small window about the first click."""
+        side, windows = float(max(shape)), []
+        while True:
+            centre = tuple(
+                (s - 1) / 2 if side >= s else min(max(v, side / 2 - 0.5), s - side / 2 - 0.5) for v, s in zip(click.voxel, shape, strict=True)
+            )
+            windows.append(square(centre, side))  # type: ignore[arg-type]
+            side /= self.zoom.first_steps
+            if side < self.zoom.smallest_side_px:
+                return windows
+
+    # --- what the network is shown ---
+
+    def _image(self, image_slice: ImageSlice, window: Box, size: int) -> Tensor:
+        """(1, 3, size, size) standardised pixels on the device; the newest few are kept."""
+        key = (image_slice.key, window, size) if image_slice.key is not None else None
+        if key is not None and key in self._pixels:
+            self._pixels.move_to_end(key)
+            return self._pixels[key]
+        began = time.perf_counter()
+        pixels = standardise(cut(image_slice.data, window, size))[None].to(self.device)
+        if key is not None:
+            self._pixels[key] = pixels
+            while len(self._pixels) > self.CACHED_VIEWS:
+                self._pixels.popitem(last=False)
+        self.clock["encode"] += time.perf_counter() - began
+        return pixels
+
+    def maps(self, clicks: Sequence[WindowClick], size: int) -> Tensor:
+        """(1, 2, size, size) click maps as this network was made for."""
+        config: Any = self.network.config
+        return click_maps(clicks, (size, size), config.guidance, config.disk_radius_px)[None].to(self.device)
+
+    def look(self, image_slice: ImageSlice, prompt: Prompt, window: Box | None = None, size: int | None = None) -> View:
+        """What the network would be shown for ``prompt``; ``window`` and ``size`` default to what `predict` would choose."""
+        window = window or self._window(prompt, image_slice.shape)
+        size = size or self.zoom.size
+        clicks = tuple(click_in_window(c, window, size) for c in prompt.clicks)
+        previous = torch.zeros(1, 1, size, size)
+        if prompt.previous is not None:
+            previous = _previous_in_window(prompt.previous, window, size)
+        return View(window, self._image(image_slice, window, size), self.maps(clicks, size), previous.to(self.device), clicks)
+
+    def run(self, image: Tensor, guidance: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one."""
+        network: Any = self.network
+        output = network.decode(network.encode(image), guidance, previous)
+        return output.logits, torch.sigmoid(output.iou_logits)
+
+    # --- the answer ---
+
+    def predict(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """The mask for all clicks so far; at the first click it looks at several scales and takes the most credible one."""
+        if not prompt.clicks:
+            raise InputError("a prompt without clicks arrived; expected at least one click")
+        with torch.no_grad(), self.timed("decode"):
+            if prompt.previous is None or not prompt.previous.mask_in_box.any():
+                prompt = replace(prompt, previous=self._first(image_slice, prompt))
+            return self.answer(image_slice, prompt, self.look(image_slice, prompt))
+
+    def answer(self, image_slice: ImageSlice, prompt: Prompt, view: View) -> Prediction:
+        """The network's word on one view, pasted over the previous prediction."""
+        logits, iou = self.run(view.image, view.guidance, view.previous)
+        pasted, box = paste(logits[0, 0].float(), view.window, image_slice.shape)
+        return _over(prompt.previous, pasted, box, image_slice.shape, view.window, float(iou[0]), prompt.clicks)
+
+    def _first(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """The most credible of the first looks: by the network's own estimate, its margin to the window's border, and usual sizes here."""
+        size, shape = self.zoom.first_size, image_slice.shape
+        anchor = next((c for c in prompt.clicks if c.positive), prompt.clicks[-1])
+        windows = self.first_windows(anchor, shape)
+        views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
+        logits, iou = self.run(torch.cat([v.image for v in views]), torch.cat([v.guidance for v in views]), torch.cat([v.previous for v in views]))
+        scores = [
+            float(i) * _credibility(found > 0, window, shape) * self._usual(found > 0, window, shape)
+            for i, found, window in zip(iou, logits[:, 0], windows, strict=True)
+        ]
+        best = int(np.argmax(scores))
+        pasted, box = paste(logits[best, 0].float(), windows[best], shape)
+        return Prediction(pasted, box, shape, None, float(iou[best]))
+
+    def _usual(self, mask: Tensor, window: Box, shape: tuple[int, int]) -> float:
+        """How well the mask's extent fits the extents of accepted objects, 0..1; 1 before anything was accepted."""
+        total, squares, count = self._knowledge.extent_log
+        if count < 1 or not bool(mask.any()):
+            return 1.0
+        extent = math.log(max(float(mask.sum()), 1.0) ** 0.5 * (window.bottom - window.top) / mask.shape[-1] / max(shape))
+        mean = total / count
+        spread = max(squares / count - mean**2, 0.0) + 0.6**2 + 1.0 / count**2
+        return math.exp(-0.5 * (extent - mean) ** 2 / spread)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count the seconds of a block under ``name``, less what inner blocks and encoding counted."""
+        began, counted = time.perf_counter(), sum(self.clock.values())
+        try:
+            yield
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.clock[name] += time.perf_counter() - began - (sum(self.clock.values()) - counted)
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """IoU of two boxes."""
+    height = min(a.bottom, b.bottom) - max(a.top, b.top)
+    width = min(a.right, b.right) - max(a.left, b.left)
+    shared = max(height, 0) * max(width, 0)
+    return shared / (a.shape[0] * a.shape[1] + b.shape[0] * b.shape[1] - shared)
+
+
+def _credibility(mask: Tensor, window: Box, shape: tuple[int, int]) -> float:
+    """Lower for a mask that is empty, tiny at this scale, or cut off by the window where the slice goes on."""
+    if not bool(mask.any()):
+        return 0.01
+    cut_off = [
+        window.top > 0 and mask[0],
+        window.left > 0 and mask[:, 0],
+        window.bottom < shape[0] and mask[-1],
+        window.right < shape[1] and mask[:, -1],
+    ]
+    touching = sum(float(side.float().mean()) for side in cut_off if isinstance(side, Tensor))
+    tiny = min(1.0, float(mask.sum()) / (0.006 * mask.numel()))
+    return max(1.0 - 2.5 * touching, 0.05) * (0.4 + 0.6 * tiny)
+
+
+def _previous_in_window(previous: Prediction, window: Box, size: int) -> Tensor:
+    """(1, 1, size, size) probability of the previous prediction, 0 outside what it covered."""
+    box = previous.box
+    shifted = Box(window.top - box.top, window.left - box.left, window.bottom - box.top, window.right - box.left)
+    if shifted.top >= box.shape[0] or shifted.left >= box.shape[1] or shifted.bottom <= 0 or shifted.right <= 0:
+        return torch.zeros(1, 1, size, size)
+    return torch.sigmoid(cut(previous.logits[None], shifted, size, fill=-20.0))[None]
+
+
+def _over(
+    previous: Prediction | None,
+    logits: npt.NDArray[np.float32],
+    box: Box,
+    shape: tuple[int, int],
+    view: Box,
+    score: float,
+    clicks: Sequence[Click],
+) -> Prediction:
+    """New logits over the previous ones; every clicked pixel says what the user said."""
+    if previous is not None and previous.mask_in_box.any():
+        previous = _trimmed(previous)
+        whole = Box(min(box.top, previous.box.top), min(box.left, previous.box.left), max(box.bottom, previous.box.bottom), max(box.right, previous.box.right))
+        if whole != box:
+            canvas = np.full(whole.shape, -20.0, dtype=np.float32)
+            canvas[_within(previous.box, whole)] = previous.logits
+            canvas[_within(box, whole)] = logits
+            logits, box = canvas, whole
+    for click in clicks:
+        row, col = click.voxel[0] - box.top, click.voxel[1] - box.left
+        if 0 <= row < logits.shape[0] and 0 <= col < logits.shape[1]:
+            logits[row, col] = max(logits[row, col], 0.1) if click.positive else min(logits[row, col], -0.1)
+    return Prediction(logits, box, shape, view, score)
+
+
+def _trimmed(prediction: Prediction) -> Prediction:
+    """The same masks in the smallest box that holds the foreground."""
+    mask = prediction.mask_in_box
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    inner = Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
+    box = Box(prediction.box.top + inner.top, prediction.box.left + inner.left, prediction.box.top + inner.bottom, prediction.box.left + inner.right)
+    return replace(prediction, logits=prediction.logits[inner.slices], box=box)
+
+
+def _within(box: Box, whole: Box) -> tuple[slice, slice]:
+    return Box(box.top - whole.top, box.left - whole.left, box.bottom - whole.top, box.right - whole.left).slices

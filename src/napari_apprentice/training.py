@@ -1,0 +1,405 @@
+"""Offline training with simulated clicks: one recipe file in, one weights file out.
+
+Click simulation follows RITM (Sofiiuk et al., 2022): first clicks at random, then rounds of prediction and correction without gradient, the
+newest click drawn among the pixels deep inside the larger error, and one forward pass with gradient at the end.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import lightning_fabric
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from napari_apprentice.guidance import WindowClick, click_maps
+from napari_apprentice.losses import normalised_focal, soft_dice
+from napari_apprentice.networks import Output, build
+from napari_apprentice.samples import SampleStream, draw_sample, held_out_scenes, real_scenes
+from napari_apprentice.weights import load_weights, save_weights
+from napari_apprentice.synthetic import Scene, scene
+from napari_apprentice.types import RecipeError
+
+__all__ = ["Recipe", "read_recipe", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights, apart from the data folder.
+
+    Attributes
+    ----------
+    network, config : what to build
+    seed : of everything that is random
+    steps, learning_rate, weight_decay, warmup : AdamW under one cosine cycle
+    sizes : ``(working size, batch)`` pairs, one drawn for every step
+    synthetic : share of procedural samples
+    sets : training set -> relative share of the real samples
+    held_out : share of the cases of every set that is only scored, never learnt from
+    rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
+    dice_weight, iou_weight : weights beside the normalised focal loss
+    average : decay of the exponential moving average of the weights
+    workers : processes that make samples
+    report_every, save_every : in steps
+    precision : as Lightning Fabric names it
+    start_from : weights file to start from instead of a random draw; empty for none
+    """
+
+    network: str = "unet"
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int = 1
+    steps: int = 6000
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-2
+    warmup: int = 200
+    sizes: tuple[tuple[int, int], ...] = ((128, 16),)
+    synthetic: float = 0.5
+    sets: dict[str, float] = field(default_factory=dict)
+    held_out: float = 0.1
+    rounds: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
+    dice_weight: float = 0.5
+    iou_weight: float = 0.2
+    average: float = 0.998
+    workers: int = 1
+    report_every: int = 500
+    save_every: int = 250
+    precision: str = "32-true"
+    start_from: str = ""
+
+
+def read_recipe(path: Path | str) -> Recipe:
+    """The recipe of a TOML file whose keys are the attributes of `Recipe`.
+
+    Raises
+    ------
+    RecipeError : the file cannot be read, or names something unknown
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe {path} cannot be read ({error}); expected a TOML file") from error
+    known = {f.name for f in fields(Recipe)}
+    if unknown := sorted(set(values) - known):
+        raise RecipeError(f"the recipe {path} names {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
+    for name in ("sizes", "rounds"):
+        if name in values:
+            values[name] = tuple(tuple(v) if isinstance(v, list) else v for v in values[name])
+    return Recipe(**values)
+
+
+# --- simulated clicks -------------------------------------------------------------------------------------------------------------------
+
+
+def _depth(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Distance to the outside at half resolution (a quarter of the work; a draw among deep pixels needs no more). Borders count as outside."""
+    half = region[: region.shape[0] // 2 * 2, : region.shape[1] // 2 * 2]
+    half = half.reshape(half.shape[0] // 2, 2, half.shape[1] // 2, 2).all(axis=(1, 3))
+    return np.asarray(ndimage.distance_transform_edt(np.pad(half, 1))[1:-1, 1:-1])
+
+
+def _pick(rng: np.random.Generator, region: npt.NDArray[np.bool_], deep: float) -> tuple[float, float] | None:
+    """A random pixel of the region whose depth exceeds ``deep`` times the largest; any pixel of a region too thin to have depth."""
+    depth = _depth(region)
+    if depth.max() > 0:
+        rows, cols = np.nonzero(depth > deep * depth.max())
+        i = int(rng.integers(len(rows)))
+        return 2.0 * rows[i] + float(rng.integers(2)), 2.0 * cols[i] + float(rng.integers(2))
+    rows, cols = np.nonzero(region)
+    if len(rows) == 0:
+        return None
+    i = int(rng.integers(len(rows)))
+    return float(rows[i]), float(cols[i])
+
+
+def _count(rng: np.random.Generator, decay: float = 0.7, most: int = 12) -> int:
+    """k with P(k) ∝ decay^k."""
+    return int(min(rng.geometric(1 - decay) - 1, most))
+
+
+def first_clicks(rng: np.random.Generator, target: npt.NDArray[np.bool_]) -> list[WindowClick]:
+    """One positive click most of the time, else several of both signs (`reference`: RITM's initial clicks)."""
+    clicks: list[WindowClick] = []
+    at = _pick(rng, target, 0.7 if rng.random() < 0.6 else 0.15)
+    if at is not None:
+        clicks.append(WindowClick(*at, True))
+    if rng.random() < 0.35:
+        for _ in range(_count(rng)):
+            if (at := _pick(rng, target, 0.1)) is not None:
+                clicks.append(WindowClick(*at, True))
+        near = ndimage.binary_dilation(target, iterations=8) & ~ndimage.binary_dilation(target, iterations=1)
+        for _ in range(_count(rng)):
+            if (at := _pick(rng, near if rng.random() < 0.5 else ~target, 0.0)) is not None:
+                clicks.append(WindowClick(*at, False))
+    return clicks
+
+
+def next_click(
+    rng: np.random.Generator, target: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_], deep: float = 0.5
+) -> WindowClick | None:
+    """A click deep inside the larger error (by inscribed circle); None if all is right."""
+    missed, extra = target & ~mask, ~target & mask
+    depth = _depth(missed).max(), _depth(extra).max()
+    positive = bool(depth[0] > depth[1]) if max(depth) > 0 else bool(missed.sum() >= extra.sum())
+    at = _pick(rng, missed if positive else extra, deep)
+    return None if at is None else WindowClick(*at, positive)
+
+
+def _maps(clicks: Sequence[Sequence[WindowClick]], size: int, network: nn.Module, device: torch.device) -> Tensor:
+    config: Any = network.config
+    return torch.stack([click_maps(c, (size, size), config.guidance, config.disk_radius_px) for c in clicks]).to(device)
+
+
+def _rounds(
+    network: nn.Module, features: Tensor, target: Tensor, clicks: list[list[WindowClick]], rounds: int, rng: np.random.Generator, deep: float
+) -> tuple[Tensor, list[Tensor]]:
+    """``rounds`` predictions without gradient, each followed by a corrective click in every image; the newest probability, and all masks."""
+    size = target.shape[-1]
+    previous = torch.zeros_like(target)
+    masks = []
+    truths = target[:, 0].cpu().numpy() > 0.5
+    decode: Any = network.decode
+    for _ in range(rounds):
+        with torch.no_grad():
+            previous = torch.sigmoid(decode(features, _maps(clicks, size, network, target.device), previous).logits.float())
+        masks.append(previous > 0.5)
+        found = masks[-1][:, 0].cpu().numpy()
+        for image, truth in enumerate(truths):
+            if (click := next_click(rng, truth, found[image], deep)) is not None:
+                clicks[image].append(click)
+    return previous, masks
+
+
+def _iou(mask: Tensor, target: Tensor) -> Tensor:
+    """(B,) IoU of boolean masks."""
+    m, t = mask.flatten(1), target.flatten(1) > 0.5
+    return (m & t).sum(1) / (m | t).sum(1).clamp_min(1)
+
+
+def _loss(output: Output, target: Tensor, recipe: Recipe) -> Tensor:
+    logits = output.logits.float()
+    estimate = F.binary_cross_entropy_with_logits(output.iou_logits.float(), _iou(logits > 0, target))
+    return normalised_focal(logits, target) + recipe.dice_weight * soft_dice(logits, target) + recipe.iou_weight * estimate
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """Learning rate: linear warm-up, then half a cosine down to nothing."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    share = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def _held_out_batch(folder: Path | None, recipe: Recipe, size: int, per_set: int = 10) -> tuple[Tensor, Tensor]:
+    """A fixed batch of objects that training never sees: held-out cases of every set, and procedural scenes of other seeds."""
+    rng = np.random.default_rng([recipe.seed, 99])
+    scenes: dict[str, list[Scene]] = {"synthetic": [scene(10_000_000 + i) for i in range(per_set)]}
+    if folder is not None and recipe.held_out > 0:
+        scenes |= held_out_scenes(folder, list(recipe.sets), recipe.held_out, recipe.seed)
+    found = []
+    for of_set in scenes.values():
+        tries, mine = 0, 0
+        while of_set and mine < per_set and tries < 20 * per_set:
+            tries += 1
+            sample = draw_sample(rng, of_set[int(rng.integers(len(of_set)))], size, vary=False)
+            if sample is not None:
+                found.append(sample)
+                mine += 1
+    return torch.stack([s.image for s in found]), torch.stack([s.target for s in found])
+
+
+def _score(network: nn.Module, images: Tensor, targets: Tensor, clicks: int = 5) -> list[float]:
+    """Mean held-out IoU after 1, 2, ... ``clicks`` clicks in the middle of the larger error."""
+    rng = np.random.default_rng(0)
+    device = next(network.parameters()).device
+    totals = np.zeros(clicks)
+    encode: Any = network.encode
+    for image, target in zip(images.split(16), targets.split(16), strict=True):
+        image, target = image.to(device), target.to(device)
+        first = []
+        for truth in target[:, 0].cpu().numpy() > 0.5:
+            at = _pick(rng, truth, 0.98)
+            first.append([WindowClick(*at, True)] if at is not None else [])
+        with torch.no_grad():
+            features = encode(image)
+        _, masks = _rounds(network, features, target, first, clicks, rng, 0.98)
+        totals += [float(_iou(mask, target).sum()) for mask in masks]
+    return list(totals / len(images))
+
+
+class _Average:
+    """Exponential moving average of a network's weights."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {k: v.detach().clone() for k, v in network.state_dict().items()}
+
+    def update(self, network: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for key, value in network.state_dict().items():
+            self.weights[key].lerp_(value.detach(), 1 - decay)
+
+
+def train(
+    recipe_path: Path | str, data_dir: Path | str | None, out: Path | str, *, resume: bool = False, device: str = "auto", threads: int | None = None
+) -> Path:
+    """Train a network by a recipe and write its averaged weights.
+
+    Parameters
+    ----------
+    recipe_path : TOML file, see `Recipe`
+    data_dir : folder that holds the recipe's sets as sub-folders; None if it names none
+    out : the .safetensors file to write; beside it ``.csv`` with the course of training and, until the end, ``.resume``
+    resume : go on from ``.resume`` if it is there
+    device : "auto", "cpu", "cuda" or "mps"
+    threads : CPU threads; None leaves PyTorch's choice
+
+    Raises
+    ------
+    RecipeError : the recipe, or the data that it names, cannot be used
+    """
+    recipe, out = read_recipe(recipe_path), Path(out)
+    folder = Path(data_dir) if data_dir is not None else None
+    if recipe.sets and (folder is None or not folder.is_dir()):
+        raise RecipeError(f"the recipe names the sets {', '.join(recipe.sets)}, but {folder} is no folder; expected one that holds them")
+    if threads:
+        torch.set_num_threads(threads)
+    fabric = lightning_fabric.Fabric(accelerator=device, devices="auto" if device != "cpu" else 1, precision=recipe.precision)  # type: ignore[arg-type]
+    fabric.launch()
+    fabric.seed_everything(recipe.seed)
+    return _Run(recipe, folder, out, fabric, hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest()[:12]).finish(resume)
+
+
+class _Run:
+    """One training run: what it needs, and the loop."""
+
+    def __init__(self, recipe: Recipe, folder: Path | None, out: Path, fabric: lightning_fabric.Fabric, digest: str) -> None:
+        self.recipe, self.folder, self.out, self.fabric, self.digest = recipe, folder, out, fabric, digest
+        self.resume_path = out.with_suffix(".resume")
+        network = build(recipe.network, recipe.config)
+        if recipe.start_from:
+            network.load_state_dict(load_weights(Path(recipe.start_from)).network.state_dict())
+        decayed = [p for p in network.parameters() if p.ndim > 1]
+        other = [p for p in network.parameters() if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.plain = network
+        self.network, self.optimiser = fabric.setup(network, optimiser)
+        for name in ("encode", "decode"):
+            if hasattr(self.network, "mark_forward_method"):
+                self.network.mark_forward_method(name)
+        self.average = _Average(self.plain, recipe.average)
+        self.step, self.spent_s = 0, 0.0
+
+    def save(self) -> None:
+        state = {
+            "step": self.step,
+            "spent_s": self.spent_s,
+            "network": self.plain.state_dict(),
+            "average": self.average.weights,
+            "optimiser": self.optimiser.state_dict(),
+            "recipe": self.digest,
+        }
+        temporary = self.resume_path.with_suffix(".writing")
+        torch.save(state, temporary)
+        os.replace(temporary, self.resume_path)
+
+    def load(self) -> None:
+        state = torch.load(self.resume_path, map_location=self.fabric.device, weights_only=True)
+        if state["recipe"] != self.digest:
+            raise RecipeError(f"{self.resume_path} belongs to another recipe; expected the one it was started with")
+        self.plain.load_state_dict(state["network"])
+        self.average.weights = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.spent_s = int(state["step"]), float(state["spent_s"])
+
+    def batches(self) -> Any:
+        recipe = self.recipe
+        scenes = real_scenes(self.folder, list(recipe.sets), recipe.held_out, recipe.seed) if self.folder and recipe.sets else {}
+        stream = SampleStream(scenes, recipe.sets, recipe.synthetic, recipe.sizes, recipe.seed + 1000 * self.fabric.global_rank, self.step)
+        loader = DataLoader(
+            stream, batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None, persistent_workers=False
+        )
+        return iter(self.fabric.setup_dataloaders(loader))
+
+    def advance(self, image: Tensor, target: Tensor, rng: np.random.Generator) -> float:
+        """One step on one batch; its loss."""
+        recipe = self.recipe
+        for group in self.optimiser.param_groups:
+            group["lr"] = _rate(recipe, self.step)
+        clicks = [first_clicks(rng, truth) for truth in target[:, 0].cpu().numpy() > 0.5]
+        rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
+        size = target.shape[-1]
+        features = self.network.encode(image)
+        previous, _ = _rounds(self.network, features.detach(), target, clicks, rounds, rng, 0.5)
+        output = self.network.decode(features, _maps(clicks, size, self.plain, target.device), previous)
+        loss = _loss(output, target, recipe)
+        self.optimiser.zero_grad()
+        self.fabric.backward(loss)
+        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.average.update(self.plain, self.step)
+        return float(loss.detach())
+
+    def held_out(self, images: Tensor, targets: Tensor) -> list[float]:
+        """IoU of the averaged weights."""
+        averaged = build(self.recipe.network, self.recipe.config).to(self.fabric.device)
+        averaged.load_state_dict(self.average.weights)
+        return _score(averaged, images, targets)
+
+    def finish(self, resume: bool) -> Path:
+        """Run to the last step and write the weights."""
+        recipe = self.recipe
+        if resume and self.resume_path.exists():
+            self.load()
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        images, targets = _held_out_batch(self.folder, recipe, recipe.sizes[0][0])
+        batches = self.batches()
+        log_path = self.out.with_suffix(".csv")
+        fresh = self.step == 0 or not log_path.exists()
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        with log_path.open("w" if fresh else "a", newline="") as file, Progress(*columns) as progress:
+            log = csv.writer(file)
+            if fresh:
+                log.writerow(["step", "seconds", "loss", "rate", "iou@1", "iou@2", "iou@3", "iou@4", "iou@5"])
+            task = progress.add_task("train", total=recipe.steps, completed=self.step, said="")
+            losses: list[float] = []
+            began = time.monotonic() - self.spent_s
+            said = ""
+            while self.step < recipe.steps:
+                rng = np.random.default_rng([recipe.seed, self.step, self.fabric.global_rank, 7])
+                losses.append(self.advance(*next(batches), rng))
+                self.step += 1
+                self.spent_s = time.monotonic() - began
+                if self.step % recipe.report_every == 0 or self.step == recipe.steps:
+                    ious = self.held_out(images, targets)
+                    said = f"held-out IoU@1/3/5 {ious[0]:.3f}/{ious[2]:.3f}/{ious[4]:.3f}"
+                    log.writerow([self.step, round(self.spent_s), f"{np.mean(losses):.4f}", f"{_rate(recipe, self.step):.2e}", *(f"{v:.4f}" for v in ious)])
+                    file.flush()
+                    losses = []
+                if self.step % recipe.save_every == 0:
+                    self.save()
+                recent = np.mean(losses[-50:]) if losses else float("nan")
+                progress.update(task, completed=self.step, said=f"loss {recent:.3f} {said}")
+        self.plain.load_state_dict(self.average.weights)
+        facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
+        save_weights(self.plain, self.out, facts)
+        self.resume_path.unlink(missing_ok=True)
+        return self.out
