@@ -1,0 +1,174 @@
+"""The points layer that takes clicks and shows those of the open object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Points
+
+from napari_apprentice._napari.placement import hidden_axis, same_placement
+from napari_apprentice.types import Click
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+__all__ = ["NEGATIVE_COLOR", "POSITIVE_COLOR", "ClickLayer"]
+
+POSITIVE_COLOR = "#009e73"
+NEGATIVE_COLOR = "#d55e00"
+"""Okabe and Ito's bluish green and vermilion, told apart by colour-blind people; the symbols differ as well."""
+
+_CANVAS_SIZE_PX = 14.0
+_DRAG_PX = 5.0
+
+IN_3D = "A click in the 3D rendering has no depth; press the 2D/3D button to click in a slice."
+OUTSIDE = "The click was outside the image, so nothing changed."
+OTHER_PLANE = "The view does not show one plane of the image, so the click was ignored."
+NOT_MOVED = "Clicks stay where they were made; undo (Ctrl+Z) and click again."
+NOT_REMOVED = "The mask follows from its clicks, so only the newest one can go; use undo (Ctrl+Z)."
+
+
+class ClickLayer:
+    """Turns mouse clicks into wishes, and draws the clicks it is told to draw. It decides nothing.
+
+    Parameters
+    ----------
+    viewer : the viewer that shows the image
+    image_layer : where the image stands; the points stand there too
+    shape : (S) spatial shape of the image
+    clicked : called with each wished click
+    undo : called when the user deleted the newest point
+    tell : called with one sentence when something is not possible
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        image_layer: Layer,
+        shape: tuple[int, ...],
+        *,
+        clicked: Callable[[Click], None],
+        undo: Callable[[], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.positive = True
+        self._viewer, self._shape = viewer, shape
+        self._clicked, self._undo, self._tell = clicked, undo, tell
+        self._drawn: tuple[Click, ...] = ()
+        self._drawing = False
+        self.layer = Points(
+            np.empty((0, len(shape))),
+            ndim=len(shape),
+            name=f"{image_layer.name} clicks",
+            size=1,
+            canvas_size_limits=(_CANVAS_SIZE_PX, _CANVAS_SIZE_PX),
+            border_color="white",
+            border_width=0.12,
+            face_color=POSITIVE_COLOR,
+            features={"positive": np.empty(0, dtype=bool)},
+            **same_placement(image_layer),
+        )
+        self.layer.help = "click: inside the object, Ctrl+click: outside, Q switches, G accepts"
+        self.layer.mouse_drag_callbacks.append(self._on_press)
+        self.layer.events.mode.connect(self._on_mode)
+        self.layer.events.data.connect(self._on_data)
+        viewer.dims.events.order.connect(self._show_those_of_this_axis)
+        viewer.dims.events.ndisplay.connect(self._show_those_of_this_axis)
+
+    def take_clicks(self) -> None:
+        """Make this the layer that the mouse talks to."""
+        self._viewer.layers.selection.active = self.layer
+        self.layer.mode = "add"
+
+    def draw(self, clicks: Sequence[Click]) -> None:
+        """Show exactly these clicks."""
+        self._drawn = tuple(clicks)
+        with self._own_edit():
+            positive = np.array([click.positive for click in clicks], dtype=bool)
+            self.layer.selected_data = set()
+            self.layer.data = np.array([click.voxel for click in clicks], dtype=float).reshape(-1, len(self._shape))
+            self.layer.features = {"positive": positive}
+            if clicks:
+                self.layer.face_color = np.where(positive, POSITIVE_COLOR, NEGATIVE_COLOR)
+                self.layer.symbol = np.where(positive, "disc", "x")
+                self.layer.border_color = "white"
+                self.layer.size = 1
+        self._show_those_of_this_axis()
+
+    def close(self) -> None:
+        """Stop listening. The layer itself is left alone."""
+        self.layer.mouse_drag_callbacks.remove(self._on_press)
+        self.layer.events.mode.disconnect(self._on_mode)
+        self.layer.events.data.disconnect(self._on_data)
+        self._viewer.dims.events.order.disconnect(self._show_those_of_this_axis)
+        self._viewer.dims.events.ndisplay.disconnect(self._show_those_of_this_axis)
+
+    @contextmanager
+    def _own_edit(self) -> Iterator[None]:
+        self._drawing = True
+        try:
+            yield
+        finally:
+            self._drawing = False
+
+    def _on_mode(self) -> None:
+        # napari's own add tool takes every mouse button and knows no signs; ours replaces it and lets drags pan.
+        if self.layer.mode == "add":
+            self.layer.mouse_drag_callbacks[:] = [self._on_press]
+
+    def _on_press(self, layer: Points, event: Any) -> Generator[None, None, None]:
+        if layer.mode != "add" or event.button != 1:
+            return
+        negative = "Control" in event.modifiers
+        pressed_at = np.asarray(event.pos)
+        yield
+        while event.type == "mouse_move":
+            if np.linalg.norm(pressed_at - event.pos) < _DRAG_PX:
+                event.handled = True  # a trembling hand does not pan
+            yield
+        if np.linalg.norm(pressed_at - event.pos) < _DRAG_PX:
+            self._wish(layer.world_to_data(event.position), positive=self.positive and not negative)
+
+    def _wish(self, point: Any, *, positive: bool) -> None:
+        voxel = tuple(int(v) for v in np.rint(np.asarray(point)))
+        axis = hidden_axis(self._viewer.dims, len(self._shape))
+        if axis is None:
+            self._tell(IN_3D if self._viewer.dims.ndisplay == 3 else OTHER_PLANE)
+        elif not all(0 <= v < size for v, size in zip(voxel, self._shape, strict=True)):
+            self._tell(OUTSIDE)
+        else:
+            self._clicked(Click(voxel, positive, axis))
+
+    def _on_data(self, event: Any) -> None:
+        """Somebody else edited the points: napari's select tool, paste, or a script."""
+        action = str(event.action)
+        if self._drawing or action not in ("added", "removed", "changed"):
+            return
+        before, after = self._drawn, np.array(self.layer.data)
+        self.draw(before)
+        if action == "added":
+            for point in after[len(before) :]:
+                self._wish(point, positive=self.positive)
+        elif action == "removed" and _is_newest_gone(before, after):
+            self._undo()
+        else:
+            self._tell(NOT_REMOVED if action == "removed" else NOT_MOVED)
+
+    def _show_those_of_this_axis(self) -> None:
+        """A click speaks of the plane it was made in, so across another axis it is not shown."""
+        if not self._drawn:
+            return
+        axis = hidden_axis(self._viewer.dims, len(self._shape))
+        shown = [axis is None or click.axis == axis or len(self._shape) == 2 for click in self._drawn]
+        self.layer.shown = np.array(shown, dtype=bool)
+
+
+def _is_newest_gone(before: Sequence[Click], after: Any) -> bool:
+    kept = [click.voxel for click in before[:-1]]
+    return len(after) == len(kept) and np.array_equal(np.asarray(after).reshape(len(kept), -1), np.array(kept).reshape(len(kept), -1))

@@ -1,0 +1,119 @@
+"""Readers, writers and sample data: what `napari.yaml` points to, besides the widget."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels
+from napari.utils.notifications import show_info, show_warning
+
+from napari_apprentice import files
+from napari_apprentice._napari.placement import METADATA_KEY, layer_arguments, standing_image
+from napari_apprentice.types import Image, ReadError
+
+__all__ = ["LayerTuple", "em_sample", "fundus_sample", "get_reader", "image_layer", "mri_sample", "write_labels"]
+
+LayerTuple = tuple[Any, dict[str, Any], str]
+
+_LABELS_ENDING = "_labels"
+_EM_SAMPLE = "em_stack.tif"
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerTuple]] | None:
+    """A reader of ``path``, or None if we cannot use what is in it: a stack of seven channels, say, or half a file.
+
+    Only the content tells, so the file is read here already. Why a file is not claimed is told here as well, since what
+    napari says of a file that nobody claims does not tell the user what is wrong with it.
+    """
+    if not isinstance(path, str):
+        return None
+    try:
+        layer = _read(Path(path))
+    except ReadError as error:
+        show_warning(f"{error}.")
+        return None
+    return lambda _: [layer]
+
+
+def image_layer(image: Image) -> LayerTuple:
+    """The napari image layer of an image; the image itself goes along in the metadata, so nothing of it is lost."""
+    if image.data.shape[0] == 1:
+        return image.data[0], layer_arguments(image), "image"
+    return _displayable(np.moveaxis(image.data, 0, -1)), {**layer_arguments(image), "rgb": True}, "image"
+
+
+def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write a labels layer. One that belongs to an image of ours gets that image's geometry, any other its own place.
+
+    Raises
+    ------
+    WriteError, LabelsError : as `files.write`
+    """
+    like = attributes.get("metadata", {}).get(METADATA_KEY)
+    if not isinstance(like, Image) or like.shape != tuple(data.shape):
+        like = _image_like(np.asarray(data), attributes)
+    return [str(files.write(path, np.asarray(data), like=like))]
+
+
+def fundus_sample() -> list[LayerTuple]:
+    """The fundus photograph that comes with scikit-image (public domain)."""
+    from skimage.data import retina
+
+    return [image_layer(Image(np.moveaxis(retina(), -1, 0), name="fundus"))]
+
+
+def mri_sample() -> list[LayerTuple]:
+    """The first time point of the 2 × 2 × 2.2 mm, oblique head scan that comes with nibabel."""
+    from nibabel.testing import data_path
+
+    image = files.read(Path(data_path) / "example4d.nii.gz", time=0)
+    # Labels are not to be saved into nibabel's own folder.
+    return [image_layer(replace(image, path=None, name="MRI"))]
+
+
+def em_sample() -> list[LayerTuple]:
+    """A generated stack that looks like an electron micrograph of cells."""
+    return [image_layer(replace(files.read(_em_path()), path=None, name="EM stack"))]
+
+
+def _read(path: Path) -> LayerTuple:
+    if _says_labels(path):
+        try:
+            return files.read_labels(path), layer_arguments(files.read(path)), "labels"
+        except ReadError:
+            pass  # an image that happens to be called so
+    try:
+        return image_layer(files.read(path))
+    except ReadError:
+        first = files.read(path, time=0)  # raises the same, unless what was wrong is that there are several
+    show_info(f"{path.name} is a time series; its first time point was opened.")
+    return image_layer(first)
+
+
+def _says_labels(path: Path) -> bool:
+    return any(path.name.lower().endswith(_LABELS_ENDING + extension) for extension in files.READABLE)
+
+
+def _displayable(colours: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(*S, 3) colours as napari shows them: uint8, or floats from 0 to 1."""
+    if colours.dtype == np.uint8:
+        return colours
+    low, high = float(colours.min()), float(colours.max())
+    return ((colours - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+
+
+def _image_like(data: npt.NDArray[Any], attributes: dict[str, Any]) -> Image:
+    """An image that stands where a labels layer with these attributes stands."""
+    place = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+    layer = Labels(data, **{name: attributes[name] for name in place if name in attributes})
+    return standing_image(layer)
+
+
+def _em_path() -> Path:
+    return Path(str(importlib.resources.files("napari_apprentice"))) / "sample_data" / _EM_SAMPLE

@@ -1,0 +1,60 @@
+"""How the face gets sessions: injected, so that the face is tested without torch, and torch loads only in the worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_apprentice.types import Image
+
+if TYPE_CHECKING:
+    from napari_apprentice.session import Session
+
+__all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine"]
+
+POLICIES = {
+    "mi+pi": "learns from every click and every accepted object",
+    "pi": "learns from accepted objects",
+    "mi": "learns from every click",
+    "none": "does not learn",
+}
+"""Policy name → what it does; the names are those of `napari_apprentice.assembly.POLICIES`, which imports torch."""
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True, eq=False)
+class Wish:
+    """What kind of session the user asked for.
+
+    Attributes
+    ----------
+    policy, device : names as in `POLICIES` and `DEVICES`
+    labels : (S) integer array to start from, or None
+    resume : continue this folder's session instead of starting one
+    """
+
+    policy: str = "mi+pi"
+    device: str = "auto"
+    labels: npt.NDArray[np.integer] | None = None
+    resume: Path | None = None
+
+
+class Engine(Protocol):
+    """Opens sessions. Called in the worker thread."""
+
+    def __call__(self, image: Image, wish: Wish, folder: Path) -> Session:
+        """A session of ``image`` as wished, journaled in ``folder`` (which a resumed session does not use)."""
+
+
+def default_engine(image: Image, wish: Wish, folder: Path) -> Session:
+    """Sessions with the shipped weights."""
+    from napari_apprentice import assembly
+
+    if wish.resume is not None:
+        return assembly.resume_session(wish.resume, image, device=wish.device)
+    return assembly.open_session(image, policy=wish.policy, device=wish.device, labels=wish.labels, folder=folder)

@@ -1,0 +1,51 @@
+"""The keys of the annotator, bound on layer instances.
+
+A key bound on the viewer is shadowed by the class bindings of the active layer (napari's points layer takes S, for one),
+so every key is bound on each of the session's layers. The letters are those that no built-in layer uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+__all__ = ["ACCEPT", "DISCARD", "KEYS", "REDO", "SWITCH_SIGN", "UNDO", "LayerKeys"]
+
+UNDO = "undo"
+REDO = "redo"
+SWITCH_SIGN = "switch_sign"
+ACCEPT = "accept"
+DISCARD = "discard"
+
+KEYS: Mapping[str, str] = {UNDO: "Control-Z", REDO: "Control-Shift-Z", SWITCH_SIGN: "Q", ACCEPT: "G", DISCARD: "J"}
+"""Wish → key. napari reads "Control" as the Command key on a Mac. Q is for *query the other sign*, G for *good*, J for *junk*."""
+
+
+class LayerKeys:
+    """Keys bound on some layers, and given back as they were."""
+
+    def __init__(self, wishes: Mapping[str, Callable[[], None]]) -> None:
+        self._wishes = wishes
+        self._before: list[tuple[Layer, str, Any]] = []
+
+    def bind(self, layer: Layer) -> None:
+        """Bind every wish on ``layer``."""
+        for wish, act in self._wishes.items():
+            key = KEYS[wish]
+            self._before.append((layer, key, layer.bind_key(key, _calling(act), overwrite=True)))
+
+    def release(self) -> None:
+        """Unbind everything, and bind again what was there before."""
+        for layer, key, before in self._before:
+            layer.bind_key(key, before, overwrite=True)  # None unbinds
+        self._before.clear()
+
+
+def _calling(act: Callable[[], None]) -> Callable[[Any], None]:
+    def pressed(_: Any) -> None:
+        act()
+
+    return pressed

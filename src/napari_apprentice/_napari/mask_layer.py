@@ -1,0 +1,142 @@
+"""The labels layer that shows the session's labels and takes hand painting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Labels
+
+from napari_apprentice._napari.placement import METADATA_KEY, same_placement
+from napari_apprentice._napari.strokes import Stroke
+from napari_apprentice.types import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from napari.layers import Layer
+
+__all__ = ["Box", "MaskLayer", "own_copy"]
+
+Box = tuple[tuple[slice, ...], npt.NDArray[Any]]
+"""Where something changed (n slices), and the labels there now."""
+
+
+def own_copy(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy of the session's labels for the layer (call it in the worker: it goes through the whole volume)."""
+    return labels.astype(_roomy(int(labels.max(initial=0))))
+
+
+class MaskLayer:
+    """An array of its own, changed box by box as the session answers; shares nothing mutable with the session.
+
+    Boxes are written directly, not through napari's edit history, for two reasons: a history step costs 26 bytes per
+    voxel, and there must be one order of undo, the session's. What makes that safe is that napari's history is never
+    played back: ``undo`` and ``redo`` of this very layer lead to the session (and so do the keys, which napari's
+    labels class binds to those methods).
+
+    Parameters
+    ----------
+    image : what the labels belong to; it goes into the layer's metadata, for whoever saves the layer
+    image_layer : where it stands; the labels stand there too
+    labels : (S) integer array that nobody else writes to, see `own_copy`
+    painted : called with every stroke that the user finished with napari's own tools
+    replaced : called when somebody assigned a whole new array to the layer
+    undo, redo : called in place of napari's own
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        image_layer: Layer,
+        labels: npt.NDArray[Any],
+        *,
+        painted: Callable[[Stroke], None],
+        replaced: Callable[[], None],
+        undo: Callable[[], None],
+        redo: Callable[[], None],
+    ) -> None:
+        self._painted, self._replaced = painted, replaced
+        self._strokes: list[Stroke] = []
+        self._held: list[Box] | None = None
+        self._writing = False
+        self.layer = Labels(
+            labels,
+            name=f"{image_layer.name} labels",
+            opacity=0.5,
+            metadata={METADATA_KEY: image},
+            **same_placement(image_layer),
+        )
+        self.layer.preserve_labels = True
+        self.layer.undo, self.layer.redo = undo, redo
+        self.layer.events.paint.connect(self._on_paint)
+        self.layer.events.data.connect(self._on_data)
+        self.layer.mouse_drag_callbacks.append(self._on_press)
+
+    def write(self, boxes: Sequence[Box]) -> None:
+        """Put boxes in, oldest first, and draw once; while the user paints, only when the stroke is finished."""
+        if self._held is not None:
+            self._held.extend(boxes)
+            return
+        for region, values in boxes:
+            top = int(values.max(initial=0))
+            if top > np.iinfo(self.layer.data.dtype).max:
+                self.write_all(self.layer.data.astype(_roomy(top)))
+            self.layer.data[region] = values
+        for stroke in self._strokes:  # newer than what was just written
+            self.layer.data[stroke.region] = stroke.over(self.layer.data)
+        if boxes:
+            self.layer.refresh()
+
+    def write_all(self, labels: npt.NDArray[Any]) -> None:
+        """Put a whole label map in (see `own_copy`); somebody may have replaced the array by one of another shape."""
+        self._writing = True
+        try:
+            self.layer.data = labels
+        finally:
+            self._writing = False
+
+    def stroke_answered(self, stroke: Stroke) -> None:
+        """The session has taken (or refused) this stroke: from now on its own answer is what counts."""
+        if stroke in self._strokes:
+            self._strokes.remove(stroke)
+
+    def choose(self, label: int) -> None:
+        """The label that the brush paints with."""
+        if label <= np.iinfo(self.layer.data.dtype).max:
+            self.layer.selected_label = label
+
+    def close(self) -> None:
+        """Stop listening and give napari its own undo back, with an empty history. The layer itself is left alone."""
+        self.layer.events.paint.disconnect(self._on_paint)
+        self.layer.events.data.disconnect(self._on_data)
+        self.layer.mouse_drag_callbacks.remove(self._on_press)
+        del self.layer.undo, self.layer.redo
+        if self.layer.editable:  # napari drops the history of a layer that may not be edited
+            self.layer.editable = False
+            self.layer.editable = True
+
+    def _on_press(self, _: Labels, event: Any) -> Generator[None, None, None]:
+        """Hold answers back while a button is down: napari puts the old values back if the stroke is given up."""
+        self._held = []
+        yield
+        while event.type == "mouse_move":
+            yield
+        held, self._held = self._held, None
+        self.write(held)
+
+    def _on_paint(self, event: Any) -> None:
+        stroke = Stroke.from_history(event.value)
+        self._strokes.append(stroke)
+        self._painted(stroke)
+
+    def _on_data(self) -> None:
+        if not self._writing:
+            self._replaced()
+
+
+def _roomy(top: int) -> type[np.unsignedinteger[Any]]:
+    """An integer type with room for labels that are still to come, so that the array is hardly ever replaced."""
+    return np.uint16 if top < 2**15 else np.uint32

@@ -1,0 +1,179 @@
+"""Where an image stands in napari's world: image → layer arguments, layer → image.
+
+napari slices volumes only along its world axes. An axis-aligned image (its affine is diagonal up to signs) therefore
+stands at its true place; an oblique or permuted volume is *shown straight*: same voxels, same spacing, same centre,
+but parallel to the world axes. Nothing is lost, since the `Image` with its true affine travels in the layer's metadata
+and is what sessions and writers work with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import dask.array
+import numpy as np
+import numpy.typing as npt
+
+from napari_apprentice.types import Image, ImageError
+
+if TYPE_CHECKING:
+    from napari.components import Dims, ViewerModel
+    from napari.layers import Layer
+
+__all__ = [
+    "METADATA_KEY",
+    "hidden_axis",
+    "image_of",
+    "layer_arguments",
+    "look_upright",
+    "same_placement",
+    "shown_straight",
+    "standing_image",
+]
+
+METADATA_KEY = "napari-apprentice"
+"""The layer's metadata hold its `Image` under this key."""
+
+_OBLIQUE_TOLERANCE = 1e-4
+"""Off-diagonal elements of this fraction of the spacing move a voxel of a 1000-voxel axis by a tenth of a voxel: rounding of headers."""
+
+
+def _displayed_affine(image: Image) -> npt.NDArray[np.float64]:
+    """The (n+1, n+1) affine to show ``image`` with: its own if napari can slice along it, else the straight one."""
+    affine = np.array(image.affine)
+    linear = affine[:-1, :-1]
+    spacing = np.asarray(image.spacing)
+    if image.ndim == 2:
+        return affine
+    dominant = np.abs(linear).argmax(axis=0)
+    keeps_order = np.array_equal(dominant, np.arange(image.ndim))
+    signs = np.sign(np.diag(linear)) if keeps_order else np.ones(image.ndim)
+    straight = np.eye(image.ndim + 1)
+    straight[:-1, :-1] = np.diag(signs * spacing)
+    off_diagonal = np.abs(linear - np.diag(np.diag(linear)))
+    if keeps_order and (off_diagonal <= _OBLIQUE_TOLERANCE * spacing.min()).all():
+        straight[:-1, :-1] = np.diag(np.diag(linear))
+        straight[:-1, -1] = affine[:-1, -1]
+        return straight
+    centre = (np.asarray(image.shape) - 1) / 2
+    straight[:-1, -1] = linear @ centre + affine[:-1, -1] - straight[:-1, :-1] @ centre
+    return straight
+
+
+def shown_straight(image: Image) -> bool:
+    """Whether the volume is oblique or permuted, so that napari shows it straight instead of at its true place."""
+    return not np.allclose(_displayed_affine(image), image.affine, atol=1e-2 * min(image.spacing))
+
+
+def layer_arguments(image: Image) -> dict[str, Any]:
+    """The napari layer arguments of an image: name, placement, units, axis labels, and the image itself in the metadata."""
+    affine = _displayed_affine(image)
+    linear = affine[:-1, :-1]
+    placement: dict[str, Any]
+    if np.array_equal(linear, np.diag(np.diag(linear))):
+        placement = {"scale": tuple(np.diag(linear)), "translate": tuple(affine[:-1, -1])}
+    else:
+        placement = {"affine": affine}
+    return {
+        "name": image.name,
+        **placement,
+        "units": (image.units,) * image.ndim,
+        "axis_labels": image.axis_labels,
+        "metadata": {METADATA_KEY: image},
+    }
+
+
+def same_placement(layer: Layer) -> dict[str, Any]:
+    """The arguments that put another layer exactly where ``layer`` is."""
+    return {
+        "scale": layer.scale,
+        "translate": layer.translate,
+        "rotate": layer.rotate,
+        "shear": layer.shear,
+        "affine": layer.affine,
+        "units": layer.units,
+        "axis_labels": layer.axis_labels,
+    }
+
+
+def image_of(layer: Layer) -> Image:
+    """The image that a napari layer shows: the one it carries if it came from our readers, else as it stands in the world.
+
+    Raises
+    ------
+    ImageError : the layer is not a 2D or 3D grey or RGB image
+    """
+    carried = layer.metadata.get(METADATA_KEY)
+    if isinstance(carried, Image) and carried.shape == _spatial_shape(layer):
+        return carried
+    return standing_image(layer)
+
+
+def standing_image(layer: Layer) -> Image:
+    """A layer's array and place in the world as an image, in mm where all its axes have a length unit.
+
+    Raises
+    ------
+    ImageError : the layer is not a 2D or 3D grey or RGB image
+    """
+    if layer.ndim not in (2, 3):
+        raise ImageError(
+            f"the layer {layer.name!r} has {layer.ndim} axes (shape {_spatial_shape(layer)}); expected a 2D image or a 3D volume"
+        )
+    affine, units = _world(layer)
+    return Image(_channels_first(layer), affine, units, name=layer.name)
+
+
+def hidden_axis(dims: Dims, ndim: int) -> int | None:
+    """The axis of an ``ndim``-dimensional layer that the viewer slices across; None if it does not show one plane of it.
+
+    2D images answer 0 where their plane is shown. napari lines the last axes of layers of different dimension up.
+    """
+    if dims.ndisplay != 2:
+        return None
+    first = dims.ndim - ndim
+    if any(axis < first for axis in dims.displayed):
+        return None
+    hidden = [axis - first for axis in dims.not_displayed if axis >= first]
+    if ndim == 2:
+        return 0 if not hidden else None
+    return hidden[0] if len(hidden) == 1 else None
+
+
+def look_upright(viewer: ViewerModel, upright: bool) -> None:
+    """Draw the vertical world axis upwards or, as napari does by default, downwards. World axes point to S, A and R."""
+    camera = (viewer.scene if hasattr(viewer, "scene") else viewer).camera  # it moved in napari 0.9
+    camera.orientation2d = ("up" if upright else "down", "right")
+
+
+def _full_resolution(layer: Layer) -> Any:
+    return layer.data[0] if layer.multiscale else layer.data
+
+
+def _spatial_shape(layer: Layer) -> tuple[int, ...]:
+    return tuple(_full_resolution(layer).shape[: layer.ndim])
+
+
+def _channels_first(layer: Layer) -> Any:
+    """(C, *S) view of a layer's array; an alpha channel is left out."""
+    data = _full_resolution(layer)
+    if not isinstance(data, np.ndarray) and not hasattr(data, "dask"):
+        data = dask.array.from_array(data)  # a zarr array, for one, can neither be transposed nor gain an axis
+    if not getattr(layer, "rgb", False):
+        return data[None]
+    return data[..., :3].transpose((data.ndim - 1, *range(data.ndim - 1)))
+
+
+def _world(layer: Layer) -> tuple[npt.NDArray[np.float64], str]:
+    """(n+1, n+1) voxel → world of a layer, and the units of the world."""
+    n = layer.ndim
+    origin = np.asarray(layer.data_to_world(np.zeros(n)), dtype=np.float64)
+    affine = np.eye(n + 1)
+    affine[:-1, -1] = origin
+    for axis in range(n):
+        affine[:-1, axis] = np.asarray(layer.data_to_world(np.eye(n)[axis])) - origin
+    if not all(unit.is_compatible_with("mm") for unit in layer.units):
+        return affine, "pixel"
+    factors = np.array([float((1 * unit).to("mm").magnitude) for unit in layer.units])
+    affine[:-1] *= factors[:, None]
+    return affine, "mm"

@@ -1,0 +1,52 @@
+"""Where sessions are kept: a folder for every start, so that starting anew never touches an older journal."""
+
+from __future__ import annotations
+
+import os
+import re
+from itertools import count, islice
+from pathlib import Path
+
+from platformdirs import user_data_dir
+
+from napari_apprentice.journal import JOURNAL_NAME, fingerprint
+from napari_apprentice.types import Image
+
+__all__ = ["fresh_folder", "home", "newest_folder"]
+
+
+def home() -> Path:
+    """``$APPRENTICE_HOME``, or the user's data folder of this system."""
+    return Path(os.environ.get("APPRENTICE_HOME") or user_data_dir("napari-apprentice", appauthor=False))
+
+
+def newest_folder(image: Image) -> Path | None:
+    """The folder of the newest session of this image in which something was done; None if there is none.
+
+    Reads some blocks of the image, so it is for the worker.
+    """
+    stem = _stem(image)
+    folders = [folder for folder in stem.parent.glob(f"{stem.name}*") if re.fullmatch(rf"{re.escape(stem.name)}(-\d+)?", folder.name)]
+    used = [folder for folder in folders if _has_actions(folder / JOURNAL_NAME)]
+    return max(used, key=lambda folder: (folder / JOURNAL_NAME).stat().st_mtime, default=None)
+
+
+def fresh_folder(image: Image) -> Path:
+    """A folder for a new session of this image; it does not exist yet. For the worker, as `newest_folder`."""
+    stem = _stem(image)
+    candidates = (stem if number == 1 else stem.with_name(f"{stem.name}-{number}") for number in count(1))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def _stem(image: Image) -> Path:
+    plain = re.sub(r"[^\w.-]+", "_", image.name)[:60] or "image"
+    return home() / "sessions" / f"{plain}-{fingerprint(image)[:12]}"
+
+
+def _has_actions(journal: Path) -> bool:
+    """Whether a journal has more than its first line, which only says what it is about."""
+    try:
+        with journal.open("rb") as file:
+            return len(list(islice(file, 2))) == 2
+    except OSError:
+        return False

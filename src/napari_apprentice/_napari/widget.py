@@ -1,0 +1,276 @@
+"""The dock widget: it shows the bridge's state and passes wishes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtWidgets import QApplication, QComboBox, QFileDialog, QLabel, QMessageBox, QSpinBox, QVBoxLayout, QWidget
+
+from napari_apprentice import files
+from napari_apprentice._napari.bridge import Bridge
+from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine
+from napari_apprentice._napari.keys import ACCEPT, DISCARD, KEYS, SWITCH_SIGN
+from napari_apprentice._napari.panels import More, SignSwitch, Status, button, line, row
+from napari_apprentice._napari.placement import look_upright
+from napari_apprentice._napari.state import State
+
+if TYPE_CHECKING:
+    import napari
+
+__all__ = ["ApprenticeWidget"]
+
+_NO_LABELS = "nothing"
+_MOST_OBJECTS = 65535
+
+
+class ApprenticeWidget(QWidget):
+    """Choose an image, start, click, accept, save.
+
+    Parameters
+    ----------
+    napari_viewer : the viewer it is docked in
+    engine : opens sessions
+    """
+
+    def __init__(self, napari_viewer: napari.Viewer, engine: Engine = default_engine) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._images: list[ImageLayer] = []
+        self._earlier: Path | None = None
+        self._docked = self._left = False
+        self.bridge = Bridge(napari_viewer, engine)
+        self._make_controls()
+        self._arrange()
+        self._connect()
+        self._list_layers()
+        self._show_state(None)
+        self.status.say("choose an image and press Start")
+
+    # ------------------------------------------------------------------------------------------------------------- layout
+
+    def _make_controls(self) -> None:
+        self.image = QComboBox()
+        self.image.setToolTip("The image or volume to work on.")
+        self.image.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.image.setMinimumContentsLength(12)
+        self.start = button("Start", "Begin a new session on this image.\nEverything you do is kept on disk at once.")
+        self.resume = button("Resume", "Go on with the newest earlier session of this image.")
+        self.sign = SignSwitch(KEYS[SWITCH_SIGN])
+        self.object = QSpinBox()
+        self.object.setRange(1, _MOST_OBJECTS)
+        self.object.setKeyboardTracking(False)
+        self.object.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.object.setToolTip("The open object. Choose another number to open that object.")
+        self.clicks = QLabel()
+        self.accept = button(
+            f"Accept   ({KEYS[ACCEPT]})",
+            f"The mask is good: finish and protect this object, learn from it, go on to the next.\nKey {KEYS[ACCEPT]}.",
+        )
+        self.accept.setMinimumHeight(34)
+        self.undo = button("Undo", "Take the last action back: click, mask and model together.\nCtrl+Z on any of the session's layers.")
+        self.redo = button("Redo", "Do again what was taken back.\nCtrl+Shift+Z on any of the session's layers.")
+        self.discard = button("Discard", f"Drop this object's clicks and mask (can be undone).\nKey {KEYS[DISCARD]}.")
+        self.save = button("Save labels", "Write the labels beside the image, in its own format and geometry.")
+        self.more = More(POLICIES, DEVICES)
+        self.status = Status()
+
+    def _arrange(self) -> None:
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(10, 8, 10, 8)
+        layout.setSpacing(8)
+        layout.addWidget(self.image)
+        layout.addLayout(row(self.start, self.resume))
+        layout.addWidget(line())
+        self._session_controls = QWidget()
+        inner = QVBoxLayout(self._session_controls)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(8)
+        inner.addLayout(row(QLabel("Object"), self.object, self.clicks))
+        inner.addWidget(self.sign)
+        inner.addWidget(self.accept)
+        inner.addLayout(row(self.undo, self.redo, self.discard))
+        inner.addWidget(self.save)
+        layout.addWidget(self._session_controls)
+        layout.addWidget(line())
+        layout.addWidget(self.more)
+        layout.addStretch(1)
+        layout.addWidget(self.status)
+
+    def _connect(self) -> None:
+        bridge, layers = self.bridge, self._viewer.layers
+        self.image.currentIndexChanged.connect(self._on_image_chosen)
+        self.start.clicked.connect(self._on_start)
+        self.resume.clicked.connect(self._on_resume)
+        self.sign.changed.connect(self._on_sign)
+        self.object.valueChanged.connect(bridge.select)
+        self.accept.clicked.connect(bridge.accept)
+        self.undo.clicked.connect(bridge.undo)
+        self.redo.clicked.connect(bridge.redo)
+        self.discard.clicked.connect(bridge.discard)
+        self.save.clicked.connect(self._on_save)
+        self.more.forget_clicked.connect(bridge.forget)
+        self.more.upright_changed.connect(self._on_upright)
+        bridge.state_changed.connect(self._show_state)
+        bridge.said.connect(self.status.say)
+        bridge.busy_changed.connect(self.status.show_busy)
+        bridge.sign_changed.connect(self.sign.show_sign)
+        bridge.earlier_found.connect(self._on_earlier_found)
+        for happened in (layers.events.inserted, layers.events.removed, layers.events.renamed):
+            happened.connect(self._list_layers)
+        # Qt may destroy the widget without closing it, when the window goes.
+        self.destroyed.connect(bridge.close)
+        QApplication.instance().aboutToQuit.connect(bridge.worker.close)
+
+    # ---------------------------------------------------------------------------------------------------------- the image
+
+    def _list_layers(self) -> None:
+        """Let both choosers follow the viewer's layers, and stay where they are if they can."""
+        chosen = self.chosen_image
+        newcomer = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and layer not in self._images]
+        self._images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer)]
+        _refill(self.image, [layer.name for layer in self._images])
+        wanted = newcomer[-1] if newcomer and self.bridge.state is None else chosen
+        index = self._images.index(wanted) if wanted in self._images else len(self._images) - 1
+        _choose(self.image, index)
+        if self.chosen_image != chosen:
+            self._on_image_chosen()
+        names = [layer.name for layer in self._viewer.layers if isinstance(layer, Labels)]
+        _refill(self.more.labels, [_NO_LABELS, *names])
+        self._show_state(self.bridge.state)
+
+    @property
+    def chosen_image(self) -> ImageLayer | None:
+        """The image layer that the chooser shows."""
+        index = self.image.currentIndex()
+        return self._images[index] if 0 <= index < len(self._images) else None
+
+    def _on_image_chosen(self) -> None:
+        self._on_earlier_found(self.chosen_image, None)
+        if self.chosen_image is not None:
+            self.bridge.look_for_earlier(self.chosen_image)
+
+    def _on_earlier_found(self, layer: ImageLayer | None, folder: Path | None) -> None:
+        if layer == self.chosen_image:
+            self._earlier = folder
+            self._show_state(self.bridge.state)
+
+    # ------------------------------------------------------------------------------------------------------------- wishes
+
+    def _on_start(self) -> None:
+        if self.bridge.state is not None or self.bridge.opening:
+            self.bridge.stop()
+            self._on_image_chosen()
+        elif self.chosen_image is not None:
+            self.bridge.start(self.chosen_image, self._wish())
+
+    def _on_resume(self) -> None:
+        if self.chosen_image is not None and self._earlier is not None:
+            self.bridge.start(self.chosen_image, self._wish(resume=self._earlier))
+
+    def _wish(self, resume: Path | None = None) -> Wish:
+        name = self.more.labels.currentText()
+        labels = self._viewer.layers[name].data if self.more.labels.currentIndex() > 0 else None
+        return Wish(self.more.policy.currentData(), self.more.device.currentText(), labels, resume)
+
+    def _on_sign(self, positive: bool) -> None:
+        self.bridge.positive = positive
+
+    def _on_upright(self, upright: bool) -> None:
+        look_upright(self._viewer, upright)
+
+    def _on_save(self) -> None:
+        image = self.bridge.image
+        if image is None:
+            return
+        path = files.labels_path(image) if image.path is not None else self._ask_where(files.labels_path(image))
+        if path is not None and image.path is not None and not self.bridge.may_write(path):
+            path = self._ask_whether(path)
+        if path is not None:
+            self.bridge.save(path)
+
+    def _ask_where(self, proposal: Path) -> Path | None:
+        """The path that the user chose (and, if there is a file, agreed to overwrite), or None."""
+        patterns = " ".join(f"*{extension}" for extension in files.WRITABLE)
+        chosen, _ = QFileDialog.getSaveFileName(self, "Save labels", str(proposal), f"Label maps ({patterns})")
+        return Path(chosen) if chosen else None
+
+    def _ask_whether(self, path: Path) -> Path | None:
+        """What to do about a file that this window did not write."""
+        question = QMessageBox(self)
+        question.setText(f"{path.name} exists already, and was not written from this window.")
+        question.setInformativeText(f"In {path.parent}")
+        overwrite = question.addButton("Overwrite", QMessageBox.ButtonRole.DestructiveRole)
+        elsewhere = question.addButton("Save as …", QMessageBox.ButtonRole.ActionRole)
+        question.setDefaultButton(question.addButton(QMessageBox.StandardButton.Cancel))
+        question.exec()
+        if question.clickedButton() is elsewhere:
+            return self._ask_where(path)
+        return path if question.clickedButton() is overwrite else None
+
+    # ----------------------------------------------------------------------------------------------------- the state shown
+
+    def _show_state(self, state: State | None) -> None:
+        working = state is not None
+        idle = not working and not self.bridge.opening
+        self.image.setEnabled(idle)
+        self.start.setText("Start" if idle else "Close session")
+        self.start.setEnabled(bool(self._images))
+        self.resume.setEnabled(idle and self._earlier is not None)
+        self._session_controls.setEnabled(working)
+        self.more.forget.setEnabled(working)
+        if state is None:
+            self.clicks.setText("")
+            return
+        self.object.blockSignals(True)
+        self.object.setValue(state.label)
+        self.object.blockSignals(False)
+        count = len(state.clicks)
+        self.clicks.setText("no clicks yet" if not count else "1 click" if count == 1 else f"{count} clicks")
+        self.undo.setEnabled(state.can_undo)
+        self.redo.setEnabled(state.can_redo)
+
+    # ------------------------------------------------------------------------------------------------------ out of napari
+
+    def leave(self) -> None:
+        """Disconnect from the viewer, and let the worker end once its queue is done. Safe to call again."""
+        if self._left:
+            return
+        self._left = True
+        layers = self._viewer.layers
+        for happened in (layers.events.inserted, layers.events.removed, layers.events.renamed):
+            happened.disconnect(self._list_layers)
+        self.bridge.close()
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802
+        """Closed as a window of its own."""
+        self.leave()
+        super().closeEvent(event)
+
+    def changeEvent(self, event: Any) -> None:  # noqa: N802
+        """A dock that the user closes takes its widget out, without closing or deleting it."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange:
+            docked, self._docked = self._docked, self.parent() is not None
+            if docked and not self._docked:
+                self.leave()
+
+
+def _refill(combo: QComboBox, names: list[str]) -> None:
+    """Replace the entries, stay at the chosen name if it is still there, and tell nobody."""
+    chosen = combo.currentText()
+    blocked = combo.blockSignals(True)
+    combo.clear()
+    combo.addItems(names)
+    combo.blockSignals(blocked)
+    _choose(combo, max(combo.findText(chosen), 0) if names else -1)
+
+
+def _choose(combo: QComboBox, index: int) -> None:
+    """Set the index and tell nobody."""
+    blocked = combo.blockSignals(True)
+    combo.setCurrentIndex(index)
+    combo.blockSignals(blocked)

@@ -1,0 +1,132 @@
+"""One long-lived thread for everything that takes time, and the way back to the main thread."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from qtpy.QtCore import QObject, Signal
+
+__all__ = ["Task", "Worker"]
+
+_EXIT_PATIENCE_S = 30.0
+_log = logging.getLogger(__name__)
+
+
+def _nothing(_: Any) -> None:
+    """Whoever submits a task need not care how it ends."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Something to do in the worker.
+
+    Attributes
+    ----------
+    words : what it is, for a status line ("predicting")
+    work : runs in the worker thread and must touch nothing of napari or Qt
+    then : gets the result of ``work`` on the main thread
+    otherwise : gets the exception of ``work`` on the main thread
+    """
+
+    words: str
+    work: Callable[[], Any]
+    then: Callable[[Any], None] = _nothing
+    otherwise: Callable[[Exception], None] = _nothing
+
+
+class Worker(QObject):
+    """Does tasks one after the other, in the order they were submitted. Everything but the tasks' ``work`` is for the main thread.
+
+    A plain Python thread rather than a QThread, since a QThread that is collected while it runs ends the process.
+    """
+
+    activity_changed = Signal(str)
+    """The words of the task that runs now; empty when there is nothing to do."""
+
+    _began = Signal(object)
+    _ended = Signal(object, object, object)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._waiting = 0
+        self._closed = False
+        self._began.connect(self._on_began)
+        self._ended.connect(self._on_ended)
+        self._thread = threading.Thread(target=self._serve, name="apprentice-worker", daemon=True)
+        self._thread.start()
+        # A daemon thread dies with the interpreter; what was asked for before the window closed (a save!) is done first.
+        atexit.register(self._finish_at_exit)
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks have been submitted and not been answered on the main thread yet."""
+        return self._waiting
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread still runs."""
+        return self._thread.is_alive()
+
+    def submit(self, task: Task) -> None:
+        """Queue a task. A closed worker takes none, silently: the window is gone."""
+        if self._closed:
+            return
+        self._waiting += 1
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Take no more tasks. Returns at once; the thread ends after what is queued, and its answers are dropped."""
+        if self._closed:
+            return
+        self._closed = True
+        self._began.disconnect(self._on_began)
+        self._ended.disconnect(self._on_ended)
+        self._tasks.put(None)
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for a closed worker's thread to end; True if it did."""
+        self._thread.join(timeout_s)
+        return not self.alive
+
+    def _serve(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            self._emit(self._began, task)
+            result, error = None, None
+            try:
+                result = task.work()
+            except Exception as caught:
+                error = caught
+            self._emit(self._ended, task, result, error)
+        atexit.unregister(self._finish_at_exit)
+
+    @staticmethod
+    def _emit(signal: Any, *args: Any) -> None:
+        try:
+            signal.emit(*args)
+        except RuntimeError:  # Qt deleted the object while the application was closing
+            _log.debug("an answer came after the window was gone")
+
+    def _on_began(self, task: Task) -> None:
+        self.activity_changed.emit(task.words)
+
+    def _on_ended(self, task: Task, result: Any, error: Exception | None) -> None:
+        self._waiting -= 1
+        try:
+            if error is None:
+                task.then(result)
+            else:
+                task.otherwise(error)
+        finally:
+            if not self._waiting:
+                self.activity_changed.emit("")
+
+    def _finish_at_exit(self) -> None:
+        self._tasks.put(None)
+        self.join(_EXIT_PATIENCE_S)

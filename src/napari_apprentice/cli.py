@@ -1,0 +1,287 @@
+"""The command line: ``apprentice demo | segment | benchmark | train | info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from napari_apprentice import __version__
+from napari_apprentice.types import ApprenticeError
+
+if TYPE_CHECKING:
+    from napari_apprentice.types import Segmenter
+
+__all__ = ["main"]
+
+# What a command needs is imported when it runs, so that --help answers at once.
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : what stands after ``apprentice``; by default what the process was started with
+
+    Returns
+    -------
+    0 when it was done, 2 when something cannot be used (one sentence on stderr says what), 130 when it was interrupted
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except ApprenticeError as error:
+        print(f"apprentice: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("apprentice: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="apprentice",
+        description="Interactive segmentation that learns from every click.",
+        epilog="`apprentice COMMAND --help` says more about a command.",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"napari-apprentice {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (_add_demo, _add_segment, _add_benchmark, _add_train, _add_info):
+        add(commands)
+    return parser
+
+
+# --- demo ---
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="open napari on a sample volume; without a screen a simulated user clicks",
+        description="Open napari with the plugin on a sample volume. Without a screen, or with --headless, a simulated user works on "
+        "generated samples; their labels, a table of the clicks it took, and pictures are written to DIR.",
+    )
+    parser.add_argument("--headless", action="store_true", help="let a simulated user click, without a window")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="where the results go (default: %(default)s)")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import demo
+
+    reason = "" if arguments.headless else demo.why_no_window()
+    if not arguments.headless and not reason:
+        print("Opening napari with the Apprentice widget; click on an object in the image.")
+        demo.open_window()
+        return
+    if reason:
+        print(f"No window: {reason}. A simulated user does the clicking instead.")
+    with _progress() as progress:
+        task = progress.add_task("clicking", total=None)
+        results = demo.run_headless(
+            arguments.out, on_start=lambda total: progress.update(task, total=total), on_slice=lambda: progress.advance(task)
+        )
+    print(demo.table(results.slices))
+    print("\n".join(f"{what}: {path}" for what, path in results.files))
+
+
+# --- segment ---
+
+
+def _add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "segment",
+        help="replay recorded clicks on an image and write the labels",
+        description="Replay recorded clicks on an image and write the labels, in the geometry of the image. Every object is accepted, and "
+        "learnt from, after its last click.",
+        epilog='Clicks are JSON, {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}, '
+        "or the journal.jsonl of a session.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA, NRRD, PNG or JPEG file")
+    parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
+    parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
+    parser.add_argument("--policy", default="mi+pi", metavar="P", help="how the model learns: none, mi, pi or mi+pi (default: %(default)s)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
+    _add_device(parser)
+    parser.set_defaults(run=_segment)
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly, files
+    from napari_apprentice.replay import read_recording, replay, starting_labels
+
+    image = files.read(arguments.image)
+    events = read_recording(arguments.clicks)
+    labels = starting_labels(arguments.clicks)
+    session = assembly.open_session(image, weights=arguments.weights, policy=arguments.policy, device=arguments.device, labels=labels)
+    with _progress() as progress:
+        task = progress.add_task("replaying", total=len(events))
+        replay(session, events, lambda: progress.advance(task))
+    written = files.write(arguments.out, session.labels, like=image)
+    print(f"Objects: {len(session.finished)}. Labels: {written}")
+
+
+# --- benchmark ---
+
+
+def _add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="measure how many clicks a simulated user needs on labelled sets",
+        description="Measure how many clicks a simulated user needs. Objects of a set are segmented one after the other, each scored "
+        "before the model learns from it. Policies, robots and orders may be lists separated by commas: every combination becomes a row.",
+    )
+    parser.add_argument("sets", type=Path, nargs="+", metavar="SET_DIR", help="folder with images/, labels/ and dataset.toml")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--network", metavar="NAME", help="one of the networks that come with the program")
+    model.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network")
+    parser.add_argument("--policy", type=_names, default=("none",), metavar="P", help="none, mi, pi or mi+pi (default: none)")
+    parser.add_argument("--robot", type=_names, default=("centre",), metavar="R", help="centre or random (default: centre)")
+    parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)")
+    parser.add_argument("--targets", type=_ious, default=(0.80, 0.85, 0.90), metavar="IOUS", help="IoUs to reach (default: 0.80,0.85,0.90)")
+    parser.add_argument("--order", type=_orders, default=("sorted",), metavar="O", help="sorted, or seed of a shuffle (default: sorted)")
+    parser.add_argument("--cases", default="*", metavar="GLOB", help="only cases whose name matches, such as '*_FLAIR'")
+    parser.add_argument("--target", metavar="NAME", help="only this target of the sets")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N objects of a set, spread evenly over it")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random robot (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, each as soon as it is there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows measured at once, each in a process (default: 1)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    _add_device(parser)
+    parser.set_defaults(run=_benchmark)
+
+
+def _benchmark(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly, report
+    from napari_apprentice.benchmark import Row, Trial, objects_of, run_all
+    from napari_apprentice.segmenter import pick_device
+
+    trials = [
+        Trial(
+            folder=folder,
+            policy=policy,
+            robot=robot,
+            order=order,
+            cases=arguments.cases,
+            target=arguments.target,
+            limit=arguments.limit,
+            max_clicks=arguments.max_clicks,
+            targets=arguments.targets,
+            seed=arguments.seed,
+        )
+        for folder, robot, order, policy in product(arguments.sets, arguments.robot, arguments.order, arguments.policy)
+    ]
+    for policy in arguments.policy:
+        assembly.make_policy(policy)  # a misspelt one is told before the work begins
+    device = str(pick_device(arguments.device))
+    about = report.machine(device, arguments.threads)
+    build = partial(_load_segmenter, arguments.weights, arguments.network, device, arguments.threads)
+    rows: dict[int, Row] = {}
+    with _progress() as progress:
+        task = progress.add_task("objects", total=sum(len(objects_of(trial)[1]) for trial in trials))
+        for index, row in run_all(trials, build, assembly.make_policy, jobs=arguments.jobs, on_object=lambda: progress.advance(task)):
+            rows[index] = row
+            if arguments.json is not None:
+                report.write_json(arguments.json, about, [rows[i] for i in sorted(rows)])
+    print(report.markdown(about, [rows[i] for i in sorted(rows)], arguments.markdown), end="")
+
+
+def _load_segmenter(weights: Path | None, network: str | None, device: str, threads: int) -> Segmenter:
+    """Also in the processes of ``--jobs``: the same number of threads everywhere gives the same sums everywhere."""
+    import torch
+
+    from napari_apprentice import assembly
+
+    torch.set_num_threads(max(threads, 1))
+    return assembly.load_segmenter(weights, network, device)
+
+
+# --- train ---
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a network by a recipe",
+        description="Train a network by a recipe, with simulated clicks. Killed or interrupted, it goes on with --resume.",
+    )
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="what to train, and how")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the sets which the recipe names")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--resume", action="store_true", help="go on where an earlier run with this FILE stopped")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    _add_device(parser)
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import training
+
+    training.train(
+        arguments.recipe, arguments.data, arguments.out, resume=arguments.resume, device=arguments.device, threads=arguments.threads
+    )
+    print(f"Weights: {arguments.out}")
+
+
+# --- info ---
+
+
+def _add_info(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("info", help="say what a weights file holds", description="Say what a weights file holds.")
+    parser.add_argument("weights", type=Path, nargs="?", metavar="WEIGHTS", help="the file (default: the one that comes with the program)")
+    parser.set_defaults(run=_info)
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly
+
+    facts = assembly.load_segmenter(arguments.weights, device="cpu").describe()
+    width = max(len(key) for key in facts)
+    for key, value in facts.items():
+        print(f"{key:<{width}}  {f'{value:,}' if isinstance(value, int) else value}")
+
+
+# --- shared ---
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=_DEVICES, default="auto", help="what computes (default: %(default)s)")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _ious(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected IoUs such as 0.80,0.85,0.90") from None
+
+
+def _orders(text: str) -> tuple[Literal["sorted"] | int, ...]:
+    try:
+        return tuple("sorted" if part == "sorted" else int(part) for part in _names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number") from None
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on stderr, where it does not get into what is printed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import dask.array
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels
+
+from napari_apprentice._napari.contributions import image_layer
+from napari_apprentice._napari.placement import METADATA_KEY, hidden_axis, image_of, same_placement, shown_straight, standing_image
+from napari_apprentice.types import Image, ImageError
+
+
+def as_layer(image: Image) -> ImageLayer:
+    data, arguments, _ = image_layer(image)
+    return ImageLayer(data, **arguments)
+
+
+def rotation(degrees: float) -> np.ndarray:
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def test_an_axis_aligned_image_stands_at_its_true_place(volume):
+    layer = as_layer(volume)
+    for voxel in [(0, 0, 0), (3, 20, 10), (7, 39, 49)]:
+        world = volume.affine @ [*voxel, 1]
+        np.testing.assert_allclose(layer.data_to_world(voxel), world[:-1])
+    assert not shown_straight(volume)
+    assert [str(unit) for unit in layer.units] == ["millimeter"] * 3
+    assert layer.axis_labels == ("z", "y", "x")
+
+
+def test_a_rotated_2d_image_stands_at_its_true_place():
+    affine = np.eye(3)
+    affine[:2, :2] = rotation(30)[1:, 1:] * 0.7
+    affine[:2, 2] = 5, -3
+    layer = as_layer(Image(np.arange(20.0).reshape(1, 4, 5), affine, "mm"))
+    np.testing.assert_allclose(layer.data_to_world((3, 2)), (affine @ [3, 2, 1])[:2])
+
+
+@pytest.mark.parametrize("degrees", [9.0, -30.0, 90.0, 180.0])
+def test_an_oblique_volume_is_shown_straight_with_its_centre_and_spacing(degrees):
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(degrees) @ np.diag([2.2, -1.9, 2.0])
+    affine[:3, 3] = 7, -35, 118
+    image = Image(np.random.default_rng(0).normal(size=(1, 5, 6, 7)), affine, "mm")
+    layer = as_layer(image)
+    np.testing.assert_allclose(np.abs(layer.scale), image.spacing)
+    centre = (np.array(image.shape) - 1) / 2
+    np.testing.assert_allclose(layer.data_to_world(centre), (affine @ [*centre, 1])[:3])
+    assert shown_straight(image) == (degrees != 180.0)  # half a turn about an axis only flips the two others
+    np.testing.assert_array_equal(image_of(layer).affine, affine)
+
+
+def test_reading_a_layer_back_gives_the_very_image(volume, photograph):
+    for image in (volume, photograph):
+        assert image_of(as_layer(image)) is image
+
+
+def test_an_image_carried_by_a_layer_of_another_shape_is_not_believed(volume):
+    layer = as_layer(volume)
+    layer.data = layer.data[2:]
+    assert image_of(layer).shape == (6, 40, 50)
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_a_foreign_layer_is_taken_as_it_stands():
+    layer = ImageLayer(
+        np.zeros((4, 5, 6)), scale=(3, 2, 1), translate=(1, 2, 3), rotate=[20, 0, 0], units=("um", "um", "um"), name="foreign"
+    )
+    image = image_of(layer)
+    assert (image.units, image.name, image.path) == ("mm", "foreign", None)
+    for voxel in np.ndindex(2, 2, 2):
+        np.testing.assert_allclose((image.affine @ [*voxel, 1])[:3] * 1000, layer.data_to_world(voxel))
+
+
+def test_a_layer_without_length_units_counts_pixels():
+    image = image_of(ImageLayer(np.zeros((4, 5)), scale=(2, 2)))
+    assert image.units == "pixel"
+    np.testing.assert_array_equal(image.affine, np.diag([2, 2, 1]))
+
+
+def test_colours_come_first_and_alpha_goes():
+    colours = np.random.default_rng(0).integers(0, 255, (6, 7, 4)).astype(np.uint8)
+    np.testing.assert_array_equal(image_of(ImageLayer(colours, rgb=True)).data, np.moveaxis(colours[..., :3], -1, 0))
+
+
+def test_lazy_arrays_stay_lazy_and_multiscale_means_full_resolution():
+    lazy = dask.array.ones((8, 40, 50), chunks=10)
+    assert isinstance(image_of(ImageLayer(lazy)).data, dask.array.Array)
+    pyramid = [np.ones((40, 50)), np.ones((20, 25))]
+    assert image_of(ImageLayer(pyramid, multiscale=True)).shape == (40, 50)
+
+
+def test_zarr_arrays_can_be_used():
+    zarr = pytest.importorskip("zarr")
+    array = zarr.array(np.arange(24.0).reshape(4, 6))
+    np.testing.assert_array_equal(np.asarray(image_of(ImageLayer(array)).data), np.arange(24.0).reshape(1, 4, 6))
+
+
+def test_a_series_is_refused_with_one_sentence():
+    with pytest.raises(ImageError, match=r"has 4 axes .* expected a 2D image or a 3D volume"):
+        image_of(ImageLayer(np.zeros((2, 3, 4, 5)), name="movie"))
+
+
+def test_another_layer_stands_in_the_same_place(volume):
+    layer = as_layer(volume)
+    labels = Labels(np.zeros(volume.shape, np.uint8), **same_placement(layer))
+    np.testing.assert_allclose(labels.data_to_world((1, 2, 3)), layer.data_to_world((1, 2, 3)))
+    assert (labels.units, labels.axis_labels) == (layer.units, layer.axis_labels)
+    np.testing.assert_allclose(standing_image(labels).affine, volume.affine)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
+def test_the_hidden_axis_is_the_first_of_the_order(order, volume):
+    viewer = ViewerModel()
+    viewer.add_layer(as_layer(volume))
+    viewer.dims.order = order
+    assert hidden_axis(viewer.dims, 3) == order[0]
+    viewer.dims.ndisplay = 3
+    assert hidden_axis(viewer.dims, 3) is None
+
+
+def test_a_photograph_beside_a_volume_is_seen_only_where_its_plane_is_shown(volume, photograph):
+    viewer = ViewerModel()
+    viewer.add_layer(as_layer(volume))
+    viewer.add_layer(as_layer(photograph))
+    assert hidden_axis(viewer.dims, 2) == 0
+    viewer.dims.order = (1, 0, 2)
+    assert hidden_axis(viewer.dims, 2) is None
+
+
+def test_the_key_under_which_the_image_travels_is_not_changed_lightly(volume):
+    assert as_layer(volume).metadata == {METADATA_KEY: volume}
+    assert METADATA_KEY == "napari-apprentice"

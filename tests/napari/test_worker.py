@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from napari_apprentice._napari.worker import Task, Worker
+
+
+@pytest.fixture
+def worker(qtbot):
+    made = Worker()
+    yield made
+    made.close()
+    assert made.join(10)
+
+
+def test_tasks_run_in_order_in_one_other_thread_and_answer_on_the_main_one(worker, qtbot):
+    threads, answers, homes = [], [], []
+
+    def then(result):
+        answers.append(result)
+        homes.append(threading.current_thread())
+
+    for number in range(20):
+        worker.submit(Task("counting", lambda n=number: threads.append(threading.current_thread()) or n, then))
+    qtbot.waitUntil(lambda: worker.waiting == 0)
+    assert answers == list(range(20))
+    assert set(homes) == {threading.main_thread()}
+    assert len(set(threads)) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+def test_an_error_reaches_otherwise_and_the_next_task_runs(worker, qtbot):
+    errors, answers = [], []
+    worker.submit(Task("failing", lambda: 1 / 0, answers.append, errors.append))
+    worker.submit(Task("working", lambda: "fine", answers.append))
+    qtbot.waitUntil(lambda: worker.waiting == 0)
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+    assert answers == ["fine"]
+
+
+def test_it_says_what_it_does_and_when_it_rests(worker, qtbot):
+    said = []
+    worker.activity_changed.connect(said.append)
+    worker.submit(Task("one", lambda: None))
+    worker.submit(Task("two", lambda: None))
+    qtbot.waitUntil(lambda: worker.waiting == 0)
+    assert said == ["one", "two", ""]
+
+
+def test_close_returns_at_once_finishes_the_queue_and_drops_the_answers(qtbot):
+    worker, gate, done, answers = Worker(), threading.Event(), [], []
+    worker.submit(Task("waiting", lambda: gate.wait(10), answers.append))
+    worker.submit(Task("saving", lambda: done.append("saved"), answers.append))
+    worker.close()
+    worker.submit(Task("too late", lambda: done.append("too late")))
+    assert worker.alive
+    gate.set()
+    assert worker.join(10)
+    qtbot.wait(20)
+    assert done == ["saved"]
+    assert answers == []
+
+
+def test_what_is_queued_is_done_before_the_program_ends(tmp_path):
+    script = f"""
+import pathlib, time
+from qtpy.QtCore import QCoreApplication
+from napari_apprentice._napari.worker import Task, Worker
+application = QCoreApplication([])
+worker = Worker()
+worker.submit(Task("saving", lambda: (time.sleep(0.5), pathlib.Path({str(tmp_path / "saved")!r}).touch())))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    assert (tmp_path / "saved").exists()

@@ -1,0 +1,358 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from statistics import fmean
+
+import numpy as np
+import pytest
+
+from napari_apprentice import benchmark, report
+from napari_apprentice.benchmark import Trial, run, run_all, trace
+from napari_apprentice.datasets import open_set
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy
+from napari_apprentice.simulation import CentreRobot
+from napari_apprentice.types import ImageSlice, InputError, LearningReport, Prediction, RecipeError, WriteError
+
+TRUTH = np.zeros((10, 20), bool)
+TRUTH[:, :10] = True  # 100 pixels
+
+
+def mask_of_iou(hundredths):
+    """A mask inside the truth whose IoU with it is so many hundredths."""
+    mask = np.zeros(TRUTH.shape, bool)
+    mask[:, :10].flat[:hundredths] = True
+    return mask
+
+
+class Scripted:
+    """A policy that answers every object with the next of the given lists of IoUs (in hundredths), and remembers what it was told."""
+
+    def __init__(self, *objects):
+        self.objects = [list(answers) for answers in objects]
+        self.prompts, self.lessons = [], []
+
+    def on_click(self, segmenter, image_slice, prompt):
+        self.prompts.append(prompt)
+        return Prediction.from_mask(mask_of_iou(self.objects[len(self.lessons)][len(prompt.clicks) - 1]))
+
+    def on_accept(self, segmenter, lesson):
+        self.lessons.append(lesson)
+        return LearningReport()
+
+
+PIXELS = ImageSlice(np.arange(200, dtype=np.uint8).reshape(1, 10, 20))
+
+
+def follow(policy, **settings):
+    return trace(CentreRobot(), DiskSegmenter(), policy, PIXELS, TRUTH, **settings)
+
+
+# --- one object ---
+
+
+def test_the_loop_stops_at_the_highest_target():
+    policy = Scripted([50, 84, 86, 91, 99])
+    found = follow(policy, targets=(0.85, 0.90), max_clicks=20)
+    assert found.ious == (0.50, 0.84, 0.86, 0.91)
+    assert found.dices == pytest.approx([2 * i / (1 + i) for i in found.ious])
+    assert len(found.clicks) == 4
+
+
+def test_the_loop_stops_at_the_most_clicks():
+    assert follow(Scripted([10] * 9), max_clicks=3).ious == (0.1, 0.1, 0.1)
+
+
+def test_a_perfect_mask_ends_the_loop_without_a_click():
+    assert follow(Scripted([60, 100]), targets=(1.0,), max_clicks=20).ious == (0.6, 1.0)
+
+
+def test_every_click_is_told_what_was_said_before():
+    policy = Scripted([20, 40, 95])
+    found = follow(policy)
+    assert [len(p.clicks) for p in policy.prompts] == [1, 2, 3]
+    assert policy.prompts[0].previous is None
+    for prompt, hundredths in zip(policy.prompts[1:], (20, 40), strict=True):
+        np.testing.assert_array_equal(prompt.previous.mask, mask_of_iou(hundredths))
+    assert policy.prompts[-1].clicks == found.clicks
+    assert found.clicks[0] == CentreRobot().click(TRUTH, np.zeros_like(TRUTH), ())
+    assert found.clicks[1] == CentreRobot().click(TRUTH, mask_of_iou(20), found.clicks[:1])
+
+
+def test_the_lesson_is_what_the_user_accepted_and_not_the_truth():
+    policy = Scripted([20, 93])
+    found = follow(policy, case="scan")
+    (lesson,) = policy.lessons
+    np.testing.assert_array_equal(lesson.mask, mask_of_iou(93))
+    np.testing.assert_array_equal(found.mask, mask_of_iou(93))
+    assert (lesson.clicks, lesson.case, lesson.image_slice) == (found.clicks, "scan", PIXELS)
+
+
+@pytest.mark.parametrize("truth", [np.zeros((10, 20), bool), np.ones((9, 20), bool)])
+def test_a_truth_that_cannot_be_reached_is_refused(truth):
+    with pytest.raises(InputError, match="a truth of shape"):
+        trace(CentreRobot(), DiskSegmenter(), FakePolicy(), PIXELS, truth)
+
+
+def test_seconds_come_from_the_clock_of_the_segmenter():
+    class Clocked(DiskSegmenter):
+        def predict(self, image_slice, prompt):
+            self.clock["encode"] += 1.0 if len(prompt.clicks) == 1 else 0.0
+            self.clock["decode"] += 0.25
+            return super().predict(image_slice, prompt)
+
+    segmenter = Clocked()
+    segmenter.clock["decode"] = 100.0  # of earlier work
+    found = trace(CentreRobot(), segmenter, FakePolicy(0, 0), PIXELS, TRUTH, max_clicks=4)
+    assert found.seconds == {"encode": 1.0, "decode": 0.25 * len(found.clicks), "adapt": 0.0}
+
+
+def test_seconds_are_measured_where_there_is_no_clock():
+    segmenter = DiskSegmenter()
+    del segmenter.clock
+    found = trace(CentreRobot(), segmenter, FakePolicy(), PIXELS, TRUTH, max_clicks=4)
+    assert found.seconds["decode"] > 0
+    assert found.seconds["adapt"] > 0
+    assert found.seconds["encode"] == 0
+
+
+# --- a sequence ---
+
+
+@pytest.fixture
+def squares(make_set):
+    """Four pictures whose only object is TRUTH."""
+    return make_set('objects = "id"\n', {c: (PIXELS.data[0], TRUTH.astype(np.uint8)) for c in "abcd"}, "squares")
+
+
+SCRIPT = ([50, 86, 92], [70, 60, 88, 95], [91], [10, 20, 30, 40, 50])
+
+
+@pytest.fixture
+def row(squares):
+    return run(Trial(squares, max_clicks=5), DiskSegmenter(), Scripted(*SCRIPT))
+
+
+def test_clicks_to_reach_count_a_failure_as_the_most_clicks(row):
+    assert row.noc == {"0.80": fmean([2, 3, 1, 5]), "0.85": fmean([2, 3, 1, 5]), "0.90": fmean([3, 4, 1, 5])}
+    assert row.nof == {"0.80": 1, "0.85": 1, "0.90": 1}
+
+
+def test_a_finished_object_keeps_its_last_value(row):
+    assert row.iou_at == pytest.approx(
+        {"1": fmean([0.5, 0.7, 0.91, 0.1]), "3": fmean([0.92, 0.88, 0.91, 0.3]), "5": fmean([0.92, 0.95, 0.91, 0.5])}
+    )
+    assert row.dice_at["5"] == pytest.approx(fmean(2 * i / (1 + i) for i in (0.92, 0.95, 0.91, 0.5)))
+
+
+def test_the_second_half_is_measured_on_its_own(row):
+    assert row.second_half["noc"] == {"0.80": 3.0, "0.85": 3.0, "0.90": 3.0}
+    assert row.second_half["iou_at"] == pytest.approx({"1": (0.91 + 0.1) / 2, "3": (0.91 + 0.3) / 2, "5": (0.91 + 0.5) / 2})
+
+
+def test_the_largest_drop_of_the_mean_is_told(squares):
+    assert run(Trial(squares, max_clicks=3), DiskSegmenter(), Scripted(*[[60, 40, 50]] * 4)).max_drop == pytest.approx(0.2)
+    assert run(Trial(squares, max_clicks=3), DiskSegmenter(), Scripted(*[[10, 40, 50]] * 4)).max_drop == 0.0
+
+
+def test_facts_of_the_row(row):
+    facts = (row.set, row.network, row.policy, row.robot, row.order, row.n_objects, row.max_clicks, row.limit)
+    assert facts == ("squares", "disks", "none", "centre", "sorted", 4, 5, None)
+
+
+def test_a_chosen_target_stands_in_the_name(make_set):
+    folder = make_set('objects = "class"\n[classes]\n"1" = "left"\n', {"a": (PIXELS.data[0], TRUTH.astype(np.uint8))}, "halves")
+    assert run(Trial(folder, target="left"), DiskSegmenter(), FakePolicy()).set == "halves (left)"
+
+
+def test_an_object_is_scored_with_what_the_earlier_ones_taught_only(disks_set):
+    """Prequential: the row of a sequence is made of the traces of one segmenter that goes on learning."""
+    trial = Trial(disks_set, policy="mi+pi", max_clicks=6)
+    labelled, refs = benchmark.objects_of(trial)
+    segmenter, radii, traces = DiskSegmenter(2.0), [], []
+    for ref in refs:
+        radii.append(segmenter.radius)
+        traces.append(trace(CentreRobot(), segmenter, FakePolicy(), labelled.slice(ref), labelled.truth(ref), max_clicks=6))
+    assert radii == sorted(set(radii))  # it learnt between all objects
+    found = run(trial, DiskSegmenter(2.0), FakePolicy())
+    assert found.iou_at["1"] == pytest.approx(fmean(t.ious[0] for t in traces))
+    assert found.noc["0.80"] == fmean(next((i for i, iou in enumerate(t.ious, 1) if iou >= 0.8), 6) for t in traces)
+
+
+def test_learning_shows_in_the_second_half(disks_set):
+    frozen = run(Trial(disks_set), DiskSegmenter(4.0), FakePolicy(0, 0))
+    taught = run(Trial(disks_set), DiskSegmenter(4.0), FakePolicy(0, 0.6))
+    assert taught.second_half["iou_at"]["1"] > frozen.second_half["iou_at"]["1"]
+
+
+def test_the_second_half_of_a_model_that_never_learns_is_that_half_alone(disks_set):
+    whole = run(Trial(disks_set, max_clicks=4), DiskSegmenter(), FakePolicy(0, 0))
+    refs = open_set(disks_set).objects()
+    half = refs[len(refs) // 2 :]
+    assert len({ref.case for ref in half} & {ref.case for ref in refs[: len(refs) // 2]}) <= 1
+    labelled = open_set(disks_set)
+    alone = [
+        trace(CentreRobot(), DiskSegmenter(), FakePolicy(0, 0), labelled.slice(r), labelled.truth(r), max_clicks=4).ious[0] for r in half
+    ]
+    assert whole.second_half["iou_at"]["1"] == pytest.approx(fmean(alone))
+
+
+def test_the_segmenter_comes_back_as_it_was(disks_set):
+    segmenter = DiskSegmenter(3.0)
+    before = segmenter.snapshot()
+    first = run(Trial(disks_set), segmenter, FakePolicy())
+    assert segmenter.snapshot() is before
+    assert run(Trial(disks_set), segmenter, FakePolicy()).iou_at == first.iou_at
+    with pytest.raises(RuntimeError, match="told to fail"):
+        run(Trial(disks_set), segmenter, FakePolicy(failing="accept"))
+    assert segmenter.snapshot() is before
+
+
+def test_order_and_limit_are_those_of_the_set(disks_set):
+    seen = []
+
+    class Listening(FakePolicy):
+        def on_accept(self, segmenter, lesson):
+            seen.append((lesson.case, lesson.image_slice.key))
+            return super().on_accept(segmenter, lesson)
+
+    trial = Trial(disks_set, order=4, limit=5)
+    ticks = []
+    found = run(trial, DiskSegmenter(), Listening(), lambda: ticks.append(1))
+    assert [case for case, _ in seen] == [ref.case for ref in open_set(disks_set).objects(order=4, limit=5)]
+    assert (found.n_objects, len(ticks), found.order) == (5, 5, "4")
+
+
+@pytest.mark.parametrize(
+    ("wish", "sentence"),
+    [
+        ({"max_clicks": 0}, "at most 0 clicks"),
+        ({"targets": ()}, "targets"),
+        ({"targets": (0.0,)}, "targets"),
+        ({"targets": (85,)}, "targets"),
+    ],
+)
+def test_an_impossible_trial_is_refused(tmp_path, wish, sentence):
+    with pytest.raises(InputError, match=sentence):
+        Trial(tmp_path, **wish)
+
+
+# --- many trials ---
+
+
+# Can be sent to other processes, which a function of this module cannot.
+policy_named = {"none": FakePolicy(0, 0), "mi+pi": FakePolicy()}.__getitem__
+
+
+def untimed(row):
+    return replace(row, seconds_per_click={})
+
+
+@pytest.fixture
+def trials(disks_set):
+    return [Trial(disks_set, policy=p, robot=r, max_clicks=5) for p in ("none", "mi+pi") for r in ("centre", "random")]
+
+
+def test_a_trial_does_not_depend_on_those_before_it(trials):
+    rows = dict(run_all(trials, DiskSegmenter, policy_named))
+    backwards = dict(run_all(trials[::-1], DiskSegmenter, policy_named))
+    assert [untimed(rows[i]) for i in range(4)] == [untimed(backwards[3 - i]) for i in range(4)]
+    assert len({json.dumps(untimed(row).as_dict()) for row in rows.values()}) == 4
+
+
+def test_processes_give_the_same_rows(trials):
+    ticks = []
+    arguments = (partial(DiskSegmenter, 3.0), policy_named)
+    serial = dict(run_all(trials, *arguments))
+    parallel = dict(run_all(trials, *arguments, jobs=2, on_object=lambda: ticks.append(1)))
+    assert {i: untimed(row) for i, row in parallel.items()} == {i: untimed(row) for i, row in serial.items()}
+    assert len(ticks) == sum(row.n_objects for row in serial.values())
+
+
+def test_what_a_process_refuses_reaches_the_caller(trials, tmp_path):
+    broken = [replace(trials[0], folder=tmp_path / "nowhere")]
+    with pytest.raises(RecipeError, match="nowhere"):
+        list(run_all(broken, DiskSegmenter, policy_named, jobs=2))
+
+
+# --- report ---
+
+SCHEMA = {"set", "network", "policy", "robot", "order", "n_objects", "noc", "nof", "iou_at", "dice_at", "second_half", "seconds_per_click"}
+ABOUT = report.machine("cpu", 2)
+
+
+def test_json_says_everything(row, tmp_path):
+    path = tmp_path / "new" / "rows.json"
+    report.write_json(path, ABOUT, [row, row])
+    content = json.loads(path.read_text())
+    assert content["machine"] == ABOUT
+    assert len(content["rows"]) == 2
+    (one, _) = content["rows"]
+    assert set(one) >= SCHEMA
+    assert one["noc"] == row.noc
+    assert set(one["second_half"]) == {"noc", "iou_at"}
+    assert set(one["seconds_per_click"]) == {"encode", "decode", "adapt"}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_machine_is_described():
+    assert ABOUT["cores"] >= 1
+    assert (ABOUT["threads"], ABOUT["device"]) == (2, "cpu")
+    assert all(ABOUT[key] for key in ("python", "numpy", "version", "date", "system"))
+    json.dumps(ABOUT)
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def tables(text):
+    """Every table as a list of {column: cell}."""
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    return [[dict(zip(cells(lines[0]), cells(line), strict=True)) for line in lines[2:]] for lines in blocks]
+
+
+def test_the_tables_hold_the_rows_and_their_mean(row, tmp_path):
+    other = replace(row, set="circles", noc={"0.80": 1.0, "0.85": 1.0, "0.90": 1.5}, n_objects=6)
+    path = tmp_path / "benchmark.md"
+    text = report.markdown(ABOUT, [row, other], path)
+    assert path.read_text() == text
+    quality, speed = tables(text)
+    assert [line["set"] for line in quality] == ["squares", "circles", "**mean of 2 sets**"]
+    assert [line["NoC@0.90"] for line in quality] == [f"{v:.2f}" for v in (row.noc["0.90"], 1.5, (row.noc["0.90"] + 1.5) / 2)]
+    assert [line["objects"] for line in quality] == ["4", "6", "10"]
+    assert quality[0]["IoU@1"] == f"{row.iou_at['1']:.3f}"
+    assert quality[0]["2nd NoC@0.85"] == "3.00"
+    assert speed[0]["Dice@5"] == f"{row.dice_at['5']:.3f}"
+    assert speed[0]["adapt s"] == f"{row.seconds_per_click['adapt']:.3f}"
+
+
+def test_the_tables_say_how_they_were_measured(row):
+    text = report.markdown(ABOUT, [row, replace(row, robot="random", order="3", limit=8, cases="*_T1", seed=5)])
+    for fact in (
+        "## Robot `centre`",
+        "## Robot `random`",
+        str(ABOUT["date"]),
+        "sorted",
+        "`*_T1`",
+        "at most 8 objects",
+        "Robot seed 0, 5",
+        "At most 5 clicks",
+    ):
+        assert fact in text
+    assert "mean of" not in text  # of one set there is no mean over sets
+
+
+def test_a_place_that_cannot_be_written_is_told(row, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="cannot be written"):
+        report.write_json(tmp_path / "file" / "rows.json", ABOUT, [row])
+
+
+def test_means_are_of_measured_numbers_only(row):
+    (mean,) = report._means([row, replace(row, set="circles", max_drop=0.5)])
+    assert mean.max_drop == pytest.approx((row.max_drop + 0.5) / 2)
+    assert (mean.max_clicks, mean.seed, mean.limit) == (row.max_clicks, row.seed, row.limit)
+    assert math.isclose(mean.second_half["noc"]["0.85"], row.second_half["noc"]["0.85"])
