@@ -55,7 +55,7 @@ def expected_objects(kind, labels):
     masks = {"rim": [labels == 1], "cup": [labels == 2]}
     if kind == "class":
         return masks
-    return {name: [m for m in pieces(mask)] for name, (mask,) in masks.items()}
+    return {name: list(pieces(mask)) for name, (mask,) in masks.items()}
 
 
 def pieces(mask):

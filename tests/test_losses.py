@@ -246,7 +246,9 @@ def test_our_form_does_not_depend_on_the_size_of_the_image_and_the_papers_does(s
     larger_logits, larger_target = F.pad(logits, (0, 24, 0, 24)), F.pad(target, (0, 24, 0, 24))
     ours = [click_centred_gaussian(z, t, click, form=form) for z, t in ((logits, target), (larger_logits, larger_target))]
     torch.testing.assert_close(ours[0], ours[1])
-    paper = [click_centred_gaussian(z, t, click, form=form, normalised=False) for z, t in ((logits, target), (larger_logits, larger_target))]
+    paper = [
+        click_centred_gaussian(z, t, click, form=form, normalised=False) for z, t in ((logits, target), (larger_logits, larger_target))
+    ]
     torch.testing.assert_close(paper[0], 4 * paper[1])
 
 

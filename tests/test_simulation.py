@@ -63,10 +63,10 @@ def test_transform_of_the_bounding_box_equals_that_of_the_padded_slice(seed):
     draw = np.random.default_rng(seed)
     blobs = ndimage.gaussian_filter(draw.standard_normal((2, 90, 70)), (0, 4, 4)) > 0.04
     truth, mask = blobs
-    padded = {kind: ndimage.distance_transform_edt(np.pad(error, 1))[1:-1, 1:-1] for kind, error in ((1, truth & ~mask), (0, mask & ~truth))}
-    positive = padded[1].max() > padded[0].max()
-    distance = padded[positive]
-    expected = Click(tuple(np.argwhere(distance == distance.max())[0]), bool(positive))
+    missing, superfluous = (ndimage.distance_transform_edt(np.pad(error, 1))[1:-1, 1:-1] for error in (truth & ~mask, mask & ~truth))
+    positive = bool(missing.max() > superfluous.max())
+    distance = missing if positive else superfluous
+    expected = Click(tuple(np.argwhere(distance == distance.max())[0]), positive)
     assert CentreRobot().click(truth, mask, ()) == expected
 
 
@@ -141,7 +141,8 @@ def test_random_robot_draws_uniformly_from_the_largest_8_connected_component():
     assert all(draw.positive for draw in draws)
     counts = {voxel: sum(draw.voxel == voxel for draw in draws) for voxel in {draw.voxel for draw in draws}}
     assert set(counts) == {(2, 2), (2, 3), (3, 2), (3, 3), (4, 4)}
-    assert min(counts.values()) > 60 and max(counts.values()) < 140
+    assert min(counts.values()) > 60
+    assert max(counts.values()) < 140
 
 
 def test_random_robot_takes_the_largest_of_both_kinds():
@@ -149,7 +150,8 @@ def test_random_robot_takes_the_largest_of_both_kinds():
     truth[2, 2:6] = True
     mask[10, 2:8] = True
     click = RandomRobot(0).click(truth, mask, ())
-    assert not click.positive and click.voxel[0] == 10
+    assert not click.positive
+    assert click.voxel[0] == 10
 
 
 def test_random_robot_goes_to_the_next_component_when_the_largest_is_used_up():

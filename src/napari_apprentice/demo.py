@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -64,12 +64,15 @@ class Results:
     files: tuple[tuple[str, Path], ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """One object in one slice of a volume, across axis 0."""
+class _Task(NamedTuple):
+    """One object in one slice: of a volume across axis 0, of a picture the picture itself."""
 
     label: int
-    index: int
+    plane: Plane
+
+    def cut(self, labels: npt.NDArray[Any]) -> Mask:
+        """(H, W) where the object lies in ``labels``."""
+        return np.asarray((labels if labels.ndim == 2 else labels[self.plane.index]) == self.label)
 
 
 def why_no_window() -> str:
@@ -110,7 +113,7 @@ def samples() -> tuple[tuple[Path, Path], ...]:
 def run_headless(
     out: Path, *, on_start: Callable[[int], None] = lambda total: None, on_slice: Callable[[], None] = lambda: None
 ) -> Results:
-    """Let a simulated user segment some slices of every sample.
+    """Let a simulated user segment the largest objects of every sample, in some of their slices.
 
     Parameters
     ----------
@@ -136,9 +139,8 @@ def run_headless(
         for task in plan:
             clicks, result = _segment(session, truth, task)
             slices.append(result)
-            shown = image.slice(Plane(0, task.index))
-            mask, goal = (labels[task.index] == task.label for labels in (session.labels, truth))
-            _save(out / f"{image.name}_object{task.label}_slice{task.index:03d}.png", _draw(shown, mask, goal, clicks))
+            picture = _draw(image.slice(task.plane), task.cut(session.labels), task.cut(truth), clicks)
+            _save(out / f"{image.name}_object{task.label}_slice{task.plane.index:03d}.png", picture)
             on_slice()
         target = out / files.labels_path(image).name
         written.append((f"Labels of {image.name}", files.write(target, session.labels, like=image)))
@@ -158,21 +160,22 @@ def table(slices: Sequence[SliceResult]) -> str:
 
 
 def _plan(truth: npt.NDArray[Any]) -> Iterator[_Task]:
-    """Slices spread over the middle of the largest objects of a volume, object by object."""
-    sizes = np.bincount(truth.ravel())
+    """Slices spread over the middle of the largest objects, object by object."""
+    volume = truth if truth.ndim == 3 else truth[None]
+    sizes = np.bincount(volume.ravel())
     sizes[0] = 0
     for label in np.argsort(-sizes, kind="stable")[:OBJECTS_PER_SAMPLE]:
         if sizes[label]:
-            areas = (truth == label).sum(axis=(1, 2))
+            areas = (volume == label).sum(axis=(1, 2))
             there = np.flatnonzero(areas >= areas.max() / 3)
             chosen = np.unique(np.linspace(0, len(there) - 1, min(SLICES_PER_OBJECT, len(there))).round().astype(int))
-            yield from (_Task(int(label), int(there[i])) for i in chosen)
+            yield from (_Task(int(label), Plane(0, int(there[i]))) for i in chosen)
 
 
 def _segment(session: Session, truth: npt.NDArray[Any], task: _Task) -> tuple[tuple[Click, ...], SliceResult]:
     """Click until content, accept, and let the model learn; the 2D clicks and what came of them."""
     session.select(task.label)
-    goal = truth[task.index] == task.label
+    goal = task.cut(truth)
     robot = CentreRobot()
     clicks: tuple[Click, ...] = ()
     ious: list[float] = []
@@ -182,11 +185,11 @@ def _segment(session: Session, truth: npt.NDArray[Any], task: _Task) -> tuple[tu
         if click is None:
             break
         clicks = (*clicks, click)
-        session.add(Click((task.index, *click.voxel), click.positive, axis=0))
-        mask = session.labels[task.index] == task.label
+        session.add(Click((task.plane.index, *click.voxel) if truth.ndim == 3 else click.voxel, click.positive))
+        mask = task.cut(session.labels)
         ious.append(float((mask & goal).sum() / (mask | goal).sum()))
     session.accept()
-    return clicks, SliceResult(session.image.name, task.label, task.index, len(clicks), ious[0], ious[-1])
+    return clicks, SliceResult(session.image.name, task.label, task.plane.index, len(clicks), ious[0], ious[-1])
 
 
 def _draw(image_slice: ImageSlice, mask: Mask, truth: Mask, clicks: Sequence[Click]) -> Picture.Image:

@@ -403,8 +403,8 @@ def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], i
     """Record and size of every line. The last line may be torn, no other one."""
     torn = 0
     for number, line in enumerate(file, start=1):
-        if torn:
-            raise ReadError(f"the journal {path} is damaged in line {torn} of {number} or more; expected at most a torn last line")
+        if torn or line.count(_CHECK.encode()) > 1:  # more than one: the end of the line before is damaged
+            raise ReadError(f"the journal {path} is damaged in line {torn or number}; expected at most a torn last line")
         try:
             yield _record(line), len(line)
         except ValueError:

@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,7 +137,7 @@ class Shelf:
             for part in (knowledge.weights, knowledge.first, knowledge.second):
                 self._written += 1
                 part.spill(Path(self._folder.name) / f"{self._written}.safetensors")
-        except OSError:
+        except (OSError, SafetensorError):
             return False
         self._sizes.pop(key, None)
         return True
@@ -177,7 +178,8 @@ class KnowledgeStore:
             temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, facts))
             os.replace(temporary, path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise WriteError(f"what was learnt cannot be written to {path} ({error.strerror or error}); expected a writable folder with room") from error
 
     def load(self, path: Path) -> Knowledge:
@@ -195,6 +197,17 @@ class KnowledgeStore:
             raise WeightsError(f"{path} cannot be read as learnt weights ({error}); expected a file that a session wrote") from error
         if facts.get("format") != FORMAT or facts.get("base") != self.digest:
             raise WeightsError(f"{path} was learnt on top of weights {facts.get('base')}; expected knowledge on top of {self.digest}")
+        try:
+            return self._knowledge(facts, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{path} is damaged ({error!r}); expected what a session learnt, as it wrote it") from error
+
+    def _knowledge(self, facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Knowledge:
+        """What the parts of a file say together; KeyError, TypeError or ValueError if they do not fit together."""
+        for key, value in tensors.items():
+            kind, _, name = key.partition("/")
+            if kind != "memory" and (value.shape != self.base.weights[name].shape or not bool(value.isfinite().all())):
+                raise ValueError(key)
         device = next(iter(self.base.weights.values())).device
         named = {k: v.to(device) for k, v in tensors.items() if not k.startswith("memory/")}
         first, second = (Tensors({k.removeprefix(p): v for k, v in named.items() if k.startswith(p)}) for p in ("first/", "second/"))
@@ -202,8 +215,11 @@ class KnowledgeStore:
             Remembered(tensors[f"memory/{i}/images"], tensors[f"memory/{i}/targets"], _clicks(views))
             for i, views in enumerate(json.loads(facts["clicks"]))
         )
+        if first.keys() != second.keys():
+            raise ValueError("moments")
         weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
-        return Knowledge(weights, first, second, int(facts["steps"]), tuple(json.loads(facts["extent_log"])), memory)
+        total, squares, count = map(float, json.loads(facts["extent_log"]))
+        return Knowledge(weights, first, second, int(facts["steps"]), (total, squares, count), memory)
 
 
 def _clicks(views: list[list[list[float]]]) -> tuple[tuple[WindowClick, ...], ...]:

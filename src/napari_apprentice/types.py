@@ -25,6 +25,7 @@ The errors (each message is one sentence that says what arrived and what was exp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -157,7 +158,7 @@ class Click:
 
     def __post_init__(self) -> None:
         voxel = tuple(self.voxel)
-        if len(voxel) not in (2, 3) or any(float(v) != int(v) for v in voxel):
+        if len(voxel) not in (2, 3) or not all(math.isfinite(v) and float(v) == int(v) for v in voxel):
             raise ClickError(f"a click at {voxel} arrived; expected 2 or 3 whole voxel coordinates, slowest axis first")
         object.__setattr__(self, "voxel", tuple(int(v) for v in voxel))
         object.__setattr__(self, "positive", bool(self.positive))
@@ -212,7 +213,7 @@ class Image:
             raise ImageError(f"an image of {self.data.dtype} values arrived; expected integers or real numbers")
         n = len(shape) - 1
         affine = np.eye(n + 1) if self.affine is None else np.array(self.affine, dtype=np.float64)
-        if affine.shape != (n + 1, n + 1) or not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-12:
+        if affine.shape != (n + 1, n + 1) or not np.isfinite(affine).all() or not _invertible(affine[:n, :n]):
             raise ImageError(f"an affine of shape {affine.shape} arrived for a {n}D image; expected an invertible ({n + 1}, {n + 1}) matrix")
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
@@ -270,6 +271,12 @@ class Image:
         if array.min() == array.max():
             raise ImageError(f"slice {index} of {self.name!r} is constant (every value is {array.flat[0]}); expected an image with some contrast")
         return ImageSlice(array, (float(spacing[0]), float(spacing[1])), plane, (id(self), plane))
+
+
+def _invertible(matrix: npt.NDArray[np.float64]) -> bool:
+    """Whether the columns are independent, whatever their lengths (spacings of nanometres in millimetres are small, not singular)."""
+    lengths = np.linalg.norm(matrix, axis=0)
+    return bool((lengths > 0).all()) and abs(float(np.linalg.det(matrix / np.where(lengths > 0, lengths, 1.0)))) > 1e-9
 
 
 @dataclass(frozen=True, eq=False)

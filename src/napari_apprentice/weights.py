@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def save_weights(network: nn.Module, path: Path | str, facts: Mapping[str, Any] 
         temporary.write_bytes(save(tensors, metadata))
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise WriteError(f"the weights cannot be written to {path} ({error.strerror or error}); expected a writable folder with room") from error
     return path
 
@@ -72,11 +74,15 @@ def load_weights(path: Path | str | None = None) -> LoadedWeights:
         raise WeightsError(f"{path} cannot be read as weights ({error}); expected a safetensors file written by this program") from error
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path} says format {metadata.get('format')!r}; expected {FORMAT!r}, as `apprentice train` writes it")
-    name = metadata["network"]
-    network = build(name, json.loads(metadata["config"]))
+    try:
+        name, facts = metadata["network"], dict(json.loads(metadata.get("facts", "{}")))
+        network = build(name, json.loads(metadata["config"]))
+    except Exception as error:  # whatever a constructor makes of a damaged configuration
+        said = error if isinstance(error, WeightsError) else repr(error)
+        raise WeightsError(f"{path} names a network that cannot be built ({said}); expected one of this version, undamaged") from error
     _fit(network, tensors, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return LoadedWeights(network.eval(), name, json.loads(metadata.get("facts", "{}")), digest)
+    return LoadedWeights(network.eval(), name, facts, digest)
 
 
 def _fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

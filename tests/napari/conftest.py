@@ -11,12 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from napari.layers import Labels, Points
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QApplication, QPushButton
 
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import Image
 
+NONE = Qt.KeyboardModifier.NoModifier
+LEFT = Qt.MouseButton.LeftButton
 HAS_SCREEN = sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY")) or shutil.which("Xvfb") is not None
 
 
@@ -66,6 +71,69 @@ class DiskEngine:
         return self.sessions[-1]
 
 
+class Hands:
+    """Mouse and keyboard of a napari window with the widget docked."""
+
+    def __init__(self, qtbot, viewer, widget) -> None:
+        self.qtbot, self.viewer, self.widget = qtbot, viewer, widget
+        self.canvas = viewer.window._qt_viewer.canvas
+        QApplication.processEvents()
+
+    def wait(self) -> None:
+        self.qtbot.waitUntil(lambda: self.widget.bridge.worker.waiting == 0, timeout=30_000)
+        QApplication.processEvents()
+
+    def press(self, button: QPushButton) -> None:
+        self.qtbot.mouseClick(button, LEFT)
+        self.wait()
+
+    def key(self, key, modifier=NONE) -> None:
+        self.qtbot.keyClick(self.canvas.native, key, modifier)
+        self.wait()
+
+    def pixel(self, *voxel) -> QPoint:
+        """Where a voxel of the image is on the canvas."""
+        QApplication.processEvents()
+        world = self.viewer.layers[0].data_to_world(voxel)
+        shown = [world[axis - self.viewer.dims.ndim] for axis in self.viewer.dims.displayed][::-1]
+        x, y = (lambda mapped: mapped[:2] / mapped[3])((self.canvas.view.transform * self.canvas.view.scene.transform).map(shown))
+        return QPoint(round(float(x)), round(float(y)))
+
+    def click(self, *voxel, modifier=NONE, button=LEFT, wait=True) -> None:
+        point = self.pixel(*voxel)
+        self.qtbot.mouseMove(self.canvas.native, point)
+        self.qtbot.mouseClick(self.canvas.native, button, modifier, point)
+        if wait:
+            self.wait()
+
+    def drag(self, start: QPoint, stop: QPoint, button=LEFT) -> None:
+        native = self.canvas.native
+        self.qtbot.mousePress(native, button, NONE, start)
+        for step in np.linspace(0, 1, 6):
+            self.qtbot.mouseMove(native, start + (stop - start) * float(step))
+            self.qtbot.wait(10)
+        self.qtbot.mouseRelease(native, button, NONE, stop)
+        self.wait()
+
+    @property
+    def plane(self) -> int:
+        """Index of the image's plane that is shown."""
+        hidden = self.viewer.dims.order[0]
+        return int(np.rint(self.viewer.layers[0].world_to_data(self.viewer.dims.point)[hidden]))
+
+    @property
+    def labels(self) -> Labels:
+        return [layer for layer in self.viewer.layers if isinstance(layer, Labels)][-1]
+
+    @property
+    def points(self) -> Points:
+        return next(layer for layer in self.viewer.layers if isinstance(layer, Points))
+
+    def activate(self, layer) -> None:
+        self.viewer.layers.selection.active = layer
+        QApplication.processEvents()
+
+
 @pytest.fixture(autouse=True)
 def apprentice_home(tmp_path, monkeypatch) -> Path:
     home = tmp_path / "home"
@@ -76,6 +144,12 @@ def apprentice_home(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def engine() -> DiskEngine:
     return DiskEngine()
+
+
+@pytest.fixture
+def hands(qtbot):
+    """Hands for a viewer and its widget."""
+    return lambda viewer, widget: Hands(qtbot, viewer, widget)
 
 
 @pytest.fixture

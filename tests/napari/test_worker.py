@@ -25,7 +25,7 @@ def test_tasks_run_in_order_in_one_other_thread_and_answer_on_the_main_one(worke
         homes.append(threading.current_thread())
 
     for number in range(20):
-        worker.submit(Task("counting", lambda n=number: threads.append(threading.current_thread()) or n, then))
+        worker.submit(Task(lambda: "counting", lambda n=number: threads.append(threading.current_thread()) or n, then))
     qtbot.waitUntil(lambda: worker.waiting == 0)
     assert answers == list(range(20))
     assert set(homes) == {threading.main_thread()}
@@ -35,8 +35,8 @@ def test_tasks_run_in_order_in_one_other_thread_and_answer_on_the_main_one(worke
 
 def test_an_error_reaches_otherwise_and_the_next_task_runs(worker, qtbot):
     errors, answers = [], []
-    worker.submit(Task("failing", lambda: 1 / 0, answers.append, errors.append))
-    worker.submit(Task("working", lambda: "fine", answers.append))
+    worker.submit(Task(lambda: "failing", lambda: 1 / 0, answers.append, errors.append))
+    worker.submit(Task(lambda: "working", lambda: "fine", answers.append))
     qtbot.waitUntil(lambda: worker.waiting == 0)
     assert [type(error) for error in errors] == [ZeroDivisionError]
     assert answers == ["fine"]
@@ -45,18 +45,18 @@ def test_an_error_reaches_otherwise_and_the_next_task_runs(worker, qtbot):
 def test_it_says_what_it_does_and_when_it_rests(worker, qtbot):
     said = []
     worker.activity_changed.connect(said.append)
-    worker.submit(Task("one", lambda: None))
-    worker.submit(Task("two", lambda: None))
+    worker.submit(Task(lambda: "one", lambda: None))
+    worker.submit(Task(lambda: "two", lambda: None))
     qtbot.waitUntil(lambda: worker.waiting == 0)
     assert said == ["one", "two", ""]
 
 
 def test_close_returns_at_once_finishes_the_queue_and_drops_the_answers(qtbot):
     worker, gate, done, answers = Worker(), threading.Event(), [], []
-    worker.submit(Task("waiting", lambda: gate.wait(10), answers.append))
-    worker.submit(Task("saving", lambda: done.append("saved"), answers.append))
+    worker.submit(Task(lambda: "waiting", lambda: gate.wait(10), answers.append))
+    worker.submit(Task(lambda: "saving", lambda: done.append("saved"), answers.append))
     worker.close()
-    worker.submit(Task("too late", lambda: done.append("too late")))
+    worker.submit(Task(lambda: "too late", lambda: done.append("too late")))
     assert worker.alive
     gate.set()
     assert worker.join(10)
@@ -72,7 +72,7 @@ from qtpy.QtCore import QCoreApplication
 from napari_apprentice._napari.worker import Task, Worker
 application = QCoreApplication([])
 worker = Worker()
-worker.submit(Task("saving", lambda: (time.sleep(0.5), pathlib.Path({str(tmp_path / "saved")!r}).touch())))
+worker.submit(Task(lambda: "saving", lambda: (time.sleep(0.5), pathlib.Path({str(tmp_path / "saved")!r}).touch())))
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
     assert (tmp_path / "saved").exists()

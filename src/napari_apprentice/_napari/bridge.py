@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_apprentice import files
 from napari_apprentice._napari import keys, storage
@@ -36,10 +36,13 @@ if TYPE_CHECKING:
 
     from napari_apprentice.session import Change, Session
 
-__all__ = ["Bridge", "State"]
+__all__ = ["NOTHING_OPEN", "Bridge"]
 
 _log = logging.getLogger(__name__)
 
+NOTHING_OPEN = "choose an image and press Start"
+FIRST_CLICK = "click inside an object"
+NEXT_CLICK = f"good? press {keys.KEYS[keys.ACCEPT]}; if not, click where it is wrong (Ctrl+click: outside)"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
 LABELS_KEPT = "The labels belong to the session, so they were put back; duplicate the layer to edit all of it at once."
 STRAIGHT = "This volume stands oblique to the world axes, so it is shown straight; saved labels keep its true place."
@@ -88,7 +91,7 @@ class Bridge(QObject):
         self._late: list[Box] = []
         self._written: dict[Path, tuple[int, int]] = {}
         self._positive = True
-        self._words = ""
+        self._words = NOTHING_OPEN
         self.worker = Worker()
         self.worker.activity_changed.connect(self._on_activity)
         viewer.layers.events.removed.connect(self._on_layer_removed)
@@ -195,7 +198,7 @@ class Bridge(QObject):
             return
         self._asked.append(click)
         self._draw_clicks()
-        self._ask("predicting", lambda session: session.add(click), is_click=True)
+        self._ask("predicting", lambda session: session.add(click), NEXT_CLICK, is_click=True)
 
     def undo(self) -> None:
         """Take the last action back: click, mask and model together."""
@@ -212,8 +215,23 @@ class Bridge(QObject):
             self._ask("redoing", lambda session: session.redo(), "redone")
 
     def accept(self) -> None:
-        """Finish the open object: it shows at once as accepted, and the model learns from it as the next task."""
-        self._ask("accepting", lambda session: session.accept(learn=False), on_success=self._on_accepted)
+        """Finish the open object. It shows at once as accepted; learning from it is the next task, ahead of later clicks."""
+        if self._open is None:
+            return
+        accepted: list[int] = []
+
+        def finish(session: Session) -> Change:
+            label = session.label
+            change = session.accept(learn=False)
+            accepted.append(label)
+            return change
+
+        def learn(session: Session) -> str:
+            report = session.learn() if accepted else None
+            return report.message if report else ""
+
+        self._ask("accepting", finish, lambda: f"accepted: object {accepted[0]}")
+        self._ask(lambda: f"learning from object {accepted[0]}" if accepted else "", learn)
 
     def discard(self) -> None:
         """Drop the open object's clicks and mask."""
@@ -259,7 +277,7 @@ class Bridge(QObject):
 
     def _submit(
         self,
-        words: str,
+        words: str | Callable[[], str],
         work: Callable[[], Any],
         then: Callable[[Any], None],
         otherwise: Callable[[], None] = lambda: None,
@@ -276,43 +294,44 @@ class Bridge(QObject):
             if generation == self._generation:
                 otherwise()
 
-        self.worker.submit(Task(words, work, answered, failed))
+        self.worker.submit(Task(_saying(words), work, answered, failed))
         self.busy_changed.emit(True)
 
     def _ask(
         self,
-        doing: str,
-        action: Callable[[Session], Change | None],
-        done: str = "",
+        doing: str | Callable[[], str],
+        action: Callable[[Session], Change | str],
+        done: str | Callable[[], str] = "",
         *,
         is_click: bool = False,
-        on_success: Callable[[State], None] = lambda before: None,
     ) -> None:
-        """Queue one action of the session. A session refuses by raising and is then as it was, so an answer always comes."""
+        """Queue one action of the session, which answers with a change or with words.
+
+        A session refuses by raising and is then as it was, so its state always comes back.
+        """
         if self._open is None:
             return
         session = self._open.session
 
         def work() -> Answer:
             try:
-                boxes = boxes_of(action(session))
+                result = action(session)
             except Exception as error:
                 return Answer(State.of(session), error=error)
-            return Answer(State.of(session), boxes, done)
+            if isinstance(result, str):
+                return Answer(State.of(session), words=result)
+            return Answer(State.of(session), boxes_of(result), _saying(done)())
 
         def then(answer: Answer) -> None:
-            before = self._state
             if is_click:
                 self._asked.popleft()
             self._take(answer, may_wait=is_click)
-            if answer.error is None and before is not None:
-                on_success(before)
 
         self._submit(doing, work, then)
 
     def _close_session(self, session: Session) -> None:
         """Let go of its journal, as the last thing that is done with it."""
-        self.worker.submit(Task("closing the session", session.close))
+        self.worker.submit(Task(_saying("closing the session"), session.close))
 
     # ------------------------------------------------------------------------------------------------ from the worker
 
@@ -336,7 +355,7 @@ class Bridge(QObject):
         self._opening = False
         if image_layer not in self._viewer.layers:
             self._close_session(session)
-            self._say("")
+            self._say(NOTHING_OPEN)
             self.state_changed.emit(None)
             return
         clicks = ClickLayer(self._viewer, image_layer, image.shape, clicked=self.click, undo=self.undo, tell=self._tell)
@@ -360,26 +379,15 @@ class Bridge(QObject):
         self._draw_clicks()
         mask.choose(state.label)
         clicks.take_clicks()
-        self._say("click on an object")
+        self._say(NEXT_CLICK if state.clicks else FIRST_CLICK)
         if shown_straight(image):
             show_info(STRAIGHT)
         self.state_changed.emit(state)
 
     def _on_not_opened(self) -> None:
         self._opening = False
-        self._say("")
+        self._say(NOTHING_OPEN)
         self.state_changed.emit(None)
-
-    def _on_accepted(self, before: State) -> None:
-        assert self._open is not None
-        session = self._open.session
-        self._say(f"accepted: object {before.label}")
-
-        def work() -> Answer:
-            report = session.learn()
-            return Answer(State.of(session), words=report.message if report else "")
-
-        self._submit(f"learning from object {before.label}", work, self._take)
 
     def _on_activity(self, words: str) -> None:
         self.said.emit(f"{words} …" if words else self._words)
@@ -416,8 +424,9 @@ class Bridge(QObject):
 
     def _on_layer_removed(self, event: Any) -> None:
         if self._open and event.value in (self._open.image_layer, self._open.clicks.layer, self._open.mask.layer):
-            self._tell(LAYERS_REMOVED)
             self.stop()
+            # A window that closes removes all its layers; that is nothing to tell anybody.
+            QTimer.singleShot(0, lambda: self._tell(LAYERS_REMOVED) if len(self._viewer.layers) else None)
 
     def _draw_clicks(self) -> None:
         if self._open and self._state:
@@ -439,3 +448,7 @@ class Bridge(QObject):
             return
         _log.error("unexpected error in a session", exc_info=error)
         show_error(f"Something unexpected went wrong ({type(error).__name__}: {error}); the session is as it was before.")
+
+
+def _saying(words: str | Callable[[], str]) -> Callable[[], str]:
+    return (lambda: words) if isinstance(words, str) else words

@@ -24,7 +24,9 @@ POSITIVE_COLOR = "#009e73"
 NEGATIVE_COLOR = "#d55e00"
 """Okabe and Ito's bluish green and vermilion, told apart by colour-blind people; the symbols differ as well."""
 
-_CANVAS_SIZE_PX = 14.0
+# The largest size on the screen; the smallest one has to be small, for the border is drawn at least half as thick as that.
+_CANVAS_SIZES_PX = (2.0, 15.0)
+_SIZES_PER_IMAGE = 16
 _DRAG_PX = 5.0
 
 IN_3D = "A click in the 3D rendering has no depth; press the 2D/3D button to click in a slice."
@@ -62,12 +64,13 @@ class ClickLayer:
         self._clicked, self._undo, self._tell = clicked, undo, tell
         self._drawn: tuple[Click, ...] = ()
         self._drawing = False
+        self._size = max(shape) / _SIZES_PER_IMAGE  # in voxels, so large that the limit on the screen decides
         self.layer = Points(
             np.empty((0, len(shape))),
             ndim=len(shape),
             name=f"{image_layer.name} clicks",
-            size=1,
-            canvas_size_limits=(_CANVAS_SIZE_PX, _CANVAS_SIZE_PX),
+            size=self._size,
+            canvas_size_limits=_CANVAS_SIZES_PX,
             border_color="white",
             border_width=0.12,
             face_color=POSITIVE_COLOR,
@@ -98,7 +101,7 @@ class ClickLayer:
                 self.layer.face_color = np.where(positive, POSITIVE_COLOR, NEGATIVE_COLOR)
                 self.layer.symbol = np.where(positive, "disc", "x")
                 self.layer.border_color = "white"
-                self.layer.size = 1
+                self.layer.size = self._size
         self._show_those_of_this_axis()
 
     def close(self) -> None:

@@ -22,7 +22,8 @@ __all__ = ["LayerTuple", "em_sample", "fundus_sample", "get_reader", "image_laye
 LayerTuple = tuple[Any, dict[str, Any], str]
 
 _LABELS_ENDING = "_labels"
-_EM_SAMPLE = "em_stack.tif"
+_SAMPLES_PER_AXIS = 128
+_EM_SAMPLE = "em_stack.ome.tif"
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerTuple]] | None:
@@ -44,7 +45,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerTuple]] |
 def image_layer(image: Image) -> LayerTuple:
     """The napari image layer of an image; the image itself goes along in the metadata, so nothing of it is lost."""
     if image.data.shape[0] == 1:
-        return image.data[0], layer_arguments(image), "image"
+        return image.data[0], {**layer_arguments(image), "contrast_limits": _contrast(image.data[0])}, "image"
     return _displayable(np.moveaxis(image.data, 0, -1)), {**layer_arguments(image), "rgb": True}, "image"
 
 
@@ -98,6 +99,16 @@ def _read(path: Path) -> LayerTuple:
 
 def _says_labels(path: Path) -> bool:
     return any(path.name.lower().endswith(_LABELS_ENDING + extension) for extension in files.READABLE)
+
+
+def _contrast(values: npt.NDArray[Any]) -> tuple[float, float] | None:
+    """Display range without the brightest few voxels, which would leave all others in the dark; None leaves it to napari."""
+    if values.dtype == np.uint8 or values.dtype == bool:
+        return None
+    sample = values[tuple(slice(None, None, max(size // _SAMPLES_PER_AXIS, 1)) for size in values.shape)]
+    finite = sample[np.isfinite(sample)]
+    low, high = np.percentile(finite, (0.1, 99.9)) if finite.size else (0.0, 0.0)
+    return (float(low), float(high)) if low < high else None
 
 
 def _displayable(colours: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 __all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine"]
 
 POLICIES = {
-    "mi+pi": "learns from every click and every accepted object",
-    "pi": "learns from accepted objects",
-    "mi": "learns from every click",
-    "none": "does not learn",
+    "mi+pi": "clicks + objects",
+    "pi": "accepted objects",
+    "mi": "clicks",
+    "none": "nothing",
 }
-"""Policy name → what it does; the names are those of `napari_apprentice.assembly.POLICIES`, which imports torch."""
+"""Policy name → what the model learns from; the names are those of `napari_apprentice.assembly.POLICIES`, which imports torch."""
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

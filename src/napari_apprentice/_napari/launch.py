@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from napari_apprentice import files
 from napari_apprentice._napari.contributions import image_layer
-from napari_apprentice._napari.engine import Engine, default_engine
+from napari_apprentice._napari.engine import Engine
 from napari_apprentice._napari.placement import look_upright
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice.types import Image
@@ -19,7 +19,7 @@ __all__ = ["launch", "open_window"]
 
 
 def open_window(
-    image: Image | Path | str, *, upright: bool = False, engine: Engine = default_engine
+    image: Image | Path | str, *, upright: bool = False, engine: Engine | None = None
 ) -> tuple[napari.Viewer, ApprenticeWidget]:
     """Show ``image`` in a new napari window with the widget docked, ready to press *Start*.
 
@@ -27,7 +27,7 @@ def open_window(
     ----------
     image : what to show, or the path of it
     upright : draw the anterior or superior side at the top, for volumes of patients
-    engine : opens sessions
+    engine : opens sessions; by default with the shipped weights
 
     Raises
     ------

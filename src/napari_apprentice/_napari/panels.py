@@ -60,9 +60,9 @@ class SignSwitch(QWidget):
 
     def __init__(self, key: str) -> None:
         super().__init__()
-        self._positive = button("＋  inside", f"A click says: this belongs to the object.\nKey {key} switches.", checkable=True)
+        self._positive = button("+   inside", f"A click says: this belongs to the object.\nKey {key} switches.", checkable=True)
         self._negative = button(
-            "－  outside",
+            "−   outside",
             f"A click says: this does not belong to the object.\nKey {key} switches; Ctrl+click (⌘ on a Mac) is always outside.",
             checkable=True,
         )
@@ -99,7 +99,7 @@ class More(QWidget):
         self._toggle.toggled.connect(self.unfold)
         self.policy = QComboBox()
         for name, meaning in policies.items():
-            self.policy.addItem(f"{name}: {meaning}", name)
+            self.policy.addItem(meaning, name)
         self.device = QComboBox()
         self.device.addItems(devices)
         self.labels = QComboBox()
@@ -124,16 +124,17 @@ class More(QWidget):
         self._content.setVisible(unfolded)
 
     def _arranged(self) -> QWidget:
-        self.policy.setToolTip("How the model learns while you work. Takes effect at the next start.")
+        self.policy.setToolTip("What the model learns from while you work. Takes effect at the next start.")
         self.device.setToolTip("Where the model computes. Takes effect at the next start.")
         self.labels.setToolTip("A labels layer with objects that are there already. Takes effect at the next start.")
         content = QWidget()
         form = QFormLayout(content)
         form.setContentsMargins(8, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        for words, combo in (("learning", self.policy), ("device", self.device), ("start from", self.labels)):
+        for words, combo in (("learns from", self.policy), ("device", self.device), ("start from", self.labels)):
             combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
             combo.setMinimumContentsLength(6)
+            combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             form.addRow(words, combo)
         form.addRow("view", self.upright)
         form.addRow(self.forget)
@@ -153,6 +154,10 @@ class Status(QWidget):
         self._bar = QProgressBar()
         self._bar.setTextVisible(False)
         self._bar.setFixedHeight(4)
+        self._bar.setRange(0, 0)
+        policy = self._bar.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        self._bar.setSizePolicy(policy)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
@@ -170,6 +175,5 @@ class Status(QWidget):
         self._words.setText(words)
 
     def show_busy(self, busy: bool) -> None:
-        """Move the bar, or let it rest empty."""
-        self._bar.setRange(0, 0 if busy else 1)
-        self._bar.setValue(0)
+        """Show the moving bar, or leave its place empty."""
+        self._bar.setVisible(busy)

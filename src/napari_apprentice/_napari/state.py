@@ -64,8 +64,8 @@ class Answer:
     error: Exception | None = None
 
 
-def boxes_of(change: Change | None) -> tuple[Box, ...]:
+def boxes_of(change: Change) -> tuple[Box, ...]:
     """The changed box as an array of its own; none when nothing changed."""
-    if change is None or change.region is None:
+    if change.region is None:
         return ()
     return ((change.region, np.array(change.values)),)

@@ -11,7 +11,7 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication, QComboBox, QFileDialog, QLabel, QMessageBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_apprentice import files
-from napari_apprentice._napari.bridge import Bridge
+from napari_apprentice._napari.bridge import NOTHING_OPEN, Bridge
 from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine
 from napari_apprentice._napari.keys import ACCEPT, DISCARD, KEYS, SWITCH_SIGN
 from napari_apprentice._napari.panels import More, SignSwitch, Status, button, line, row
@@ -33,22 +33,22 @@ class ApprenticeWidget(QWidget):
     Parameters
     ----------
     napari_viewer : the viewer it is docked in
-    engine : opens sessions
+    engine : opens sessions; by default with the shipped weights
     """
 
-    def __init__(self, napari_viewer: napari.Viewer, engine: Engine = default_engine) -> None:
+    def __init__(self, napari_viewer: napari.Viewer, engine: Engine | None = None) -> None:
         super().__init__()
         self._viewer = napari_viewer
         self._images: list[ImageLayer] = []
         self._earlier: Path | None = None
         self._docked = self._left = False
-        self.bridge = Bridge(napari_viewer, engine)
+        self.bridge = Bridge(napari_viewer, engine or default_engine)
         self._make_controls()
         self._arrange()
         self._connect()
         self._list_layers()
         self._show_state(None)
-        self.status.say("choose an image and press Start")
+        self.status.say(NOTHING_OPEN)
 
     # ------------------------------------------------------------------------------------------------------------- layout
 
@@ -71,6 +71,7 @@ class ApprenticeWidget(QWidget):
             f"The mask is good: finish and protect this object, learn from it, go on to the next.\nKey {KEYS[ACCEPT]}.",
         )
         self.accept.setMinimumHeight(34)
+        self.accept.setStyleSheet("QPushButton:enabled { font-weight: bold; }")
         self.undo = button("Undo", "Take the last action back: click, mask and model together.\nCtrl+Z on any of the session's layers.")
         self.redo = button("Redo", "Do again what was taken back.\nCtrl+Shift+Z on any of the session's layers.")
         self.discard = button("Discard", f"Drop this object's clicks and mask (can be undone).\nKey {KEYS[DISCARD]}.")
@@ -95,10 +96,10 @@ class ApprenticeWidget(QWidget):
         inner.addLayout(row(self.undo, self.redo, self.discard))
         inner.addWidget(self.save)
         layout.addWidget(self._session_controls)
+        layout.addWidget(self.status)
         layout.addWidget(line())
         layout.addWidget(self.more)
         layout.addStretch(1)
-        layout.addWidget(self.status)
 
     def _connect(self) -> None:
         bridge, layers = self.bridge, self._viewer.layers

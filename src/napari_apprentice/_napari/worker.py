@@ -28,13 +28,13 @@ class Task:
 
     Attributes
     ----------
-    words : what it is, for a status line ("predicting")
+    words : says what it is, for a status line ("predicting"); asked in the worker when its turn comes, and may say nothing
     work : runs in the worker thread and must touch nothing of napari or Qt
     then : gets the result of ``work`` on the main thread
     otherwise : gets the exception of ``work`` on the main thread
     """
 
-    words: str
+    words: Callable[[], str]
     work: Callable[[], Any]
     then: Callable[[Any], None] = _nothing
     otherwise: Callable[[Exception], None] = _nothing
@@ -49,7 +49,7 @@ class Worker(QObject):
     activity_changed = Signal(str)
     """The words of the task that runs now; empty when there is nothing to do."""
 
-    _began = Signal(object)
+    _began = Signal(str)
     _ended = Signal(object, object, object)
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class Worker(QObject):
 
     def _serve(self) -> None:
         while (task := self._tasks.get()) is not None:
-            self._emit(self._began, task)
+            self._emit(self._began, task.words())
             result, error = None, None
             try:
                 result = task.work()
@@ -113,8 +113,9 @@ class Worker(QObject):
         except RuntimeError:  # Qt deleted the object while the application was closing
             _log.debug("an answer came after the window was gone")
 
-    def _on_began(self, task: Task) -> None:
-        self.activity_changed.emit(task.words)
+    def _on_began(self, words: str) -> None:
+        if words:
+            self.activity_changed.emit(words)
 
     def _on_ended(self, task: Task, result: Any, error: Exception | None) -> None:
         self._waiting -= 1

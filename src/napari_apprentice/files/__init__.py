@@ -18,8 +18,8 @@ extensions       axes on disk                        geometry
 - A NIfTI file with one z slice stays a volume of one slice; one that declares two axes is a 2D image. TIFF cannot tell a volume of one
   slice from a 2D image: it is read as 2D. The world axes of a 2D image are those of the file, without anatomical names.
 - Alpha is dropped. A fourth axis of length one is dropped; a longer one is a series, of which ``time=`` chooses one.
-- A density of 72, 96, 100, 150, 200, 300 or 600 dots per inch is what programs write when nobody measured anything: it is copied to the
-  label map, but not taken for a spacing.
+- A density that is usual for screens and print (72, 96, 300 dots per inch and the like) is what programs write when nobody measured
+  anything: it is copied to the label map, but not taken for a spacing.
 
 Writing is atomic: the old file stays whole until the new one is complete on the disk.
 """

@@ -18,7 +18,7 @@ _NAMES = {spelling: name for name, spellings in _SPELLINGS.items() for spelling 
 MM_PER = {"pm": 1e-9, "Å": 1e-7, "nm": 1e-6, "µm": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4}
 """Millimetres in every unit."""
 
-_PRINT_DENSITIES = (72, 96, 100, 150, 200, 300, 600)
+_PRINT_DENSITIES = (72, 75, 90, 96, 100, 120, 144, 150, 180, 192, 200, 240, 300, 350, 360, 400, 600, 720, 1200)
 
 
 def unit_named(spelling: object) -> str | None:

@@ -82,7 +82,8 @@ def em_stack(rng: np.random.Generator, shape: tuple[int, int, int] = (12, 192, 1
     for number, (centre, axes, angle) in enumerate(_MITOCHONDRIA, start=1):
         grey = _mitochondrion(rng, where, grey, organelles, number, centre, axes, angle)
     for number, (centre, radius) in enumerate(_ENDOSOMES, start=len(_MITOCHONDRIA) + 1):
-        grey = _vesicle((z * 5, y, x), grey, organelles, number, centre, radius)
+        roundish = (z * 5, y + 0.25 * warp[0], x + 0.25 * warp[1])
+        grey = _vesicle(roundish, grey, organelles, number, centre, radius)
     _synaptic_vesicles(rng, grey, organelles, cell, gap)
     membrane = np.exp(-((np.abs(gap) - 2.6) ** 2) / 2.2)
     grey = np.where(organelles > 0, grey, grey * (1 - 0.62 * membrane) - 8 * (gap < 1.2))
@@ -191,7 +192,7 @@ def fundus(rng: np.random.Generator, size: int = 256) -> tuple[Labels, Labels]:
     for cover, colour in ((on_disc, (228, 160, 92)), (on_cup, (246, 214, 158))):
         retina = retina * (1 - 0.93 * cover) + 0.93 * cover * np.array(colour)[:, None, None]
     retina *= 1 - _vessels(rng, size, (disc_y, disc_x))[None] * np.array([0.34, 0.6, 0.5])[:, None, None]
-    retina = ndimage.gaussian_filter(retina, (0, 0.6, 0.6)) + rng.normal(0, 2.6, retina.shape)
+    retina = ndimage.gaussian_filter(retina, (0, 0.6, 0.6)) + rng.normal(0, 2, retina.shape)
     aperture = _ramp(np.hypot(x - 128, y - 128) - 121, 3)
     return np.clip(np.round(retina * aperture + 3), 0, 255).astype(np.uint8), labels
 
@@ -205,7 +206,8 @@ def _vessels(rng: np.random.Generator, size: int, disc: tuple[float, float]) -> 
         _grow(rng, darkness, (disc[0], disc[1] + 3), up * 48, up * 0.003, 2.8, 0.7)
         _grow(rng, darkness, (disc[0], disc[1] + 1), up * 22, up * 0.001, 1.8, 0.5)
         _grow(rng, darkness, (disc[0] + up * 8, disc[1] - 8), up * 165, up * 0.002, 1.5, 0.5)
-    return ndimage.gaussian_filter(np.clip(darkness, 0, 1), 0.5)
+    smooth: Field = ndimage.gaussian_filter(np.clip(darkness, 0, 1), 0.5)
+    return smooth
 
 
 def _grow(

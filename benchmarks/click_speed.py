@@ -1,0 +1,110 @@
+"""How long does a click take? Prediction, mid-interaction and post-interaction on slices of several sizes.
+
+    python benchmarks/click_speed.py [--threads 2] [--device cpu] [--repeats 15] [--weights FILE] [--markdown docs/speed.md]
+
+The image is scikit-image's retina photograph, resized; the object is its optic disc, clicked at fixed places. Reported are medians over the
+repeats, after one unmeasured round; reading and resizing the image are not counted, cutting out and standardising windows are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from skimage import data, transform
+
+from napari_apprentice import Click, Image, load_segmenter, make_policy
+from napari_apprentice.types import ImageSlice, Lesson, Plane, Prediction, Prompt
+
+SIDES = (512, 1024, 4096)
+DISC = (0.52, 0.17)  # centre of the optic disc in the photograph, as shares of its height and width
+OFFSETS = ((0.0, 0.0, True), (0.03, 0.0, True), (0.0, 0.12, False), (-0.03, 0.01, True))
+
+
+def photograph(side: int) -> Image:
+    """(3, side, side) uint8."""
+    picture = transform.resize(data.retina(), (side, side), order=1, anti_aliasing=side < 1411, preserve_range=True)
+    return Image(np.ascontiguousarray(np.moveaxis(picture.astype(np.uint8), -1, 0)), name=f"retina {side}²")
+
+
+def clicks_at(side: int) -> tuple[Click, ...]:
+    return tuple(Click((int((DISC[0] + dr) * side), int((DISC[1] + dc) * side)), positive) for dr, dc, positive in OFFSETS)
+
+
+def median_ms(times: list[float]) -> float:
+    return 1000 * statistics.median(times)
+
+
+def timed(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def measure(side: int, weights: str | None, device: str, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each kind of answer."""
+    image, clicks = photograph(side), clicks_at(side)
+    pixels = image.slice(Plane(0, 0))
+    times: dict[str, list[float]] = {"first click": [], "later click": [], "later click, learning": [], "accept, learning": []}
+    for repeat in range(repeats + 1):
+        segmenter = load_segmenter(weights, device=device)
+        fresh = ImageSlice(pixels.data, pixels.spacing, pixels.plane, (repeat, side))
+        found: list[Prediction] = []
+        one = [timed(lambda s=segmenter, f=fresh: found.append(s.predict(f, Prompt(clicks[:1]))))]
+        later = [timed(lambda s=segmenter, f=fresh, k=k: found.append(s.predict(f, Prompt(clicks[: k + 1], found[-1])))) for k in (1, 2, 3)]
+        policy = make_policy("mi+pi")
+        learning = [timed(lambda s=segmenter, f=fresh, k=k: policy.on_click(s, f, Prompt(clicks[: k + 1], found[k - 1]))) for k in (1, 2, 3)]
+        lesson = Lesson(fresh, clicks, found[-1].mask)
+        policy.on_accept(segmenter, lesson)  # the second object has one to be judged by
+        accept = [timed(lambda s=segmenter, le=lesson: policy.on_accept(s, le))]
+        if repeat:
+            for name, values in zip(times, (one, later, learning, accept), strict=True):
+                times[name] += values
+    return {name: median_ms(values) for name, values in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--weights")
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    load_s = min(timed(lambda: load_segmenter(options.weights, device=options.device)) for _ in range(5))
+    lines = ["| slice | first click | later click | later click, learning (mi) | accept, learning (pi) |", "| --- | ---: | ---: | ---: | ---: |"]
+    for side in SIDES:
+        found = measure(side, options.weights, options.device, options.repeats)
+        lines.append(f"| {side}² RGB | " + " | ".join(f"{v:.0f} ms" for v in found.values()) + " |")
+        print(lines[-1], flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
+    where = f"{model}, {os.cpu_count()} cores, {options.threads} PyTorch threads, device {options.device}, PyTorch {torch.__version__}"
+    text = "\n".join(
+        [
+            "# Seconds per click",
+            "",
+            f"Written by `python benchmarks/click_speed.py --threads {options.threads} --device {options.device} --repeats {options.repeats}`. Medians; {where}.",
+            "",
+            *lines,
+            "",
+            f"Loading the weights takes {load_s:.2f} s (best of 5); peak memory of the process over this whole run is {peak:.2f} GiB.",
+            "",
+        ]
+    )
+    print(text)
+    if options.markdown:
+        options.markdown.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+import time
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from napari_apprentice import assembly, cli, demo, files
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy
+from napari_apprentice.journal import Journal
+from napari_apprentice.session import Session
+from napari_apprentice.types import Click, Image, InputError, WeightsError
+
+AFFINE = np.array([[0, 0, -2.0, 7], [0, 0.5, 0, -3], [0.7, 0, 0, 1], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def disks(monkeypatch):
+    """The assembly builds fakes instead of networks; gives the list of what it was asked for."""
+    asked = []
+
+    def load_segmenter(weights=None, network=None, device="auto"):
+        asked.append({"weights": weights, "network": network, "device": device})
+        return DiskSegmenter(4.0)
+
+    def make_policy(name):
+        if name not in ("none", "mi+pi"):
+            raise InputError(f"a policy named {name!r} was asked for; expected none or mi+pi")
+        return FakePolicy(0, 0) if name == "none" else FakePolicy()
+
+    def open_session(image, *, weights=None, policy="mi+pi", device="auto", labels=None, folder=None):
+        return Session(image, load_segmenter(weights, None, device), make_policy(policy), labels=labels)
+
+    for function in (load_segmenter, make_policy, open_session):
+        monkeypatch.setattr(assembly, function.__name__, function)
+    return asked
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """A NIfTI volume with an affine that is not the identity."""
+    data = np.random.default_rng(0).integers(0, 255, (30, 24, 8), dtype=np.uint8)
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(data, AFFINE), path)
+    return path
+
+
+def refused(capsys, *arguments):
+    """The one sentence that a refused command prints."""
+    assert cli.main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("apprentice:")]
+    assert out == ""
+    return line
+
+
+# --- help ---
+
+
+@pytest.mark.parametrize("command", ["demo", "segment", "benchmark", "train", "info"])
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"apprentice {command}" in capsys.readouterr().out
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert set(re.findall(r"^    ([a-z]+) +\w", capsys.readouterr().out, re.MULTILINE)) == {"demo", "segment", "benchmark", "train", "info"}
+
+
+def test_without_a_command_the_usage_is_shown(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([])
+    assert stopped.value.code == 2
+    assert "usage: apprentice" in capsys.readouterr().err
+
+
+# --- segment ---
+
+CLICKS = [
+    {"voxel": [2, 10, 12], "positive": True, "axis": 0, "object": 3},
+    {"voxel": [2, 10, 15], "positive": False, "axis": 0, "object": 3},
+    {"voxel": [5, 12, 12], "object": 7},
+]
+
+
+def write_clicks(folder, clicks=CLICKS):
+    path = folder / "clicks.json"
+    path.write_text(json.dumps({"clicks": clicks}))
+    return path
+
+
+def by_hand(path):
+    """What a session makes of CLICKS."""
+    session = Session(files.read(path), DiskSegmenter(4.0), FakePolicy())
+    session.select(3)
+    session.add(Click((2, 10, 12), True, 0))
+    session.add(Click((2, 10, 15), False, 0))
+    session.accept()
+    session.select(7)
+    session.add(Click((5, 12, 12), True, 0))
+    session.accept()
+    return session.labels
+
+
+def test_segment_does_what_the_clicks_say(disks, volume, tmp_path, capsys):
+    out = tmp_path / "labels.nii.gz"
+    assert cli.main(["segment", str(volume), "--clicks", str(write_clicks(tmp_path)), "--out", str(out), "--device", "cpu"]) == 0
+    labels = files.read_labels(out)
+    np.testing.assert_array_equal(labels, by_hand(volume))
+    assert set(np.unique(labels)) == {0, 3, 7}
+    np.testing.assert_array_equal(nibabel.load(out).affine, nibabel.load(volume).affine)
+    assert nibabel.load(out).shape == nibabel.load(volume).shape
+    assert disks == [{"weights": None, "network": None, "device": "cpu"}]
+    assert str(out) in capsys.readouterr().out
+
+
+def test_segment_learns_between_objects_only_if_the_policy_does(disks, volume, tmp_path):
+    areas = {}
+    for policy in ("none", "mi+pi"):
+        out = tmp_path / f"{policy}.nii.gz"
+        cli.main(["segment", str(volume), "--clicks", str(write_clicks(tmp_path)), "--out", str(out), "--policy", policy])
+        areas[policy] = int((files.read_labels(out) == 7).sum())
+    assert areas["mi+pi"] > areas["none"]
+
+
+def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
+    image = files.read(volume)
+    began_with = np.zeros(image.shape, np.uint8)
+    began_with[0, :4, :4] = 9
+    session = Session(image, DiskSegmenter(4.0), FakePolicy(), labels=began_with, journal=Journal.create(tmp_path / "work", image))
+    session.add(Click((2, 10, 12)))
+    session.add(Click((2, 3, 3)))
+    session.undo()
+    session.accept(learn=False)
+    session.add(Click((3, 10, 12)))
+    session.learn()
+    session.add(Click((3, 16, 12)))
+    session.paint((slice(6, 7), slice(0, 2), slice(0, 2)), np.full((1, 2, 2), 4))
+    session.select(20)
+    session.add(Click((5, 10, 12)))
+    session.discard()
+    session.add(Click((5, 4, 12)))
+    session.close()
+    for number, recording in enumerate((tmp_path / "work", tmp_path / "work" / "journal.jsonl")):
+        out = tmp_path / f"{number}.nii.gz"
+        assert cli.main(["segment", str(volume), "--clicks", str(recording), "--out", str(out)]) == 0
+        np.testing.assert_array_equal(files.read_labels(out), session.labels)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds no list of clicks"),
+        ('{"clicks": []}', "holds no list of clicks"),
+        ('{"clicks": [3]}', "click 1 of .* is 3; expected"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "positive": "yes"}]}', 'click 1 of .* "yes"'),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": 0}]}', "click 1 of .*expected"),
+        ('{"clicks": [{"voxel": [1, 2]}]}', "a 2D click"),
+        ('{"clicks": [{"voxel": [1, 2.5, 3]}]}', "click 1 of clicks.json: a click at"),
+        ('{"clicks": [{"voxel": [99, 2, 3]}]}', "inside the image"),
+    ],
+)
+def test_segment_tells_what_is_wrong_with_the_clicks(disks, volume, tmp_path, capsys, content, sentence):
+    path = tmp_path / "clicks.json"
+    path.write_text(content)
+    assert re.search(sentence, refused(capsys, "segment", volume, "--clicks", path, "--out", tmp_path / "out.nii.gz"))
+    assert not (tmp_path / "out.nii.gz").exists()
+
+
+def test_segment_tells_which_file_is_missing(disks, volume, tmp_path, capsys):
+    clicks = write_clicks(tmp_path)
+    assert "nothing.nii" in refused(capsys, "segment", tmp_path / "nothing.nii", "--clicks", clicks, "--out", tmp_path / "o.nii")
+    assert "nothing.json" in refused(capsys, "segment", volume, "--clicks", tmp_path / "nothing.json", "--out", tmp_path / "o.nii")
+    assert "o.xyz" in refused(capsys, "segment", volume, "--clicks", clicks, "--out", tmp_path / "o.xyz")
+    assert "policy" in refused(capsys, "segment", volume, "--clicks", clicks, "--out", tmp_path / "o.nii", "--policy", "x")
+
+
+# --- benchmark ---
+
+
+def test_benchmark_makes_a_row_of_every_combination(disks, disks_set, tmp_path, capsys):
+    rows_path, tables_path = tmp_path / "rows.json", tmp_path / "tables.md"
+    arguments = ["--policy", "none,mi+pi", "--robot", "centre,random", "--order", "sorted,1", "--max-clicks", "3", "--limit", "4"]
+    arguments += ["--targets", "0.5,0.7", "--json", rows_path, "--markdown", tables_path, "--device", "cpu", "--threads", "1"]
+    assert cli.main(["benchmark", str(disks_set), *map(str, arguments)]) == 0
+    content = json.loads(rows_path.read_text())
+    keys = [(row["robot"], row["order"], row["policy"]) for row in content["rows"]]
+    assert keys == [(r, o, p) for r in ("centre", "random") for o in ("sorted", "1") for p in ("none", "mi+pi")]
+    assert all((row["n_objects"], set(row["noc"]), set(row["iou_at"])) == (4, {"0.50", "0.70"}, {"1", "3"}) for row in content["rows"])
+    assert (content["machine"]["threads"], content["machine"]["device"]) == (1, "cpu")
+    assert capsys.readouterr().out == tables_path.read_text()
+    assert tables_path.read_text().count("| disks |") == 16
+
+
+def test_benchmark_keeps_the_rows_that_were_there_when_it_was_stopped(disks, disks_set, tmp_path, monkeypatch, capsys):
+    made = assembly.make_policy
+
+    def stopping(name):
+        policy = made(name)
+        if name == "mi+pi" and path.exists():
+            raise KeyboardInterrupt
+        return policy
+
+    path = tmp_path / "rows.json"
+    monkeypatch.setattr(assembly, "make_policy", stopping)
+    assert cli.main(["benchmark", str(disks_set), "--policy", "none,mi+pi", "--max-clicks", "2", "--json", str(path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert [row["policy"] for row in json.loads(path.read_text())["rows"]] == ["none"]
+
+
+def test_benchmark_hands_weights_and_network_on(disks, disks_set):
+    cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--network", "unet", "--device", "cpu"])
+    cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--weights", "x.safetensors", "--device", "cpu"])
+    assert [(one["network"], str(one["weights"])) for one in disks] == [("unet", "None"), (None, "x.safetensors")]
+
+
+def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
+    assert "nowhere" in refused(capsys, "benchmark", tmp_path / "nowhere")
+    assert "robot" in refused(capsys, "benchmark", disks_set, "--robot", "left")
+    assert "policy" in refused(capsys, "benchmark", disks_set, "--policy", "none,never")
+    assert "no case" in refused(capsys, "benchmark", disks_set, "--cases", "z*")
+    assert "target" in refused(capsys, "benchmark", disks_set, "--target", "lesion")
+    assert "clicks" in refused(capsys, "benchmark", disks_set, "--max-clicks", "0")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--order", "random"], ["--targets", "high"], ["--network", "a", "--weights", "b"], ["--device", "abacus"]]
+)
+def test_benchmark_refuses_arguments_that_mean_nothing(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["benchmark", "set", *arguments])
+    assert stopped.value.code == 2
+
+
+# --- train, info ---
+
+
+def test_train_hands_everything_on(monkeypatch, tmp_path, capsys):
+    from napari_apprentice import training
+
+    calls = []
+    monkeypatch.setattr(training, "train", lambda *args, **kwargs: calls.append(([str(a) for a in args], kwargs)))
+    assert cli.main(["train", "r.toml", "--data", "d", "--out", "o.safetensors", "--resume", "--device", "cpu", "--threads", "3"]) == 0
+    assert calls == [(["r.toml", "d", "o.safetensors"], {"resume": True, "device": "cpu", "threads": 3})]
+    assert "o.safetensors" in capsys.readouterr().out
+
+
+def test_train_tells_that_the_recipe_is_missing(tmp_path, capsys):
+    assert "nothing.toml" in refused(capsys, "train", tmp_path / "nothing.toml", "--data", tmp_path, "--out", tmp_path / "w.safetensors")
+
+
+def test_info_prints_the_facts(disks, capsys):
+    assert cli.main(["info"]) == 0
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts == {"network": "disks", "parameters": "1", "digest": "disks", "device": "cpu"}
+
+
+def test_info_tells_that_a_file_holds_no_weights(tmp_path, capsys):
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"not weights")
+    assert "w.safetensors" in refused(capsys, "info", path)
+
+
+def test_weights_of_another_network_are_told(monkeypatch, capsys):
+    def load(*_, **__):
+        raise WeightsError("these are weights of a teapot; expected those of a network")
+
+    monkeypatch.setattr(assembly, "load_segmenter", load)
+    assert refused(capsys, "info", "x") == "apprentice: these are weights of a teapot; expected those of a network"
+
+
+# --- demo ---
+
+
+@pytest.fixture
+def small_samples(monkeypatch, tmp_path):
+    """A volume and a colour picture with truths, in place of the ones that ship."""
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    zz, yy, xx = np.mgrid[:6, :40, :40]
+    truth = np.where((yy - 15) ** 2 + (xx - 15) ** 2 <= (6 + zz) ** 2, 2, 0).astype(np.uint8)
+    truth[:, 30:38, 30:38] = 5
+    affine = np.diag([1.0, 1.0, 2.5, 1.0])
+    nibabel.save(nibabel.Nifti1Image(rng.integers(0, 255, (40, 40, 6), dtype=np.uint8), affine), folder / "head.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(truth.T, affine), folder / "head_labels.nii.gz")
+    Picture.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / "photo.png")
+    Picture.fromarray(truth[0]).save(folder / "photo_labels.png")
+    pairs = tuple((folder / f"{name}{end}", folder / f"{name}_labels{end}") for name, end in (("head", ".nii.gz"), ("photo", ".png")))
+    monkeypatch.setattr(demo, "samples", lambda: pairs)
+    return pairs
+
+
+def test_demo_without_a_screen_says_so_and_writes_everything(disks, small_samples, tmp_path, monkeypatch, capsys):
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr(demo, "open_window", lambda: pytest.fail("opened a window"))
+    out = tmp_path / "out"
+    assert cli.main(["demo", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "no screen" in said
+    for name in ("head_labels.nii.gz", "photo_labels.png", "clicks.csv"):
+        assert str(out / name) in said
+    written = nibabel.load(out / "head_labels.nii.gz")
+    assert written.shape == (40, 40, 6)
+    np.testing.assert_array_equal(written.affine, nibabel.load(small_samples[0][0]).affine)
+
+
+def test_demo_table_tells_the_truth(disks, small_samples, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cli.main(["demo", "--headless", "--out", str(out)]) == 0
+    with (out / "clicks.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    slices = [(one["sample"], one["object"], one["slice"]) for one in lines]
+    head = [("head", "2", i) for i in "1245"] + [("head", "5", i) for i in "0235"]  # the larger object first, not where it is small
+    assert slices == [*head, ("photo", "2", "0"), ("photo", "5", "0")]
+    truth, labels = (files.read_labels(path) for path in (small_samples[0][1], out / "head_labels.nii.gz"))
+    for line in (one for one in lines if one["sample"] == "head"):
+        goal, mask = (volume[int(line["slice"])] == int(line["object"]) for volume in (truth, labels))
+        assert (goal & mask).sum() / (goal | mask).sum() == pytest.approx(float(line["iou"]))
+        assert 1 <= int(line["clicks"]) <= demo.MAX_CLICKS
+    said = capsys.readouterr().out
+    assert f"{len(lines)} slices" in said
+
+
+def test_demo_pictures_show_image_mask_truth_and_clicks(disks, small_samples, tmp_path):
+    out = tmp_path / "out"
+    results = demo.run_headless(out)
+    assert len(list(out.glob("*_object*_slice*.png"))) == len(results.slices)
+    for one in results.slices:
+        with Picture.open(out / f"{one.sample}_object{one.object}_slice{one.slice:03d}.png") as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        for colour in ((80, 220, 255), (60, 220, 80)):  # outline of the truth, positive click
+            assert (pixels == colour).all(axis=2).any()
+
+
+def test_demo_opens_a_window_where_there_is_a_screen(monkeypatch, tmp_path, capsys):
+    opened = []
+    monkeypatch.setattr(demo, "why_no_window", lambda: "")
+    monkeypatch.setattr(demo, "open_window", lambda: opened.append(1))
+    assert cli.main(["demo", "--out", str(tmp_path / "out")]) == 0
+    assert opened == [1]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_window_shows_an_anisotropic_head_that_is_not_saved_into_nibabel(monkeypatch):
+    from napari_apprentice._napari import launch
+
+    shown = []
+    monkeypatch.setattr(launch, "launch", lambda image, **_: shown.append(image))
+    demo.open_window()
+    (image,) = shown
+    assert isinstance(image, Image)
+    assert image.path is None
+    assert image.ndim == 3
+    assert image.units == "mm"
+    assert len(set(np.round(image.spacing, 3))) > 1
+
+
+def test_without_napari_there_is_no_window(monkeypatch):
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    assert "not installed" in demo.why_no_window()
+
+
+def test_demo_tells_that_it_cannot_write(disks, small_samples, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(capsys, "demo", "--headless", "--out", tmp_path / "file" / "out")
+
+
+@pytest.mark.slow
+def test_demo_with_the_shipped_network_takes_less_than_a_minute(tmp_path, capsys):
+    began = time.perf_counter()
+    assert cli.main(["demo", "--headless", "--out", str(tmp_path)]) == 0
+    assert time.perf_counter() - began < 60
+    for source, _ in demo.samples():
+        image, labels = files.read(source), files.read(next(tmp_path.glob(f"{files.read(source).name}_labels.*")))
+        assert labels.shape == image.shape
+        np.testing.assert_allclose(labels.affine, image.affine)
+    ious = [float(line["iou"]) for line in csv.DictReader((tmp_path / "clicks.csv").open())]
+    assert np.mean(ious) > 0.75

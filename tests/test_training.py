@@ -1,0 +1,319 @@
+"""Offline training: recipes, simulated clicks, and a loop that can be killed and gone on with."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import lightning_fabric
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+
+from napari_apprentice import training
+from napari_apprentice.samples import SampleStream
+from napari_apprentice.training import Recipe, first_clicks, next_click, read_recipe, train
+from napari_apprentice.types import ApprenticeError, RecipeError
+from napari_apprentice.weights import load_weights
+
+TINY = """
+steps = 5
+sizes = [[64, 2]]
+synthetic = 1.0
+warmup = 2
+workers = 0
+report_every = 2
+save_every = 2
+seed = 3
+config = { widths = [8, 16, 16, 16, 16], groups = 4 }
+"""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY, "utf-8")
+    return path
+
+
+# --- recipes ----------------------------------------------------------------------------------------------------------------------------
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_recipe_says_what_differs_from_the_defaults(recipe):
+    found = read_recipe(recipe)
+    assert (found.steps, found.sizes, found.workers, found.network) == (5, ((64, 2),), 0, "unet")
+    assert found.learning_rate == Recipe().learning_rate
+    recipe.write_text("")
+    assert read_recipe(recipe) == Recipe()
+
+
+def test_the_recipe_of_the_shipped_weights_can_be_read():
+    found = read_recipe(Path(__file__).parents[1] / "recipes" / "default.toml")
+    assert found.sets
+    assert 0 < found.synthetic < 1
+    assert found.held_out > 0
+
+
+def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_path):
+    recipe.write_text(TINY + "learning_speed = 3\nbatch = 2\n")
+    assert "batch, learning_speed" in refusal(recipe)
+    recipe.write_text("steps = = 3")
+    assert "TOML" in refusal(recipe)
+    recipe.write_bytes(b"\xff\xfe\x00steps")
+    refusal(recipe)
+    refusal(tmp_path / "none.toml")
+    refusal(tmp_path)
+
+
+def test_a_recipe_with_sets_needs_their_folder(recipe, tmp_path):
+    recipe.write_text(TINY + "[sets]\nnuclei = 1.0\n")
+    for folder in (None, tmp_path / "none"):
+        with pytest.raises(RecipeError, match="nuclei"):
+            train(recipe, folder, tmp_path / "w.safetensors", device="cpu")
+    with pytest.raises(RecipeError, match="dataset.toml"):
+        train(recipe, tmp_path, tmp_path / "w.safetensors", device="cpu")
+
+
+# --- simulated clicks -------------------------------------------------------------------------------------------------------------------
+
+masks = hnp.arrays(bool, st.tuples(st.integers(2, 24), st.integers(2, 24)))
+
+
+@st.composite
+def corrections(draw):
+    truth = draw(masks)
+    return truth, draw(hnp.arrays(bool, truth.shape)), draw(st.integers(0, 1000))
+
+
+@settings(deadline=None, max_examples=150)
+@given(corrections())
+def test_a_correction_falls_on_an_error_and_says_what_is_true_there(correction):
+    truth, mask, seed = correction
+    click = next_click(np.random.default_rng(seed), truth, mask)
+    if (truth == mask).all():
+        assert click is None
+    else:
+        row, col = int(click.row), int(click.col)
+        assert truth[row, col] != mask[row, col]
+        assert click.positive == bool(truth[row, col])
+
+
+def square(row: int, col: int, side: int, shape: tuple[int, int] = (64, 64)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[row : row + side, col : col + side] = True
+    return mask
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_larger_error_is_corrected_first(seed):
+    rng = np.random.default_rng(seed)
+    small, large = square(4, 4, 10), square(30, 30, 20)
+    missed = next_click(rng, large, small)
+    assert missed.positive
+    assert large[int(missed.row), int(missed.col)]
+    extra = next_click(rng, small, large)
+    assert not extra.positive
+    assert large[int(extra.row), int(extra.col)]
+
+
+def test_larger_means_the_larger_inscribed_circle_not_the_larger_area():
+    line = np.zeros((64, 64), bool)
+    line[2:4] = True  # 128 pixels, but thin
+    blob = square(30, 30, 10)  # 100 pixels
+    assert next_click(np.random.default_rng(0), blob, line).positive
+    assert not next_click(np.random.default_rng(0), line, blob).positive
+
+
+def test_corrections_lie_deep_inside_the_error():
+    truth = square(10, 10, 40)
+    depth = ndimage.distance_transform_edt(truth)
+    for seed in range(30):
+        click = next_click(np.random.default_rng(seed), truth, np.zeros_like(truth), deep=0.5)
+        assert depth[int(click.row), int(click.col)] > 0.4 * depth.max()
+
+
+@settings(deadline=None, max_examples=150)
+@given(masks, st.integers(0, 1000))
+def test_first_clicks_tell_the_truth_and_begin_with_the_object(truth, seed):
+    clicks = first_clicks(np.random.default_rng(seed), truth)
+    assert bool(clicks) or not truth.any()
+    if truth.any():
+        assert clicks[0].positive
+    for click in clicks:
+        assert truth[int(click.row), int(click.col)] == click.positive
+
+
+def test_first_clicks_are_one_most_of_the_time_and_more_of_both_signs_otherwise():
+    truth = square(10, 10, 30)
+    drawn = [first_clicks(np.random.default_rng(seed), truth) for seed in range(200)]
+    assert 0.5 < np.mean([len(clicks) == 1 for clicks in drawn]) < 0.85
+    assert any(sum(c.positive for c in clicks) > 2 for clicks in drawn)
+    assert any(not c.positive for clicks in drawn for c in clicks)
+
+
+def test_the_rate_warms_up_and_fades():
+    recipe = Recipe(steps=100, warmup=10, learning_rate=1.0)
+    rates = [training._rate(recipe, step) for step in range(101)]
+    assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0)
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_tiny_recipe_trains_and_writes_weights_and_their_course(recipe, tmp_path):
+    out = train(recipe, None, tmp_path / "new" / "w.safetensors", device="cpu", threads=1)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["w.csv", "w.safetensors"]
+    rows = rows_of(out.with_suffix(".csv"))
+    assert [row["step"] for row in rows] == ["2", "4", "5"]
+    assert all(0 < float(row["loss"]) < 10 for row in rows)
+    assert all(0 <= float(row[f"iou@{k}"]) <= 1 for row in rows for k in range(1, 6))
+    loaded = load_weights(out)
+    assert loaded.network.config.widths == (8, 16, 16, 16, 16)
+    assert loaded.facts["steps"] == 5
+    assert loaded.facts["recipe"]["seed"] == 3
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[int]:
+    """Training dies on its way to ``step`` from now on; the steps that were begun."""
+    begun: list[int] = []
+    plain = training._Run.advance
+
+    def advance(run, *args):
+        if run.step == step:
+            raise KeyboardInterrupt
+        begun.append(run.step)
+        return plain(run, *args)
+
+    monkeypatch.setattr(training._Run, "advance", advance)
+    return begun
+
+
+def test_a_killed_run_goes_on_from_its_last_save(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "w.safetensors"
+    with monkeypatch.context() as patch:
+        begun = killed_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, None, out, device="cpu", threads=1)
+    assert begun == [0, 1, 2]
+    assert not out.exists()
+    saved = torch.load(out.with_suffix(".resume"), weights_only=True)
+    assert saved["step"] == 2
+    with monkeypatch.context() as patch:
+        begun = killed_at(patch, -1)
+        assert train(recipe, None, out, resume=True, device="cpu", threads=1) == out
+    assert begun == [2, 3, 4]
+    assert [row["step"] for row in rows_of(out.with_suffix(".csv"))] == ["2", "4", "5"]
+    assert load_weights(out).facts["steps"] == 5
+    assert not out.with_suffix(".resume").exists()
+
+
+def test_going_on_takes_up_weights_average_and_optimiser(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "w.safetensors"
+    with monkeypatch.context() as patch:
+        killed_at(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, None, out, device="cpu", threads=1)
+    saved = torch.load(out.with_suffix(".resume"), weights_only=True)
+    taken: list[training._Run] = []
+
+    def look(run, *_args):
+        taken.append(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Run, "advance", look)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, None, out, resume=True, device="cpu", threads=1)
+    (run,) = taken
+    assert run.step == 2
+    assert all(torch.equal(v, saved["network"][k]) for k, v in run.plain.state_dict().items())
+    assert all(torch.equal(v, saved["average"][k]) for k, v in run.average.weights.items())
+    assert any(not torch.equal(v, saved["network"][k]) for k, v in run.average.weights.items())
+    moments = run.optimiser.state_dict()["state"]
+    assert all(torch.equal(moments[k]["exp_avg"], v["exp_avg"]) for k, v in saved["optimiser"]["state"].items())
+
+
+def test_without_resume_a_run_begins_anew(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "w.safetensors"
+    with monkeypatch.context() as patch:
+        killed_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, None, out, device="cpu", threads=1)
+    begun = killed_at(monkeypatch, 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, None, out, device="cpu", threads=1)
+    assert begun == [0]
+
+
+def test_the_state_of_another_recipe_is_refused(recipe, tmp_path, monkeypatch):
+    out = tmp_path / "w.safetensors"
+    with monkeypatch.context() as patch:
+        killed_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, None, out, device="cpu", threads=1)
+    state = out.with_suffix(".resume").read_bytes()
+    recipe.write_text(TINY.replace("seed = 3", "seed = 4"))
+    with pytest.raises(RecipeError, match="another recipe"):
+        train(recipe, None, out, resume=True, device="cpu", threads=1)
+    assert out.with_suffix(".resume").read_bytes() == state
+
+
+def test_a_run_can_start_from_given_weights(recipe, tmp_path):
+    first = train(recipe, None, tmp_path / "first.safetensors", device="cpu", threads=1)
+    recipe.write_text(TINY.replace("steps = 5", "steps = 1\nlearning_rate = 0.0").replace("save_every = 2", f"start_from = '{first}'"))
+    again = train(recipe, None, tmp_path / "again.safetensors", device="cpu", threads=1)
+    before, after = (load_weights(path).network.state_dict() for path in (first, again))
+    assert all(torch.equal(before[k], v) for k, v in after.items())
+
+
+def test_weights_to_start_from_that_do_not_fit_are_refused(recipe, tmp_path):
+    first = train(recipe, None, tmp_path / "first.safetensors", device="cpu", threads=1)
+    recipe.write_text(TINY.replace("widths = [8,", "widths = [16,").replace("save_every = 2", f"start_from = '{first}'"))
+    with pytest.raises((ApprenticeError, RuntimeError)):
+        train(recipe, None, tmp_path / "again.safetensors", device="cpu", threads=1)
+    assert not (tmp_path / "again.safetensors").exists()
+
+
+def test_a_tiny_network_learns_one_batch_by_heart(tmp_path):
+    """The whole step (clicks, rounds, loss, optimiser) brings IoU up on four fixed samples."""
+    torch.manual_seed(0)
+    recipe = Recipe(steps=90, warmup=5, learning_rate=5e-3, config={"widths": [8, 16, 16, 16, 16], "groups": 4}, rounds=(0.7, 0.3), average=0.9)
+    fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
+    run = training._Run(recipe, None, tmp_path / "w.safetensors", fabric, "")
+    image, target = next(iter(SampleStream({}, {}, 1.0, ((64, 4),), seed=5, pool=4)))
+    before = training._score(run.plain, image, target)
+    rng = np.random.default_rng(0)
+    losses = []
+    while run.step < recipe.steps:
+        losses.append(run.advance(image, target, rng))
+        run.step += 1
+    after = training._score(run.plain, image, target)
+    assert np.mean(losses[-10:]) < 0.6 * np.mean(losses[:10])
+    assert after[0] > before[0] + 0.3
+    assert after[-1] > 0.75
+    averaged = training.build("unet", recipe.config)
+    averaged.load_state_dict(run.average.weights)
+    assert training._score(averaged, image, target)[-1] > 0.7
