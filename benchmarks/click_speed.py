@@ -49,26 +49,34 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+KINDS = ("first click", "later click", "later click, learning", "accept, learning")
+
+
+def one_round(pixels: ImageSlice, clicks: tuple[Click, ...], weights: str | None, device: str) -> tuple[list[float], ...]:
+    """Seconds of each of `KINDS`, from fresh weights and with cold caches."""
+    segmenter, policy = load_segmenter(weights, device=device), make_policy("mi+pi")
+    found: list[Prediction] = []
+    first = [timed(lambda: found.append(segmenter.predict(pixels, Prompt(clicks[:1]))))]
+    prompts = []
+    later = []
+    for count in range(2, len(clicks) + 1):
+        prompts.append(Prompt(clicks[:count], found[-1]))
+        later.append(timed(lambda: found.append(segmenter.predict(pixels, prompts[-1]))))
+    learning = [timed(lambda p=p: policy.on_click(segmenter, pixels, p)) for p in prompts]  # type: ignore[misc]
+    lesson = Lesson(pixels, clicks, found[-1].mask)
+    policy.on_accept(segmenter, lesson)  # the second object has one to be judged by
+    return first, later, learning, [timed(lambda: policy.on_accept(segmenter, lesson))]
+
+
 def measure(side: int, weights: str | None, device: str, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each kind of answer."""
-    image, clicks = photograph(side), clicks_at(side)
-    pixels = image.slice(Plane(0, 0))
-    times: dict[str, list[float]] = {"first click": [], "later click": [], "later click, learning": [], "accept, learning": []}
+    """Median milliseconds of each of `KINDS`."""
+    pixels = photograph(side).slice(Plane(0, 0))
+    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for repeat in range(repeats + 1):
-        segmenter = load_segmenter(weights, device=device)
         fresh = ImageSlice(pixels.data, pixels.spacing, pixels.plane, (repeat, side))
-        found: list[Prediction] = []
-        one = [timed(lambda s=segmenter, f=fresh: found.append(s.predict(f, Prompt(clicks[:1]))))]
-        later = [timed(lambda s=segmenter, f=fresh, k=k: found.append(s.predict(f, Prompt(clicks[: k + 1], found[-1])))) for k in (1, 2, 3)]
-        policy = make_policy("mi+pi")
-        learning = [timed(lambda s=segmenter, f=fresh, k=k: policy.on_click(s, f, Prompt(clicks[: k + 1], found[k - 1]))) for k in (1, 2, 3)]
-        lesson = Lesson(fresh, clicks, found[-1].mask)
-        policy.on_accept(segmenter, lesson)  # the second object has one to be judged by
-        accept = [timed(lambda s=segmenter, le=lesson: policy.on_accept(s, le))]
-        if repeat:
-            for name, values in zip(times, (one, later, learning, accept), strict=True):
-                times[name] += values
-    return {name: median_ms(values) for name, values in times.items()}
+        for kind, values in zip(KINDS, one_round(fresh, clicks_at(side), weights, device), strict=True):
+            times[kind] += values if repeat else []
+    return {kind: median_ms(values) for kind, values in times.items()}
 
 
 def main() -> None:
@@ -81,19 +89,27 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     load_s = min(timed(lambda: load_segmenter(options.weights, device=options.device)) for _ in range(5))
-    lines = ["| slice | first click | later click | later click, learning (mi) | accept, learning (pi) |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| slice | first click | later click | later click, learning (mi) | accept, learning (pi) |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
     for side in SIDES:
         found = measure(side, options.weights, options.device, options.repeats)
         lines.append(f"| {side}² RGB | " + " | ".join(f"{v:.0f} ms" for v in found.values()) + " |")
         print(lines[-1], flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.processor())
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
+        platform.processor(),
+    )
     where = f"{model}, {os.cpu_count()} cores, {options.threads} PyTorch threads, device {options.device}, PyTorch {torch.__version__}"
     text = "\n".join(
         [
             "# Seconds per click",
             "",
-            f"Written by `python benchmarks/click_speed.py --threads {options.threads} --device {options.device} --repeats {options.repeats}`. Medians; {where}.",
+            f"Written by `python benchmarks/click_speed.py --threads {options.threads} --device {options.device}",
+            f"--repeats {options.repeats}`.",
+            f"Medians; {where}.",
             "",
             *lines,
             "",

@@ -61,6 +61,13 @@ def test_the_loop_stops_at_the_highest_target():
     assert len(found.clicks) == 4
 
 
+def test_a_target_that_is_met_exactly_is_reached(squares):
+    assert follow(Scripted([50, 90, 95]), targets=(0.90,)).ious == (0.5, 0.9)
+    exact = run(Trial(squares, max_clicks=3, targets=(0.5, 0.9)), DiskSegmenter(), Scripted(*[[50, 90]] * 4))
+    assert exact.noc == {"0.50": 1.0, "0.90": 2.0}
+    assert exact.nof == {"0.50": 0, "0.90": 0}
+
+
 def test_the_loop_stops_at_the_most_clicks():
     assert follow(Scripted([10] * 9), max_clicks=3).ious == (0.1, 0.1, 0.1)
 

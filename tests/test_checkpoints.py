@@ -25,6 +25,16 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_no_other_file(tmp_path):
     assert Checkpoints(FakeStore(), tmp_path).load("model-1.checkpoint") == DiskWeights(3.0)
 
 
+def test_a_checkpoint_appears_under_its_name_in_one_step(tmp_path, monkeypatch):
+    def fail(source, target):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(WriteError, match="Input/output error"):
+        Checkpoints(FakeStore(), tmp_path).save(DiskWeights(), "model-1.checkpoint")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_missing_or_damaged_is_none(tmp_path):
     (tmp_path / "model-1.checkpoint").write_text("{")
     checkpoints = Checkpoints(FakeStore(), tmp_path)

@@ -14,7 +14,7 @@ from napari_apprentice import assembly, cli, demo, files
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, Image, InputError, WeightsError
+from napari_apprentice.types import Click, Image, InputError, LearningReport, WeightsError
 
 AFFINE = np.array([[0, 0, -2.0, 7], [0, 0.5, 0, -3], [0.7, 0, 0, 1], [0, 0, 0, 1]])
 
@@ -150,6 +150,8 @@ def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
     session.add(Click((5, 10, 12)))
     session.discard()
     session.add(Click((5, 4, 12)))
+    session.add(Click((7, 20, 12)))
+    session.undo()
     session.close()
     for number, recording in enumerate((tmp_path / "work", tmp_path / "work" / "journal.jsonl")):
         out = tmp_path / f"{number}.nii.gz"
@@ -324,7 +326,7 @@ def test_demo_table_tells_the_truth(disks, small_samples, tmp_path, capsys):
     with (out / "clicks.csv").open() as file:
         lines = list(csv.DictReader(file))
     slices = [(one["sample"], one["object"], one["slice"]) for one in lines]
-    head = [("head", "2", i) for i in "1245"] + [("head", "5", i) for i in "0235"]  # the larger object first, not where it is small
+    head = [("head", "2", i) for i in "135"] + [("head", "5", i) for i in "025"]  # the larger object first, not where it is small
     assert slices == [*head, ("photo", "2", "0"), ("photo", "5", "0")]
     truth, labels = (files.read_labels(path) for path in (small_samples[0][1], out / "head_labels.nii.gz"))
     for line in (one for one in lines if one["sample"] == "head"):
@@ -333,6 +335,13 @@ def test_demo_table_tells_the_truth(disks, small_samples, tmp_path, capsys):
         assert 1 <= int(line["clicks"]) <= demo.MAX_CLICKS
     said = capsys.readouterr().out
     assert f"{len(lines)} slices" in said
+
+
+def test_demo_learns_from_every_slice_it_accepts(disks, small_samples, tmp_path, monkeypatch):
+    lessons = []
+    monkeypatch.setattr(FakePolicy, "on_accept", lambda self, segmenter, lesson: lessons.append(lesson) or LearningReport())
+    results = demo.run_headless(tmp_path)
+    assert [len(lesson.clicks) for lesson in lessons] == [one.clicks for one in results.slices]
 
 
 def test_demo_pictures_show_image_mask_truth_and_clicks(disks, small_samples, tmp_path):

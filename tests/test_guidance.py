@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from napari_apprentice.guidance import GUIDANCE, WindowClick, click_maps, disk, squared_distance
 
-many = settings(deadline=None, max_examples=60)
+many = settings(max_examples=60)
 sizes = st.tuples(st.integers(1, 14), st.integers(1, 14))
 # Quarters are exact in float32, so that d² = r² is decided alike by the oracle and by the map.
 places = st.tuples(st.integers(-12, 64).map(lambda v: v / 4), st.integers(-12, 64).map(lambda v: v / 4))

@@ -135,6 +135,8 @@ def test_appending_cuts_the_torn_tail_off_first(written, tail):
     journal.append(Event("forget", 9))
     journal.close()
     assert [event.label for event in read_journal(written)[1]] == [1, 2, 9]
+    assert written.read_bytes().count(b'"check": ') == written.read_bytes().count(b"\n") == 4
+    assert written.read_bytes().endswith(b"\n")
 
 
 def test_no_changed_byte_before_the_last_line_goes_unnoticed(written):

@@ -97,7 +97,10 @@ def killed(worker: subprocess.Popen[str], folder: Path, chance: random.Random) -
     worker.stdin.write(f"{folder}\n")
     worker.stdin.flush()
     process_id = int(worker.stdout.readline())
-    done = [worker.stdout.readline() for _ in range(chance.choice([0, 1, 2, 5, 20]))]
+    done: list[str] = []
+    for _ in range(chance.choice([0, 1, 2, 5, 20])):
+        done += [worker.stdout.readline()] if done[-1:] != ["dead\n"] else []
+    assert "dead\n" not in done, "it died on its own, see its standard error"
     time.sleep(chance.choice([0, chance.uniform(0, 0.003), chance.uniform(0, 0.05)]))
     os.kill(process_id, signal.SIGKILL)
     while (line := worker.stdout.readline().strip()) != "dead":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_damage_inside_the_file_is_refused(store, saved, damage):
     refusal(store, rewritten(saved, **damage))
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_one_wrong_byte_in_the_header_never_ends_in_anything_but_knowledge_or_a_refusal(store, saved, data):
     whole = bytearray(saved.read_bytes())
@@ -158,12 +159,8 @@ def test_one_wrong_byte_in_the_header_never_ends_in_anything_but_knowledge_or_a_
     whole[at] ^= data.draw(st.integers(1, 255))
     path = saved.with_name("damaged.safetensors")
     path.write_bytes(whole)
-    try:
-        loaded = store.load(path)
-    except WeightsError as error:
-        assert "\n" not in str(error)
-    else:
-        assert loaded.weights.keys() == store.base.weights.keys()
+    with suppress(WeightsError):
+        assert store.load(path).weights.keys() == store.base.weights.keys()
 
 
 @pytest.mark.parametrize("failing", ["replace", "write"])
@@ -196,7 +193,9 @@ def lesson_after_lesson(count: int) -> list[Knowledge]:
     """Pieces of knowledge that share nothing, 3 × 4 kB each."""
     generator = torch.Generator().manual_seed(2)
     return [
-        Knowledge(*(Tensors({"a": torch.randn(600, generator=generator), "b": torch.randn(20, 20, generator=generator)}) for _ in range(3)), i)
+        Knowledge(
+            *(Tensors({"a": torch.randn(600, generator=generator), "b": torch.randn(20, 20, generator=generator)}) for _ in range(3)), i
+        )
         for i in range(count)
     ]
 
@@ -209,7 +208,7 @@ def in_memory(knowledge: Knowledge) -> bool:
     return any(part._values is not None for part in (knowledge.weights, knowledge.first, knowledge.second))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 80_000), st.lists(st.integers(0, 5), max_size=12))
 def test_whatever_the_budget_knowledge_comes_back_bit_for_bit(budget, order):
     shelf, pieces = Shelf(budget), lesson_after_lesson(6)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.losses import click_centred_gaussian, click_windows, dice_focal, focal, normalised_focal, soft_dice
 
-many = settings(deadline=None, max_examples=40)
+many = settings(max_examples=40)
 
 
 def logit(p: float) -> float:

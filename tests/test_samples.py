@@ -34,7 +34,6 @@ def _one_thread():
 # --- splitting --------------------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(0, 60), st.just(0.0) | st.floats(1e-3, 0.9))
 def test_the_split_is_disjoint_complete_and_in_order(count, held_out):
     cases = [f"case_{i:02}" for i in range(count)]
@@ -45,7 +44,9 @@ def test_the_split_is_disjoint_complete_and_in_order(count, held_out):
     assert bool(train) == bool(cases)
 
 
-@pytest.mark.parametrize(("count", "held_out", "kept"), [(20, 0.1, 2), (20, 0.5, 10), (20, 0.9, 10), (20, 0.0, 0), (1, 0.5, 0), (3, 0.01, 1)])
+@pytest.mark.parametrize(
+    ("count", "held_out", "kept"), [(20, 0.1, 2), (20, 0.5, 10), (20, 0.9, 10), (20, 0.0, 0), (1, 0.5, 0), (3, 0.01, 1)]
+)
 def test_about_the_wanted_share_is_held_out(count, held_out, kept):
     assert len(split_cases([str(i) for i in range(count)], held_out)[1]) == kept
 
@@ -67,7 +68,7 @@ def drawn(rng: np.random.Generator, chosen: Scene, size: int, vary: bool = True)
     return sample
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from([32, 64, 96]), st.booleans())
 def test_a_sample_is_standardised_pixels_and_a_binary_target_of_enough_area(seed, size, vary):
     rng = np.random.default_rng(seed)
@@ -78,7 +79,7 @@ def test_a_sample_is_standardised_pixels_and_a_binary_target_of_enough_area(seed
     assert sample.image.dtype == sample.target.dtype == torch.float32
     assert sample.target.shape == (1, size, size)
     assert set(sample.target.unique().tolist()) <= {0.0, 1.0}
-    assert MIN_OBJECT_PX <= float(sample.target.sum()) <= 0.92 * size * size
+    assert float(sample.target.sum()) >= MIN_OBJECT_PX
     assert bool(torch.isfinite(sample.image).all())
     assert float(sample.image.mean()) == pytest.approx(0, abs=1e-2)
     assert float(sample.image.std()) == pytest.approx(1, abs=2e-2)

@@ -387,6 +387,10 @@ def test_learning_while_the_next_object_is_open_belongs_to_the_newest_action():
     session.learn()
     assert session._segmenter.radius == 2.5
     assert not session.can_redo
+    session.undo()
+    assert session.label == 1
+    assert session.clicks == (Click((2, 5, 4)),)
+    assert session._segmenter.radius == 2.0
 
 
 def test_a_report_of_several_lessons_names_each_thing_once_and_averages():
@@ -585,6 +589,17 @@ def test_one_action_can_be_undone_however_little_memory_there_is():
     assert not session.can_undo
 
 
+def test_learning_ends_what_could_be_redone_even_where_nothing_can_be_undone():
+    session = make(PICTURE, undo_memory_bytes=0)
+    session.add(Click((20, 20)))
+    session.accept(learn=False)
+    session.add(Click((20, 30)))
+    session.undo()
+    assert session.can_redo
+    session.learn()
+    assert not session.can_redo
+
+
 # --- resuming ---
 
 
@@ -623,7 +638,7 @@ def test_journaled_labels_win_over_another_model(tmp_path):
 class CountingPolicy(FakePolicy):
     """Learns little, and counts how often it was asked."""
 
-    answers = 0
+    answers = lessons = 0
 
     def __init__(self, per_click=0.05, per_accept=0.05):
         super().__init__(per_click, per_accept)
@@ -631,6 +646,10 @@ class CountingPolicy(FakePolicy):
     def on_click(self, segmenter, image_slice, prompt):
         self.answers += 1
         return super().on_click(segmenter, image_slice, prompt)
+
+    def on_accept(self, segmenter, lesson):
+        self.lessons += 1
+        return super().on_accept(segmenter, lesson)
 
 
 def five_objects(session: Session) -> None:
@@ -700,6 +719,18 @@ def test_undone_learning_is_not_in_the_resumed_model(tmp_path, undone):
         session.redo()
         again.redo()
         assert observed(again) == observed(session)
+
+
+def test_undone_learning_comes_from_its_checkpoint_too(tmp_path):
+    session = journaled(tmp_path, CountingPolicy(), FakeStore())
+    five_objects(session)
+    session.undo()
+    policy = CountingPolicy()
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    assert policy.lessons == 0
+    again.redo()
+    session.redo()
+    assert observed(again) == observed(session)
 
 
 def test_a_failing_store_rolls_learning_back(tmp_path):

@@ -101,6 +101,13 @@ def test_first_pixel_in_raster_order_breaks_ties():
     assert CentreRobot().click(truth, np.zeros_like(truth), ()) == Click((3, 7), positive=True)
 
 
+def test_first_pixel_in_raster_order_counts_across_parts_of_the_error():
+    truth = np.zeros((40, 40), dtype=bool)
+    truth[1:21, 2:7] = truth[20:27, 1:8] = True  # begins higher up, but is as thick as the square only further down
+    truth[10:17, 20:27] = True
+    assert CentreRobot().click(truth, np.zeros_like(truth), ()) == Click((13, 23), positive=True)
+
+
 def test_centre_robot_clicks_on_although_every_wrong_pixel_was_clicked():
     truth = np.zeros((5, 5), dtype=bool)
     truth[2, 2] = True

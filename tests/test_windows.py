@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from napari_apprentice.types import Box, Click
 from napari_apprentice.windows import click_in_window, cut, inside, paste, square, standardise
 
-many = settings(deadline=None, max_examples=60)
+many = settings(max_examples=60)
 
 sides = st.integers(8, 120)
 starts = st.integers(-60, 60)

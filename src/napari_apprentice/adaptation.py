@@ -2,7 +2,8 @@
 
 The two updates follow You Point, I Learn (2025): *mid-interaction* after a click (what the model says with the click teaches it to need the
 click less) and *post-interaction* after a finished mask. Ours on top: the hard click constraint, normalised click weights, rehearsal of
-remembered objects, corrections to practise on so that the model keeps listening, and a gate that refuses what makes remembered objects worse.
+remembered objects, corrections to practise on so that the model keeps listening, and a gate that
+refuses what makes remembered objects worse.
 
 A policy is a frozen configuration. All that is learnt lives in the segmenter's `Knowledge`, which is never changed in place: an undo is a
 `restore`, and it is exact.
@@ -79,6 +80,7 @@ class Adaptation:
         with segmenter.timed("adapt"):
             learnt = self._learn_click(segmenter, image_slice, prompt, prediction)
         if not learnt:
+            segmenter.restore(before)
             return prediction
         again = segmenter.predict(image_slice, prompt)
         if _satisfaction(again, prompt.clicks[-1]) < min(_satisfaction(prediction, prompt.clicks[-1]), 0.0):
@@ -148,7 +150,7 @@ def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remember
     windows = lesson_windows(segmenter, lesson.mask, clicks)
     views = [segmenter.look(lesson.image_slice, Prompt(clicks), window, size) for window in windows]
     targets = torch.cat([_mask_in_window(lesson.mask, window, size) for window in windows])
-    return Remembered(torch.cat([v.image for v in views]).half(), targets > 0.5, tuple(v.clicks for v in views))
+    return Remembered(torch.cat([v.image for v in views]).half().cpu(), targets > 0.5, tuple(v.clicks for v in views))
 
 
 def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], clicks: Sequence[Click]) -> tuple[Box, Box]:
@@ -198,7 +200,8 @@ def _advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: flo
         step = (first / (1 - 0.9**steps)) / ((second / (1 - 0.999**steps)).sqrt() + 1e-8)
         weights[key] = (old.weights[key] - rate * step).lerp(segmenter.base.weights[key], anchor)
         firsts[key], seconds[key] = first, second
-    if not all(bool(torch.isfinite(w).all()) for w in weights.values()):
+    # An infinite second moment would pass unseen (its step is 0) and end all learning from then on.
+    if not all(bool(torch.isfinite(v).all()) for values in (weights, seconds) for v in values.values()):
         return False
     segmenter.restore(replace(old, weights=Tensors(weights), first=Tensors(firsts), second=Tensors(seconds), steps=steps))
     return True
@@ -235,7 +238,8 @@ class _Learner:
                 return LearningReport(True, f"learnt from this object (loss {first:.3f} to {last:.3f})", first, last)
             self.segmenter.restore(self.before)
         return LearningReport(
-            False, f"learning was refused: {len(old)} remembered objects would have lost {100 * lost:.1f} points of IoU; the model stays as it was"
+            False,
+            f"learning was refused: {len(old)} remembered objects would have lost {100 * lost:.1f} points of IoU; the model stays",
         )
 
     def _round(self, rate: float) -> tuple[float, float] | None:
@@ -248,13 +252,16 @@ class _Learner:
         targets = torch.cat([o.targets for o in objects]).float().to(device)
         user = [clicks for o in objects for clicks in o.clicks]
         firsts = [[next((c for c in clicks if c.positive), clicks[0])] for clicks in user]
-        targets = torch.stack([_hardened(t[None], c, self.policy.hard_radius_px)[0] for t, c in zip(targets.cpu(), user, strict=True)]).to(device)
+        targets = torch.stack([_hardened(t[None], c, self.policy.hard_radius_px)[0] for t, c in zip(targets.cpu(), user, strict=True)]).to(
+            device
+        )
         previous = torch.zeros_like(targets)
         loss, probability = self._loss(images, targets, firsts, previous)
         if not _advance(self.segmenter, loss, rate, self.policy.anchor):
             return None
         corrections = [
-            [*f, *_corrections(p > 0.5, t > 0.5, self.rng)] for f, p, t in zip(firsts, probability.numpy(), targets[:, 0].cpu().numpy(), strict=True)
+            [*f, *_corrections(p > 0.5, t > 0.5, self.rng)]
+            for f, p, t in zip(firsts, probability.numpy(), targets[:, 0].cpu().numpy(), strict=True)
         ]
         second, _ = self._loss(images, targets, corrections, probability[:, None].to(device))
         if not _advance(self.segmenter, second, rate, self.policy.anchor):
@@ -265,7 +272,9 @@ class _Learner:
         """Dice-focal and the click-centred term over the batch; and (B, n, n) probabilities."""
         guidance = torch.cat([self.segmenter.maps(c, images.shape[-1]) for c in clicks])
         logits, _ = self.segmenter.run(images, guidance, previous)
-        click_term = torch.stack([self.policy._click_term(z[None], t[None], c) for z, t, c in zip(logits, targets, clicks, strict=True)]).mean()
+        click_term = torch.stack(
+            [self.policy._click_term(z[None], t[None], c) for z, t, c in zip(logits, targets, clicks, strict=True)]
+        ).mean()
         return dice_focal(logits, targets) + self.policy.click_weight * click_term, torch.sigmoid(logits.detach()[:, 0]).cpu()
 
     def _score(self, objects: Sequence[Remembered]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from napari_apprentice.adaptation import make_policy
 from napari_apprentice.files import read
 from napari_apprentice.journal import Journal, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
+from napari_apprentice.labelmap import as_ids
 from napari_apprentice.networks import NETWORKS
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.session import Session, resume
@@ -87,6 +88,8 @@ def open_session(
     chosen = make_policy(policy)
     segmenter = load_segmenter(weights, device=device)
     digest = segmenter.loaded.digest
+    if labels is not None:
+        labels = as_ids(labels, image.shape)  # before a journal is begun: a refusal must not leave one behind
     journal = None
     if folder is not None:
         journal = Journal.create(Path(folder), image, policy=policy, model=f"{segmenter.name}:{digest}")

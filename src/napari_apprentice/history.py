@@ -118,11 +118,12 @@ class History:
 
     def amend(self, after: State, checkpoint: str | None) -> None:
         """Give the newest action another outcome; what was undone can no longer be redone."""
-        del self._steps[self._done :]
-        if self._steps:
-            newest = self._steps.pop()
-            self._done -= 1
-            self.push(Step(newest.before, after, newest.patch, checkpoint or newest.checkpoint))
+        if not self._done:
+            self._steps.clear()
+            return
+        self._done -= 1
+        newest = self._steps[self._done]
+        self.push(Step(newest.before, after, newest.patch, checkpoint or newest.checkpoint))
 
     def back(self) -> Step:
         """The newest step that is done. Does not move."""

@@ -369,7 +369,8 @@ def _decoded(record: dict[str, Any]) -> Event:
     if click := record.get("click"):
         facts["click"] = Click(click["voxel"], click["positive"], click["axis"])
     if report := record.get("report"):
-        facts["report"] = LearningReport(**{key: math.nan if value is None else value for key, value in report.items()})
+        measured: dict[str, Any] = {key: math.nan if value is None else value for key, value in report.items()}
+        facts["report"] = LearningReport(**measured)
     if patch := record.get("patch"):
         region = tuple(slice(start, stop) for start, stop in patch["region"])
         facts["patch"] = Patch(region, patch["dtype"], b"", base64.b64decode(patch["values"]), record["changed"])

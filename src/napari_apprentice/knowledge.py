@@ -180,7 +180,9 @@ class KnowledgeStore:
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink()
-            raise WriteError(f"what was learnt cannot be written to {path} ({error.strerror or error}); expected a writable folder with room") from error
+            raise WriteError(
+                f"what was learnt cannot be written to {path} ({error.strerror or error}); expected a writable folder with room"
+            ) from error
 
     def load(self, path: Path) -> Knowledge:
         """Read what `save` wrote.
@@ -224,4 +226,3 @@ class KnowledgeStore:
 
 def _clicks(views: list[list[list[float]]]) -> tuple[tuple[WindowClick, ...], ...]:
     return tuple(tuple(WindowClick(float(row), float(col), bool(positive)) for row, col, positive in clicks) for clicks in views)
-

@@ -1,4 +1,5 @@
-"""Losses as pure functions of logits. Shapes: ``logits`` and ``target`` (B, 1, h, w), target in {0, 1}; each returns a scalar (mean over B).
+"""Losses as pure functions of logits. Shapes: ``logits`` and ``target`` (B, 1, h, w), target in {0, 1}; each returns
+a scalar (mean over B).
 
 ``p_t`` is the probability given to the right class: p where the target is 1, 1 − p where it is 0.
 """
@@ -48,7 +49,11 @@ def dice_focal(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def click_windows(
-    clicks: Sequence[WindowClick], size: tuple[int, int], sigma_px: float = 3.0, half_width_px: float = 10.0, device: torch.device | None = None
+    clicks: Sequence[WindowClick],
+    size: tuple[int, int],
+    sigma_px: float = 3.0,
+    half_width_px: float = 10.0,
+    device: torch.device | None = None,
 ) -> Tensor:
     """(K, h, w): exp(−d²/2σ²) inside a square of ±``half_width_px`` around each click, else 0."""
     points = [(c.row, c.col) for c in clicks]

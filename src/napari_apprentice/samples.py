@@ -23,10 +23,12 @@ from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.types import Plane
 from napari_apprentice.windows import cut, square, standardise
 
-__all__ = ["Sample", "SampleStream", "draw_sample", "held_out_scenes", "real_scenes", "split_cases"]
+__all__ = ["VIEWS", "Sample", "SampleStream", "draw_sample", "held_out_scenes", "real_scenes", "split_cases"]
 
 Rng = np.random.Generator
 MIN_OBJECT_PX = 20
+VIEWS = ((0.4, 0.55, 0.9), (0.4, 0.1, 0.6), (0.2, 0.9, 5.0))
+"""Kinds of windows: chance, and least and largest extent of the object over the window's side. Zoomed, from afar, and cutting it off."""
 LARGEST_SIDE_PX = 512
 
 
@@ -120,14 +122,14 @@ def _scenes_of(dataset: LabelledSet, case: str, at_most: int, rng: Rng, superpix
         pixels = np.asarray(image.data[(slice(None), *where)], dtype=np.float32)
         if pixels.max() == pixels.min():
             continue
-        pixels = np.clip((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255, 0, 255).round().astype(np.uint8)
-        pixels, truth = _shrunk(np.broadcast_to(pixels, (3, *pixels.shape[1:])), np.asarray(labels[where], dtype=np.int32))
+        grey = np.clip((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255, 0, 255).round().astype(np.uint8)
+        colours, truth = _shrunk(np.broadcast_to(grey, (3, *grey.shape[1:])), np.asarray(labels[where], dtype=np.int32))
         layers = _layers(truth, dataset)
         weights = [1.0] * len(layers)
         if superpixels and min(truth.shape) >= 64:
-            layers.append(_superpixels(pixels, rng))
+            layers.append(_superpixels(colours, rng))
             weights.append(0.15 * len(weights))
-        yield Scene(np.ascontiguousarray(pixels), tuple(layers), tuple(weights))
+        yield Scene(np.ascontiguousarray(colours), tuple(layers), tuple(weights))
 
 
 def _target(rng: Rng, chosen: Scene) -> npt.NDArray[np.bool_] | None:
@@ -150,16 +152,26 @@ def _target(rng: Rng, chosen: Scene) -> npt.NDArray[np.bool_] | None:
     return mask
 
 
-def _view(rng: Rng, mask: npt.NDArray[np.bool_]) -> tuple[tuple[float, float], float]:
-    """Centre and side of a window on the object: a first view from afar, a zoomed one, or one that cuts it off."""
+def _view(rng: Rng, mask: npt.NDArray[np.bool_], views: Sequence[Sequence[float]]) -> tuple[tuple[float, float], float]:
+    """Centre and side of a window on the object, of one of the kinds of ``views``.
+
+    Windows that cut the object off teach where a window is too small: the mask then reaches its border.
+    """
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     extent = max(rows[-1] - rows[0], cols[-1] - cols[0]) + 1
-    middle = np.array([(rows[0] + rows[-1]) / 2, (cols[0] + cols[-1]) / 2])
-    kind = rng.random()
-    share = rng.uniform(0.55, 0.9) if kind < 0.45 else np.exp(rng.uniform(np.log(0.1), np.log(0.6))) if kind < 0.9 else rng.uniform(0.9, 1.6)
+    chances = np.array([view[0] for view in views])
+    _, low, high = views[int(np.searchsorted(np.cumsum(chances / chances.sum()), rng.random()))]
+    share = np.exp(rng.uniform(np.log(low), np.log(high)))
     side = float(np.clip(extent / share, 24, max(1.15 * max(mask.shape), 24)))
-    slack = max(side - extent, 0.15 * side) / 2 * rng.uniform(0, 0.9)
-    return tuple(middle + rng.uniform(-1, 1, 2) * slack), side  # type: ignore[return-value]
+    if low < 0.9:
+        middle = np.array([(rows[0] + rows[-1]) / 2, (cols[0] + cols[-1]) / 2])
+        slack = max(side - extent, 0.15 * side) / 2 * rng.uniform(0, 0.9)
+    else:
+        inside = np.flatnonzero(mask)
+        middle = np.array(np.unravel_index(inside[int(rng.integers(len(inside)))], mask.shape), dtype=float)
+        slack = 0.3 * side
+    row, col = middle + rng.uniform(-1, 1, 2) * slack
+    return (float(row), float(col)), side
 
 
 def _vary(rng: Rng, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +181,9 @@ def _vary(rng: Rng, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     both = both.flip(2) if rng.random() < 0.5 else both
     if rng.random() < 0.3:
         angle, zoom = rng.uniform(-0.7, 0.7), np.exp(rng.uniform(-0.15, 0.15, 2))
-        matrix = torch.tensor([[[np.cos(angle) * zoom[0], -np.sin(angle), 0], [np.sin(angle), np.cos(angle) * zoom[1], 0]]], dtype=torch.float32)
+        matrix = torch.tensor(
+            [[[np.cos(angle) * zoom[0], -np.sin(angle), 0], [np.sin(angle), np.cos(angle) * zoom[1], 0]]], dtype=torch.float32
+        )
         grid = F.affine_grid(matrix, [1, 4, *both.shape[1:]], align_corners=False)
         both[:3] -= both[:3].mean()
         both = F.grid_sample(both[None], grid, align_corners=False)[0]
@@ -188,22 +202,24 @@ def _vary(rng: Rng, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         kernel = int(rng.integers(1, 3)) * 2 + 1
         image = F.avg_pool2d(image, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
     if rng.random() < 0.3:
-        image = image + float(np.exp(rng.uniform(np.log(0.02), np.log(0.4)))) * torch.from_numpy(rng.standard_normal(tuple(image.shape), dtype=np.float32))
+        image = image + float(np.exp(rng.uniform(np.log(0.02), np.log(0.4)))) * torch.from_numpy(
+            rng.standard_normal(tuple(image.shape), dtype=np.float32)
+        )
     return image, target
 
 
-def draw_sample(rng: Rng, chosen: Scene, size: int, vary: bool = True) -> Sample | None:
+def draw_sample(rng: Rng, chosen: Scene, size: int, vary: bool = True, views: Sequence[Sequence[float]] = VIEWS) -> Sample | None:
     """A random object of the scene in a random window at ``size`` × ``size``; None if the draw held too little of an object."""
     mask = _target(rng, chosen)
     if mask is None:
         return None
-    centre, side = _view(rng, mask)
+    centre, side = _view(rng, mask, views)
     window = square(centre, side)
     image = cut(chosen.image, window, size)
     target = (cut(mask[None], window, size, fill=0.0) > 0.5).float()
     if vary:
         image, target = _vary(rng, image, target)
-    if not MIN_OBJECT_PX <= float(target.sum()) <= 0.92 * size * size:
+    if float(target.sum()) < MIN_OBJECT_PX:
         return None
     return Sample(standardise(image).contiguous(), target.contiguous())
 
@@ -211,8 +227,9 @@ def draw_sample(rng: Rng, chosen: Scene, size: int, vary: bool = True) -> Sample
 class SampleStream(IterableDataset[tuple[Tensor, Tensor]]):
     """An endless stream of batches ``(image (B, 3, n, n), target (B, 1, n, n))``.
 
-    Every batch draws a working size from ``sizes`` (n -> B). A share ``synthetic`` of the samples is procedural; each worker keeps a pool of
-    procedural scenes and replaces a scene after about ``reuse`` draws. Given seed, number of workers and ``start``, the stream is fixed.
+    Every batch draws a working size from ``sizes`` (n -> B). A share ``synthetic`` of the samples is procedural; each worker keeps a
+    pool of procedural scenes and replaces a scene after about ``reuse`` draws. Given seed, number of workers
+    and ``start``, the stream is fixed.
     """
 
     def __init__(
@@ -225,9 +242,11 @@ class SampleStream(IterableDataset[tuple[Tensor, Tensor]]):
         start: int = 0,
         pool: int = 150,
         reuse: float = 6.0,
+        views: Sequence[Sequence[float]] = VIEWS,
     ) -> None:
         self.scenes, self.shares, self.synthetic = scenes, shares, synthetic
         self.sizes, self.seed, self.start, self.pool_size, self.reuse = sizes, seed, start, pool, reuse
+        self.views = views
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         worker = get_worker_info()
@@ -250,7 +269,7 @@ class SampleStream(IterableDataset[tuple[Tensor, Tensor]]):
                 else:
                     of_set = self.scenes[names[rng.choice(len(names), p=chance)]]
                     chosen = of_set[int(rng.integers(len(of_set)))]
-                sample = draw_sample(rng, chosen, size)
+                sample = draw_sample(rng, chosen, size, views=self.views)
                 if sample is not None:
                     found.append(sample)
             yield torch.stack([s.image for s in found]), torch.stack([s.target for s in found])

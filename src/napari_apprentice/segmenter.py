@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.knowledge import Knowledge, Shelf, Tensors
+from napari_apprentice.refinement import pixel_diffusion
 from napari_apprentice.types import Box, Click, DeviceError, ImageSlice, InputError, Prediction, Prompt
 from napari_apprentice.weights import LoadedWeights, load_weights
 from napari_apprentice.windows import click_in_window, cut, paste, square, standardise
@@ -40,15 +42,23 @@ class ZoomConfig:
     first_steps : ratio between the sides of neighbouring first windows
     smallest_side_px : no window is narrower, in slice pixels
     margin : side of the window over the extent of the object in it
+    wider : factors of further windows about the same centre, whose answers are averaged in
+    mirror : average in the answers to mirrored windows
+    diffusion : weight of `refinement.pixel_diffusion` beside the logits; 0 for none
     keep_overlap : the window stays while the new one overlaps it by at least this IoU
+    first_clicks : so many clicks may start the search for the object's scale again, by falling outside of the window
     """
 
-    size: int = 192
+    size: int = 128
     first_size: int = 128
     first_steps: float = 2.0
-    smallest_side_px: int = 48
-    margin: float = 1.6
+    smallest_side_px: int = 24
+    margin: float = 1.7
+    wider: tuple[float, ...] = (1.8,)
+    mirror: bool = True
+    diffusion: float = 5.0
     keep_overlap: float = 0.5
+    first_clicks: int = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +73,7 @@ class View:
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is the best one there is.
+    """ "auto" is the best one there is.
 
     Raises
     ------
@@ -75,7 +85,9 @@ def pick_device(name: str) -> torch.device:
     if name not in there:
         raise DeviceError(f"a device called {name!r} was asked for; expected auto, cpu, cuda or mps")
     if not there[name]:
-        raise DeviceError(f"the device {name!r} was asked for, but PyTorch finds none on this machine; expected one of {', '.join(k for k in there if there[k])}")
+        raise DeviceError(
+            f"the device {name!r} was asked for, but PyTorch finds none here; expected one of {', '.join(k for k in there if there[k])}"
+        )
     return torch.device(name)
 
 
@@ -130,7 +142,13 @@ class NetworkSegmenter:
     def describe(self) -> dict[str, Any]:
         """Facts for people: the network, its size, where the weights come from."""
         count = sum(p.numel() for p in self.network.parameters())
-        facts = {"network": self.name, "parameters": count, "digest": self.loaded.digest, "device": str(self.device), "working size": self.zoom.size}
+        facts = {
+            "network": self.name,
+            "parameters": count,
+            "digest": self.loaded.digest,
+            "device": str(self.device),
+            "working size": self.zoom.size,
+        }
         return facts | dict(self.loaded.facts)
 
     # --- where to look ---
@@ -164,7 +182,8 @@ class NetworkSegmenter:
         side, windows = float(max(shape)), []
         while True:
             centre = tuple(
-                (s - 1) / 2 if side >= s else min(max(v, side / 2 - 0.5), s - side / 2 - 0.5) for v, s in zip(click.voxel, shape, strict=True)
+                (s - 1) / 2 if side >= s else min(max(v, side / 2 - 0.5), s - side / 2 - 0.5)
+                for v, s in zip(click.voxel, shape, strict=True)
             )
             windows.append(square(centre, side))  # type: ignore[arg-type]
             side /= self.zoom.first_steps
@@ -197,7 +216,7 @@ class NetworkSegmenter:
         """What the network would be shown for ``prompt``; ``window`` and ``size`` default to what `predict` would choose."""
         window = window or self._window(prompt, image_slice.shape)
         size = size or self.zoom.size
-        clicks = tuple(click_in_window(c, window, size) for c in prompt.clicks)
+        clicks = tuple(click_in_window(c, window, size) for c in _standing(prompt.clicks))
         previous = torch.zeros(1, 1, size, size)
         if prompt.previous is not None:
             previous = _previous_in_window(prompt.previous, window, size)
@@ -216,26 +235,51 @@ class NetworkSegmenter:
         if not prompt.clicks:
             raise InputError("a prompt without clicks arrived; expected at least one click")
         with torch.no_grad(), self.timed("decode"):
-            if prompt.previous is None or not prompt.previous.mask_in_box.any():
+            if self._lost(prompt):
                 prompt = replace(prompt, previous=self._first(image_slice, prompt))
-            return self.answer(image_slice, prompt, self.look(image_slice, prompt))
+            return self._answer(image_slice, prompt, self._window(prompt, image_slice.shape))
 
-    def answer(self, image_slice: ImageSlice, prompt: Prompt, view: View) -> Prediction:
-        """The network's word on one view, pasted over the previous prediction."""
-        logits, iou = self.run(view.image, view.guidance, view.previous)
-        pasted, box = paste(logits[0, 0].float(), view.window, image_slice.shape)
-        return _over(prompt.previous, pasted, box, image_slice.shape, view.window, float(iou[0]), prompt.clicks)
+    def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box) -> Prediction:
+        """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction."""
+        windows = [window, *(w for f in self.zoom.wider if (w := _widened(window, f, image_slice.shape)) != window)]
+        views = [self.look(image_slice, prompt, w) for w in windows]
+        parts = [torch.cat([getattr(v, name) for v in views]) for name in ("image", "guidance", "previous")]
+        if self.zoom.mirror:
+            parts = [torch.cat([p, p.flip(3)]) for p in parts]
+        logits, iou = self.run(*parts)
+        if self.zoom.mirror:
+            logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
+        words = [_seen_through(z, w, window) for z, w in zip(logits[:, 0].float(), windows, strict=True)]
+        word = torch.stack(words).mean(0)
+        if self.zoom.diffusion:
+            word = word + self.zoom.diffusion * pixel_diffusion(word, views[0].image[0], views[0].clicks)
+        pasted, box = paste(word, window, image_slice.shape)
+        return _over(prompt.previous, pasted, box, image_slice.shape, window, float(iou.mean()), prompt.clicks)
+
+    def _lost(self, prompt: Prompt) -> bool:
+        """Whether to look for the object's scale: at the start, and when an early positive click falls outside of what was looked at."""
+        previous = prompt.previous
+        if previous is None or not previous.mask_in_box.any():
+            return True
+        if previous.view is None or len(prompt.clicks) > self.zoom.first_clicks or not prompt.clicks[-1].positive:
+            return False
+        row, col = prompt.clicks[-1].voxel
+        view = previous.view
+        return not (view.top <= row < view.bottom and view.left <= col < view.right)
 
     def _first(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """The most credible of the first looks: by the network's own estimate, its margin to the window's border, and usual sizes here."""
         size, shape = self.zoom.first_size, image_slice.shape
         anchor = next((c for c in prompt.clicks if c.positive), prompt.clicks[-1])
-        windows = self.first_windows(anchor, shape)
+        windows = [w for i, w in enumerate(self.first_windows(anchor, shape)) if i == 0 or _holds(w, prompt.clicks)]
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
-        logits, iou = self.run(torch.cat([v.image for v in views]), torch.cat([v.guidance for v in views]), torch.cat([v.previous for v in views]))
+        logits, iou = self.run(
+            torch.cat([v.image for v in views]), torch.cat([v.guidance for v in views]), torch.cat([v.previous for v in views])
+        )
+        agreement = _agreement(logits[:, 0] > 0, windows)
         scores = [
-            float(i) * _credibility(found > 0, window, shape) * self._usual(found > 0, window, shape)
-            for i, found, window in zip(iou, logits[:, 0], windows, strict=True)
+            float(i) * _credibility(found > 0, window, shape) * self._usual(found > 0, window, shape) * (0.2 + 0.8 * agreed)
+            for i, found, window, agreed in zip(iou, logits[:, 0], windows, agreement, strict=True)
         ]
         best = int(np.argmax(scores))
         pasted, box = paste(logits[best, 0].float(), windows[best], shape)
@@ -263,6 +307,17 @@ class NetworkSegmenter:
             self.clock[name] += time.perf_counter() - began - (sum(self.clock.values()) - counted)
 
 
+def _standing(clicks: Sequence[Click]) -> list[Click]:
+    """The clicks without those that a later click on the same pixel took back."""
+    newest = {c.voxel: i for i, c in enumerate(clicks)}
+    return [c for i, c in enumerate(clicks) if newest[c.voxel] == i]
+
+
+def _holds(window: Box, clicks: Sequence[Click]) -> bool:
+    """Whether all positive clicks lie in the window."""
+    return all(window.top <= c.voxel[0] < window.bottom and window.left <= c.voxel[1] < window.right for c in clicks if c.positive)
+
+
 def _overlap(a: Box, b: Box) -> float:
     """IoU of two boxes."""
     height = min(a.bottom, b.bottom) - max(a.top, b.top)
@@ -286,6 +341,38 @@ def _credibility(mask: Tensor, window: Box, shape: tuple[int, int]) -> float:
     return max(1.0 - 2.5 * touching, 0.05) * (0.4 + 0.6 * tiny)
 
 
+def _widened(window: Box, factor: float, shape: tuple[int, int]) -> Box:
+    """The window grown about its centre, though hardly beyond the slice."""
+    side = window.bottom - window.top
+    wider = max(min(side * factor, 1.15 * max(shape)), side)
+    return square(((window.top + window.bottom - 1) / 2, (window.left + window.right - 1) / 2), wider)
+
+
+def _seen_through(values: Tensor, wide: Box, narrow: Box) -> Tensor:
+    """The part of ``values`` (n, n), seen in the window ``wide``, that lies in ``narrow``, again (n, n)."""
+    if wide == narrow:
+        return values
+    side = wide.bottom - wide.top
+    zoom = (narrow.bottom - narrow.top) / side
+    down, right = (narrow.top + narrow.bottom - wide.top - wide.bottom) / side, (narrow.left + narrow.right - wide.left - wide.right) / side
+    grid = F.affine_grid(values.new_tensor([[[zoom, 0.0, right], [0.0, zoom, down]]]), [1, 1, *values.shape], align_corners=False)
+    return F.grid_sample(values[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+
+
+def _agreement(masks: Tensor, windows: Sequence[Box]) -> list[float]:
+    """How far each look (masks (V, n, n), from wide to narrow windows) agrees with its neighbours: the better of two IoUs, in 0..1.
+
+    Where the scale is right, the next wider or narrower look finds the same thing; a guess that only follows the window does not.
+    """
+    if len(windows) == 1:
+        return [1.0]
+    ious = []
+    for wide, narrow, seen, found in zip(windows, windows[1:], masks, masks[1:], strict=False):
+        part = _seen_through(seen.float(), wide, narrow) > 0.5
+        ious.append(float((part & found).sum()) / max(float((part | found).sum()), 1.0))
+    return [max(left, right) for left, right in zip([0.0, *ious], [*ious, 0.0], strict=True)]
+
+
 def _previous_in_window(previous: Prediction, window: Box, size: int) -> Tensor:
     """(1, 1, size, size) probability of the previous prediction, 0 outside what it covered."""
     box = previous.box
@@ -307,7 +394,12 @@ def _over(
     """New logits over the previous ones; every clicked pixel says what the user said."""
     if previous is not None and previous.mask_in_box.any():
         previous = _trimmed(previous)
-        whole = Box(min(box.top, previous.box.top), min(box.left, previous.box.left), max(box.bottom, previous.box.bottom), max(box.right, previous.box.right))
+        whole = Box(
+            min(box.top, previous.box.top),
+            min(box.left, previous.box.left),
+            max(box.bottom, previous.box.bottom),
+            max(box.right, previous.box.right),
+        )
         if whole != box:
             canvas = np.full(whole.shape, -20.0, dtype=np.float32)
             canvas[_within(previous.box, whole)] = previous.logits
@@ -325,7 +417,12 @@ def _trimmed(prediction: Prediction) -> Prediction:
     mask = prediction.mask_in_box
     rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     inner = Box(int(rows[0]), int(cols[0]), int(rows[-1]) + 1, int(cols[-1]) + 1)
-    box = Box(prediction.box.top + inner.top, prediction.box.left + inner.left, prediction.box.top + inner.bottom, prediction.box.left + inner.right)
+    box = Box(
+        prediction.box.top + inner.top,
+        prediction.box.left + inner.left,
+        prediction.box.top + inner.bottom,
+        prediction.box.left + inner.right,
+    )
     return replace(prediction, logits=prediction.logits[inner.slices], box=box)
 
 

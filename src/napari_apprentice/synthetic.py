@@ -1,7 +1,7 @@
 """Procedural training images: scenes that no microscope made, with the truths of everything in them.
 
-What fundus photographs, MRI, electron microscopy, ultrasound and stained cells share is put together at random: dense partitions, cells with
-membranes, blobs with parts, tubes, polygons and many look-alikes, under random textures, contrast, blur, bias fields, speckle, colour,
+What fundus photographs, MRI, electron microscopy, ultrasound and stained cells share is put together at random: dense partitions, cells
+with membranes, blobs with parts, tubes, polygons and many look-alikes, under random textures, contrast, blur, bias fields, speckle, colour,
 clipped fields of view and burnt-in marks. A model trained on these alone already follows clicks on images nobody showed it; see also
 ScribblePrompt (Wong et al., 2024) and SynthSeg (Billot et al., 2023) for the idea of training on synthesis.
 """
@@ -186,7 +186,11 @@ def _degrade(rng: Rng, image: Float) -> Float:
     """Blur, bias field, noise, speckle, loss of resolution along one axis, and a curve of contrast."""
     size = image.shape[-1]
     if rng.random() < 0.7:
-        sigma = np.exp(rng.uniform(np.log(0.3), np.log(2.2), 2)) if rng.random() < 0.3 else np.repeat(np.exp(rng.uniform(np.log(0.3), np.log(1.8))), 2)
+        sigma = (
+            np.exp(rng.uniform(np.log(0.3), np.log(2.2), 2))
+            if rng.random() < 0.3
+            else np.repeat(np.exp(rng.uniform(np.log(0.3), np.log(1.8))), 2)
+        )
         image = ndimage.gaussian_filter(image, (0, sigma[0], sigma[1]))
     if rng.random() < 0.5:
         image = image * np.exp(rng.uniform(0, 0.5) * smooth_noise(rng, size, size * rng.uniform(0.5, 1.5)))
@@ -233,7 +237,7 @@ def _to_uint8(rng: Rng, image: Float) -> npt.NDArray[np.uint8]:
     if rng.random() < 0.55:
         image = np.broadcast_to(image.mean(0, keepdims=True), image.shape)
     elif rng.random() < 0.7:
-        image = image + rng.normal(0, 0.5, (3, 1, 1))
+        image = image + rng.normal(0, 0.5, (3, 1, 1)).astype(np.float32)
     low, high = np.percentile(image, [0.5, 99.5])
     curve = np.clip((image - low) / (high - low + 1e-6), 0, 1) ** np.exp(rng.normal(0, 0.35))
     if rng.random() < 0.3:

@@ -30,10 +30,10 @@ from torch.utils.data import DataLoader
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import normalised_focal, soft_dice
 from napari_apprentice.networks import Output, build
-from napari_apprentice.samples import SampleStream, draw_sample, held_out_scenes, real_scenes
-from napari_apprentice.weights import load_weights, save_weights
+from napari_apprentice.samples import VIEWS, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.types import RecipeError
+from napari_apprentice.weights import load_weights, save_weights
 
 __all__ = ["Recipe", "read_recipe", "train"]
 
@@ -46,8 +46,10 @@ class Recipe:
     ----------
     network, config : what to build
     seed : of everything that is random
-    steps, learning_rate, weight_decay, warmup : AdamW under one cosine cycle
+    steps, learning_rate, weight_decay, warmup : AdamW under one cosine cycle over all steps
+    stop_after : end after so many steps, before the cycle is over; 0 for never
     sizes : ``(working size, batch)`` pairs, one drawn for every step
+    views : kinds of windows: (chance, least, largest extent of the object over the window's side)
     synthetic : share of procedural samples
     sets : training set -> relative share of the real samples
     held_out : share of the cases of every set that is only scored, never learnt from
@@ -57,7 +59,7 @@ class Recipe:
     workers : processes that make samples
     report_every, save_every : in steps
     precision : as Lightning Fabric names it
-    start_from : weights file to start from instead of a random draw; empty for none
+    start_from : weights file to start from instead of a random draw, relative to the folder of the output; empty for none
     """
 
     network: str = "unet"
@@ -67,7 +69,9 @@ class Recipe:
     learning_rate: float = 1.5e-3
     weight_decay: float = 1e-2
     warmup: int = 200
+    stop_after: int = 0
     sizes: tuple[tuple[int, int], ...] = ((128, 16),)
+    views: tuple[tuple[float, float, float], ...] = VIEWS
     synthetic: float = 0.5
     sets: dict[str, float] = field(default_factory=dict)
     held_out: float = 0.1
@@ -96,7 +100,7 @@ def read_recipe(path: Path | str) -> Recipe:
     known = {f.name for f in fields(Recipe)}
     if unknown := sorted(set(values) - known):
         raise RecipeError(f"the recipe {path} names {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
-    for name in ("sizes", "rounds"):
+    for name in ("sizes", "rounds", "views"):
         if name in values:
             values[name] = tuple(tuple(v) if isinstance(v, list) else v for v in values[name])
     return Recipe(**values)
@@ -106,9 +110,9 @@ def read_recipe(path: Path | str) -> Recipe:
 
 
 def _depth(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Distance to the outside at half resolution (a quarter of the work; a draw among deep pixels needs no more). Borders count as outside."""
-    half = region[: region.shape[0] // 2 * 2, : region.shape[1] // 2 * 2]
-    half = half.reshape(half.shape[0] // 2, 2, half.shape[1] // 2, 2).all(axis=(1, 3))
+    """Distance to the outside at half resolution (a quarter of the work; a draw among deep pixels needs no more); borders are outside."""
+    rows, cols = region.shape[0] // 2, region.shape[1] // 2
+    half = np.asarray(region[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2).all(axis=(1, 3)))
     return np.asarray(ndimage.distance_transform_edt(np.pad(half, 1))[1:-1, 1:-1])
 
 
@@ -132,7 +136,7 @@ def _count(rng: np.random.Generator, decay: float = 0.7, most: int = 12) -> int:
 
 
 def first_clicks(rng: np.random.Generator, target: npt.NDArray[np.bool_]) -> list[WindowClick]:
-    """One positive click most of the time, else several of both signs (`reference`: RITM's initial clicks)."""
+    """One positive click most of the time, else several of both signs (after RITM's initial clicks)."""
     clicks: list[WindowClick] = []
     at = _pick(rng, target, 0.7 if rng.random() < 0.6 else 0.15)
     if at is not None:
@@ -165,9 +169,15 @@ def _maps(clicks: Sequence[Sequence[WindowClick]], size: int, network: nn.Module
 
 
 def _rounds(
-    network: nn.Module, features: Tensor, target: Tensor, clicks: list[list[WindowClick]], rounds: int, rng: np.random.Generator, deep: float
+    network: nn.Module,
+    features: Tensor,
+    target: Tensor,
+    clicks: list[list[WindowClick]],
+    rounds: int,
+    rng: np.random.Generator,
+    deep: float,
 ) -> tuple[Tensor, list[Tensor]]:
-    """``rounds`` predictions without gradient, each followed by a corrective click in every image; the newest probability, and all masks."""
+    """``rounds`` predictions without gradient, each followed by a correction in every image; the newest probability, and all masks."""
     size = target.shape[-1]
     previous = torch.zeros_like(target)
     masks = []
@@ -258,7 +268,13 @@ class _Average:
 
 
 def train(
-    recipe_path: Path | str, data_dir: Path | str | None, out: Path | str, *, resume: bool = False, device: str = "auto", threads: int | None = None
+    recipe_path: Path | str,
+    data_dir: Path | str | None,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
 ) -> Path:
     """Train a network by a recipe and write its averaged weights.
 
@@ -281,7 +297,7 @@ def train(
         raise RecipeError(f"the recipe names the sets {', '.join(recipe.sets)}, but {folder} is no folder; expected one that holds them")
     if threads:
         torch.set_num_threads(threads)
-    fabric = lightning_fabric.Fabric(accelerator=device, devices="auto" if device != "cpu" else 1, precision=recipe.precision)  # type: ignore[arg-type]
+    fabric = lightning_fabric.Fabric(accelerator=device, devices="auto" if device != "cpu" else 1, precision=recipe.precision)
     fabric.launch()
     fabric.seed_everything(recipe.seed)
     return _Run(recipe, folder, out, fabric, hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest()[:12]).finish(resume)
@@ -295,7 +311,7 @@ class _Run:
         self.resume_path = out.with_suffix(".resume")
         network = build(recipe.network, recipe.config)
         if recipe.start_from:
-            network.load_state_dict(load_weights(Path(recipe.start_from)).network.state_dict())
+            network.load_state_dict(load_weights(out.parent / recipe.start_from).network.state_dict())
         decayed = [p for p in network.parameters() if p.ndim > 1]
         other = [p for p in network.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}]
@@ -333,7 +349,9 @@ class _Run:
     def batches(self) -> Any:
         recipe = self.recipe
         scenes = real_scenes(self.folder, list(recipe.sets), recipe.held_out, recipe.seed) if self.folder and recipe.sets else {}
-        stream = SampleStream(scenes, recipe.sets, recipe.synthetic, recipe.sizes, recipe.seed + 1000 * self.fabric.global_rank, self.step)
+        stream = SampleStream(
+            scenes, recipe.sets, recipe.synthetic, recipe.sizes, recipe.seed + 1000 * self.fabric.global_rank, self.step, views=recipe.views
+        )
         loader = DataLoader(
             stream, batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None, persistent_workers=False
         )
@@ -371,7 +389,8 @@ class _Run:
             self.load()
         self.out.parent.mkdir(parents=True, exist_ok=True)
         images, targets = _held_out_batch(self.folder, recipe, recipe.sizes[0][0])
-        batches = self.batches()
+        last = min(recipe.steps, recipe.stop_after or recipe.steps)
+        batches = self.batches() if self.step < last else iter(())
         log_path = self.out.with_suffix(".csv")
         fresh = self.step == 0 or not log_path.exists()
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn(), TimeRemainingColumn())
@@ -379,19 +398,28 @@ class _Run:
             log = csv.writer(file)
             if fresh:
                 log.writerow(["step", "seconds", "loss", "rate", "iou@1", "iou@2", "iou@3", "iou@4", "iou@5"])
-            task = progress.add_task("train", total=recipe.steps, completed=self.step, said="")
+            task = progress.add_task("train", total=last, completed=self.step, said="")
             losses: list[float] = []
             began = time.monotonic() - self.spent_s
             said = ""
-            while self.step < recipe.steps:
+            while self.step < last:
                 rng = np.random.default_rng([recipe.seed, self.step, self.fabric.global_rank, 7])
-                losses.append(self.advance(*next(batches), rng))
+                image, target = next(batches)
+                losses.append(self.advance(image, target, rng))
                 self.step += 1
                 self.spent_s = time.monotonic() - began
-                if self.step % recipe.report_every == 0 or self.step == recipe.steps:
+                if self.step % recipe.report_every == 0 or self.step == last:
                     ious = self.held_out(images, targets)
                     said = f"held-out IoU@1/3/5 {ious[0]:.3f}/{ious[2]:.3f}/{ious[4]:.3f}"
-                    log.writerow([self.step, round(self.spent_s), f"{np.mean(losses):.4f}", f"{_rate(recipe, self.step):.2e}", *(f"{v:.4f}" for v in ious)])
+                    log.writerow(
+                        [
+                            self.step,
+                            round(self.spent_s),
+                            f"{np.mean(losses):.4f}",
+                            f"{_rate(recipe, self.step):.2e}",
+                            *(f"{v:.4f}" for v in ious),
+                        ]
+                    )
                     file.flush()
                     losses = []
                 if self.step % recipe.save_every == 0:

@@ -29,6 +29,7 @@ import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -138,7 +139,7 @@ class Plane(NamedTuple):
     """One 2D slice of an image: the spatial axis it is orthogonal to, and the index along that axis."""
 
     axis: int
-    index: int
+    index: int  # type: ignore[assignment] # a plane is no sequence to search in
 
 
 @dataclass(frozen=True)
@@ -198,15 +199,16 @@ class Image:
     name: str = "image"
     path: Path | None = None
     source: Any = field(default=None, repr=False)
+    _token: int = field(default_factory=count().__next__, init=False, repr=False)
 
     def __post_init__(self) -> None:
         shape = tuple(getattr(self.data, "shape", ()))
         if len(shape) not in (3, 4):
-            raise ImageError(
-                f"an array of shape {shape} arrived; expected (C, rows, cols) or (C, z, y, x) with C = 1 (grey) or 3 (RGB)"
-            )
+            raise ImageError(f"an array of shape {shape} arrived; expected (C, rows, cols) or (C, z, y, x) with C = 1 (grey) or 3 (RGB)")
         if shape[0] not in (1, 3):
-            raise ImageError(f"an image with {shape[0]} channels arrived (shape {shape}); expected 1 (grey) or 3 (RGB) channels, first axis")
+            raise ImageError(
+                f"an image with {shape[0]} channels arrived (shape {shape}); expected 1 (grey) or 3 (RGB) channels, first axis"
+            )
         if 0 in shape:
             raise ImageError(f"an empty image of shape {shape} arrived; expected at least one voxel along every axis")
         if not (np.issubdtype(self.data.dtype, np.number) or self.data.dtype == bool) or np.iscomplexobj(np.empty(0, self.data.dtype)):
@@ -214,7 +216,9 @@ class Image:
         n = len(shape) - 1
         affine = np.eye(n + 1) if self.affine is None else np.array(self.affine, dtype=np.float64)
         if affine.shape != (n + 1, n + 1) or not np.isfinite(affine).all() or not _invertible(affine[:n, :n]):
-            raise ImageError(f"an affine of shape {affine.shape} arrived for a {n}D image; expected an invertible ({n + 1}, {n + 1}) matrix")
+            raise ImageError(
+                f"an affine of shape {affine.shape} arrived for a {n}D image; expected an invertible ({n + 1}, {n + 1}) matrix"
+            )
         affine.setflags(write=False)
         object.__setattr__(self, "affine", affine)
 
@@ -267,10 +271,14 @@ class Image:
         array = np.asarray(data)
         if not np.isfinite(array).all():
             count = int((~np.isfinite(array)).sum())
-            raise ImageError(f"{count} NaN or infinite values arrived in slice {index} of {self.name!r}; expected finite numbers (replace them first)")
+            raise ImageError(
+                f"{count} NaN or infinite values arrived in slice {index} of {self.name!r}; expected finite numbers (replace them first)"
+            )
         if array.min() == array.max():
-            raise ImageError(f"slice {index} of {self.name!r} is constant (every value is {array.flat[0]}); expected an image with some contrast")
-        return ImageSlice(array, (float(spacing[0]), float(spacing[1])), plane, (id(self), plane))
+            raise ImageError(
+                f"slice {index} of {self.name!r} is constant (every value is {array.flat[0]}); expected an image with some contrast"
+            )
+        return ImageSlice(array, (float(spacing[0]), float(spacing[1])), plane, (self._token, plane))
 
 
 def _invertible(matrix: npt.NDArray[np.float64]) -> bool:
@@ -415,12 +423,15 @@ class Segmenter(Protocol):
 
 @runtime_checkable
 class AdaptationPolicy(Protocol):
-    """How a segmenter learns. A policy is a frozen configuration: all that is learnt lives in the segmenter's snapshot."""
+    """How a segmenter (of the kind that the policy is made for) learns.
 
-    def on_click(self, segmenter: Segmenter, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+    A policy is a frozen configuration: all that is learnt lives in the segmenter's snapshot.
+    """
+
+    def on_click(self, segmenter: Any, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """Answer the newest click of ``prompt``, having learnt from it as far as this policy does so (mid-interaction)."""
 
-    def on_accept(self, segmenter: Segmenter, lesson: Lesson) -> LearningReport:
+    def on_accept(self, segmenter: Any, lesson: Lesson) -> LearningReport:
         """Learn from a finished mask (post-interaction). A refused or failed update leaves the segmenter as it was."""
 
 

@@ -54,7 +54,9 @@ def save_weights(network: nn.Module, path: Path | str, facts: Mapping[str, Any] 
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise WriteError(f"the weights cannot be written to {path} ({error.strerror or error}); expected a writable folder with room") from error
+        raise WriteError(
+            f"the weights cannot be written to {path} ({error.strerror or error}); expected a writable folder with room"
+        ) from error
     return path
 
 

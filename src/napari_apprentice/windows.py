@@ -23,7 +23,7 @@ __all__ = ["click_in_window", "cut", "inside", "paste", "square", "standardise"]
 
 def square(centre: tuple[float, float], side: float) -> Box:
     """The square window of about ``side`` pixels about ``centre`` (row, col)."""
-    whole = max(int(round(side)), 1)
+    whole = max(round(side), 1)
     top, left = round(centre[0] + 0.5 - whole / 2), round(centre[1] + 0.5 - whole / 2)
     return Box(top, left, top + whole, left + whole)
 
@@ -42,7 +42,9 @@ def cut(data: npt.NDArray[Any], window: Box, size: int, fill: float | None = Non
     part = inside(window, (data.shape[1], data.shape[2]))
     side = window.bottom - window.top
     step = max(side // (4 * size), 1)
-    pixels = torch.from_numpy(np.ascontiguousarray(data[:, part.top : part.bottom : step, part.left : part.right : step]).astype(np.float32))
+    pixels = torch.from_numpy(
+        np.ascontiguousarray(data[:, part.top : part.bottom : step, part.left : part.right : step]).astype(np.float32)
+    )
     pad = (part.left - window.left, window.right - part.right, part.top - window.top, window.bottom - part.bottom)
     if any(pad):
         pad = tuple(round(p / step) for p in pad)  # type: ignore[assignment]

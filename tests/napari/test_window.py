@@ -1,32 +1,51 @@
-"""Mouse and keyboard in a real window. One viewer serves all these tests, each with a widget of its own."""
+"""The whole path in a real window: real mouse, real keys. A window takes seconds, so each test does all it can in one."""
 
 from __future__ import annotations
 
+import threading
 import time
 
 import numpy as np
 import pytest
+from napari.layers import Labels, Points
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtWidgets import QPushButton
 
 import napari
 from napari_apprentice import files
 from napari_apprentice._napari import click_layer
+from napari_apprentice._napari import widget as widget_module
+from napari_apprentice._napari.engine import POLICIES
 from napari_apprentice._napari.keys import KEYS
-from napari_apprentice._napari.widget import ApprenticeWidget
+from napari_apprentice._napari.launch import open_window
 from napari_apprentice.types import Click
 
 CONTROL = Qt.KeyboardModifier.ControlModifier
+SHIFT = Qt.KeyboardModifier.ShiftModifier
 NONE = Qt.KeyboardModifier.NoModifier
 LEFT, RIGHT = Qt.MouseButton.LeftButton, Qt.MouseButton.RightButton
 
 
-@pytest.fixture(scope="module")
-def shared_viewer(qapp):
-    viewer = napari.Viewer(show=True)
-    viewer.window.resize(1280, 800)
-    yield viewer
-    viewer.close()
+@pytest.fixture
+def open_docked(make_napari_viewer, hands, monkeypatch, engine):
+    """Opens a window with files in it and the widget from the plugin menu."""
+    monkeypatch.setattr(widget_module, "default_engine", engine)
+    windows = []
+
+    def open_it(*paths):
+        viewer = make_napari_viewer(show=True)
+        viewer.window.resize(1280, 800)
+        for path in paths:
+            viewer.open(path, plugin="napari-apprentice")
+        _, widget = viewer.window.add_plugin_dock_widget("napari-apprentice", "Apprentice")
+        windows.append(hands(viewer, widget))
+        windows[-1].wait()
+        return windows[-1]
+
+    yield open_it
+    for window in windows:
+        window.widget.leave()
+        assert window.widget.bridge.worker.join(10)
 
 
 @pytest.fixture
@@ -35,92 +54,103 @@ def scan(tmp_path, volume):
 
 
 @pytest.fixture
-def open_window(shared_viewer, hands, engine):
-    """Docks a widget beside some files; everything is gone again afterwards."""
-    made = []
-
-    def open_it(*paths):
-        for path in paths:
-            shared_viewer.open(path, plugin="napari-apprentice")
-        widget = ApprenticeWidget(shared_viewer, engine)
-        shared_viewer.window.add_dock_widget(widget, name="Apprentice")
-        made.append(widget)
-        window = hands(shared_viewer, widget)
-        window.wait()
-        return window
-
-    yield open_it
-    for widget in made:
-        shared_viewer.window.remove_dock_widget(widget)
-        assert widget.bridge.worker.join(10)
-    shared_viewer.layers.clear()
-    shared_viewer.dims.ndisplay = 2
-    shared_viewer.dims.order = tuple(range(shared_viewer.dims.ndim))
-
-
-@pytest.fixture
-def window(open_window, scan):
-    made = open_window(scan)
+def window(open_docked, scan):
+    made = open_docked(scan)
     made.press(made.widget.start)
     return made
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
-def test_clicks_land_on_the_voxel_in_every_view(window, engine, order):
-    viewer = window.viewer
-    viewer.dims.order = order
-    where = np.rint(viewer.layers[0].world_to_data(viewer.dims.point)).astype(int)
-    for target in [(2, 8, 9), (5, 30, 41)]:
-        voxel = [where[axis] if axis == order[0] else target[axis] for axis in range(3)]
-        window.click(*voxel)
-        assert engine.session.clicks[-1] == Click(tuple(voxel), True, order[0])
-        assert window.labels.data[tuple(voxel)] == 1
-
-
-def test_the_toggle_and_its_key_change_the_sign_of_a_plain_click(window, engine):
+def test_the_whole_path(window, engine, tmp_path, scan):
+    viewer, widget = window.viewer, window.widget
+    session, source = engine.session, files.read(scan)
+    assert viewer.layers[0].name == "scan"
     plane = window.plane
+
+    window.click(plane, 20, 20)
+    window.click(plane, 26, 20, modifier=CONTROL)
+    assert session.clicks == (Click((plane, 20, 20), True, 0), Click((plane, 26, 20), False, 0))
+    assert widget.clicks.text() == "2 clicks"
+    first = window.labels.data.copy()
+    assert first[plane, 20, 20] == 1
+    assert first[plane, 26, 20] == 0
+
+    window.key(Qt.Key.Key_Z, CONTROL)  # the points layer is active
+    assert len(session.clicks) == len(window.points.data) == 1
+    window.activate(window.labels)
+    window.key(Qt.Key.Key_Z, CONTROL)
+    assert not window.labels.data.any()
+    window.activate(viewer.layers[0])
+    window.key(Qt.Key.Key_Z, CONTROL | SHIFT)
+    window.key(Qt.Key.Key_Z, CONTROL | SHIFT)
+    np.testing.assert_array_equal(window.labels.data, first)
+
+    window.key(Qt.Key(ord(KEYS["accept"])))
+    assert session.finished == (1,)
+    assert widget.object.value() == 2
+    assert widget.clicks.text() == "no clicks yet"
+    assert len(window.points.data) == 0
+
+    viewer.dims.set_current_step(0, viewer.dims.current_step[0] + 1)
+    other = window.plane
+    assert other != plane
+    window.activate(window.points)
+    window.click(other, 10, 40)
+    assert session.clicks[-1] == Click((other, 10, 40), True, 0)
+
+    viewer.dims.order = (2, 0, 1)
+    column = window.plane
+    window.click(2, 30, column)
+    assert session.clicks[-1] == Click((2, 30, column), True, 2)
+    np.testing.assert_array_equal(window.labels.data, session.labels)
+
+    window.press(widget.save)
+    saved = tmp_path / "scan_labels.nii.gz"
+    np.testing.assert_array_equal(files.read_labels(saved), session.labels)
+    np.testing.assert_allclose(files.read(saved).affine, source.affine)
+    viewer.open(saved, plugin="napari-apprentice")
+    assert isinstance(viewer.layers[-1], Labels)
+    np.testing.assert_allclose(viewer.layers[-1].data_to_world((1, 2, 3)), viewer.layers[0].data_to_world((1, 2, 3)))
+
+
+def test_clicks_land_on_the_voxel_in_every_view(window, engine):
+    viewer = window.viewer
+    for order in [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)]:
+        viewer.dims.order = order
+        for target in [(2, 8, 9), (5, 30, 41)]:
+            voxel = tuple(window.plane if axis == order[0] else target[axis] for axis in range(3))
+            window.click(*voxel)
+            assert engine.session.clicks[-1] == Click(voxel, True, order[0])
+            assert window.labels.data[voxel] == 1
+
+
+def test_what_is_a_click_and_of_which_sign(window, engine, told):
+    plane, points = window.plane, window.points
     window.click(plane, 20, 20)
     window.key(Qt.Key(ord(KEYS["switch_sign"])))
     assert window.widget.sign._negative.isChecked()
     window.click(plane, 20, 24)
     window.press(window.widget.sign._positive)
-    window.click(plane, 20, 28)
-    assert [click.positive for click in engine.session.clicks] == [True, False, True]
-
-
-def test_a_drag_pans_and_other_buttons_do_nothing(window, engine):
-    start = window.pixel(window.plane, 20, 20)
-    window.drag(start, start + QPoint(60, 40))
-    assert window.pixel(window.plane, 20, 20) != start
-    window.click(window.plane, 20, 20, button=RIGHT)
-    assert engine.session.clicks == ()
-    assert len(window.points.data) == 0
-
-
-def test_clicks_that_cannot_be_used_are_told_and_change_nothing(window, engine, told):
-    window.click(window.plane, -3, 20)
-    assert told() == [click_layer.OUTSIDE]
-    window.viewer.dims.ndisplay = 3
-    window.click(window.plane, 20, 20)
-    assert told() == [click_layer.OUTSIDE, click_layer.IN_3D]
-    assert engine.session.clicks == ()
-    assert len(window.points.data) == 0
-
-
-def test_two_fast_clicks_at_one_place_are_two_clicks(window, engine):
-    window.click(window.plane, 20, 20, wait=False)
-    window.click(window.plane, 20, 20, wait=False)
+    window.click(plane, 20, 28, wait=False)
+    window.click(plane, 20, 28, wait=False)  # no double click
     window.wait()
-    assert len(engine.session.clicks) == 2
+    assert [click.positive for click in engine.session.clicks] == [True, False, True, True]
 
+    window.click(plane, 20, 32, button=RIGHT)
+    start = window.pixel(plane, 20, 20)
+    window.drag(start, start + QPoint(60, 40))
+    assert window.pixel(plane, 20, 20) != start  # a drag pans
+    points.mode = "select"
+    window.click(plane, 20, 32)
+    points.mode = "add"
+    window.click(plane, -3, 20)
+    window.viewer.dims.ndisplay = 3
+    window.click(plane, 20, 20)
+    assert told() == [click_layer.OUTSIDE, click_layer.IN_3D]
+    assert len(engine.session.clicks) == len(points.data) == 4
 
-def test_napari_s_select_tool_does_not_click_and_the_add_tool_comes_back(window, engine):
-    window.points.mode = "select"
-    window.click(window.plane, 20, 20)
-    assert engine.session.clicks == ()
-    window.points.mode = "add"
-    window.click(window.plane, 20, 20)
-    assert len(engine.session.clicks) == 1
+    window.viewer.dims.ndisplay = 2
+    window.click(plane, 20, 32)
+    assert len(engine.session.clicks) == 5
 
 
 def test_the_brush_reaches_the_session_and_leaves_accepted_objects_alone(window, engine):
@@ -139,30 +169,22 @@ def test_the_brush_reaches_the_session_and_leaves_accepted_objects_alone(window,
     assert not (window.labels.data == 2).any()
     np.testing.assert_array_equal(window.labels.data, engine.session.labels)
 
-
-def test_answers_wait_while_a_stroke_is_being_painted(window, engine, monkeypatch):
-    window.activate(window.labels)
-    window.labels.mode = "paint"
-    native, point = window.canvas.native, window.pixel(window.plane, 35, 40)
+    # answers wait while a stroke is being painted
+    native, point = window.canvas.native, window.pixel(plane, 35, 40)
     window.qtbot.mousePress(native, LEFT, NONE, point)
-    window.widget.bridge.click(Click((3, 20, 20)))
+    window.widget.bridge.click(Click((plane + 1, 20, 20)))
     window.wait()
-    assert engine.session.labels[3, 20, 20] == 1
-    assert window.labels.data[3, 20, 20] == 0
+    assert engine.session.labels[plane + 1, 20, 20] == 2
+    assert window.labels.data[plane + 1, 20, 20] == 0
     window.qtbot.mouseRelease(native, LEFT, NONE, point)
     window.wait()
-    assert window.labels.data[3, 20, 20] == 1
+    assert window.labels.data[plane + 1, 20, 20] == 2
     np.testing.assert_array_equal(window.labels.data, engine.session.labels)
 
 
-def test_buttons_leave_the_keyboard_to_the_canvas(window):
-    for button in window.widget.findChildren(QPushButton):
-        assert button.focusPolicy() == Qt.FocusPolicy.NoFocus
-
-
-def test_the_window_stays_alive_while_the_model_works(open_window, scan, engine, slow_engine):
+def test_the_window_stays_alive_while_the_model_works(open_docked, scan, engine, slow_engine):
     engine.segmenter = slow_engine(1.0).segmenter
-    window = open_window(scan)
+    window = open_docked(scan)
     window.press(window.widget.start)
     moments, timer = [], QTimer()
     timer.timeout.connect(lambda: moments.append(time.perf_counter()))
@@ -175,8 +197,40 @@ def test_the_window_stays_alive_while_the_model_works(open_window, scan, engine,
     assert np.diff(moments).max() < 0.5  # drawing in software, on whatever machine, included
 
 
-def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_window, scan, engine):
-    window = open_window(scan)
+def test_closing_the_dock_while_a_prediction_runs(open_docked, scan, engine, slow_engine):
+    gate = threading.Event()
+    engine.segmenter = slow_engine(gate=gate).segmenter
+    window = open_docked(scan)
+    window.press(window.widget.start)
+    worker = window.widget.bridge.worker
+    window.click(window.plane, 20, 20, wait=False)
+    began = time.perf_counter()
+    window.viewer.window.remove_dock_widget(window.widget)
+    assert time.perf_counter() - began < 3  # the gate is still closed
+    assert not [layer for layer in window.viewer.layers if isinstance(layer, Points)]
+    gate.set()
+    assert worker.join(10)
+    assert len(engine.session.clicks) == 1
+    window.viewer.layers.clear()  # nobody listens any more
+
+
+def test_closing_the_window_while_a_prediction_runs(open_docked, scan, engine, slow_engine):
+    gate = threading.Event()
+    engine.segmenter = slow_engine(gate=gate).segmenter
+    window = open_docked(scan)
+    window.press(window.widget.start)
+    window.click(window.plane, 20, 20, wait=False)
+    began = time.perf_counter()
+    window.viewer.close()
+    assert time.perf_counter() - began < 5
+    gate.set()
+    window.widget.leave()
+    assert window.widget.bridge.worker.join(10)
+    assert len(engine.session.clicks) == 1
+
+
+def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_docked, scan, engine):
+    window = open_docked(scan)
     widget = window.widget
     assert not widget.resume.isEnabled()
     window.press(widget.start)
@@ -191,8 +245,8 @@ def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_window, sc
     assert engine.wishes[-1].resume is not None
 
 
-def test_the_chooser_follows_the_layers(open_window, scan, tmp_path, photograph):
-    window = open_window(scan)
+def test_the_chooser_follows_the_layers(open_docked, scan, tmp_path, photograph):
+    window = open_docked(scan)
     viewer, chooser = window.viewer, window.widget.image
     viewer.open(files.save_image(tmp_path / "photo.png", photograph), plugin="napari-apprentice")
     names = lambda: [chooser.itemText(i) for i in range(chooser.count())]  # noqa: E731
@@ -208,8 +262,8 @@ def test_the_chooser_follows_the_layers(open_window, scan, tmp_path, photograph)
     assert not window.widget.start.isEnabled()
 
 
-def test_choices_under_more_reach_the_engine(open_window, scan, engine):
-    window = open_window(scan)
+def test_choices_under_more_reach_the_engine(open_docked, scan, engine):
+    window = open_docked(scan)
     widget, viewer = window.widget, window.viewer
     earlier = np.zeros((8, 40, 50), dtype=np.uint8)
     earlier[1, 2, 3] = 7
@@ -224,11 +278,7 @@ def test_choices_under_more_reach_the_engine(open_window, scan, engine):
     assert engine.session.finished == (7,)
     assert widget.object.value() == 8
     assert window.labels.data[1, 2, 3] == 7
-
-
-def test_the_object_box_opens_another_object(window, engine):
-    window.click(window.plane, 20, 20)
-    window.widget.object.setValue(5)
+    widget.object.setValue(5)
     window.wait()
     assert engine.session.label == 5
     window.click(window.plane, 30, 30)
@@ -247,9 +297,8 @@ def test_a_file_of_somebody_else_is_not_overwritten_without_asking(window, engin
     assert asked == [target]
     assert files.read_labels(target).shape == engine.session.labels.shape
 
-
-def test_an_image_without_a_file_is_saved_where_the_user_says(open_window, tmp_path, monkeypatch):
-    window = open_window()
+    window.press(window.widget.start)  # now says "Close session"
+    window.viewer.layers.clear()
     window.viewer.add_image(np.random.default_rng(0).normal(size=(30, 40)), name="drawn")
     monkeypatch.setattr(window.widget, "_ask_where", lambda proposal: tmp_path / "chosen.png")
     window.press(window.widget.start)
@@ -274,3 +323,36 @@ def test_the_buttons_do_what_they_say(window, engine):
     widget.more.unfold(True)
     window.press(widget.more.forget)
     assert engine.session._segmenter.radius == 5.0
+    for button in widget.findChildren(QPushButton):
+        assert button.focusPolicy() == Qt.FocusPolicy.NoFocus  # the keyboard stays with the canvas
+
+
+def test_the_names_of_the_policies_are_those_of_the_engine():
+    from napari_apprentice import assembly
+
+    assert set(POLICIES) == set(assembly.POLICIES)
+    assert next(iter(POLICIES)) == assembly.DEFAULT_POLICY
+
+
+@pytest.mark.parametrize(("theme", "upright"), [("dark", True), ("light", False)])
+def test_launched_window_fits_a_small_screen_and_can_be_photographed(
+    make_napari_viewer, monkeypatch, hands, volume, engine, theme, upright, tmp_path
+):
+    monkeypatch.setattr(napari, "Viewer", lambda **options: make_napari_viewer(show=True, **options))
+    viewer, widget = open_window(volume, upright=upright, engine=engine)
+    try:
+        viewer.theme = theme
+        viewer.window.resize(1280, 800)
+        window = hands(viewer, widget)
+        widget.more.unfold(True)
+        window.press(widget.start)
+        window.click(window.plane, 20, 20)
+        assert viewer.window.geometry()[2:] <= (1280, 800)
+        assert widget.more.forget.mapTo(widget, QPoint(0, 0)).y() < 700
+        picture = viewer.window.screenshot(str(tmp_path / f"{theme}.png"), canvas_only=False)
+        assert picture[..., :3].std() > 10  # something was drawn
+        assert window.pixel(3, 0, 20).y() != window.pixel(3, 39, 20).y()
+        assert (window.pixel(3, 0, 20).y() > window.pixel(3, 39, 20).y()) == upright
+    finally:
+        widget.leave()
+        assert widget.bridge.worker.join(10)

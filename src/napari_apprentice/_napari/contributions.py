@@ -116,7 +116,8 @@ def _displayable(colours: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if colours.dtype == np.uint8:
         return colours
     low, high = float(colours.min()), float(colours.max())
-    return ((colours - low) / max(high - low, np.finfo(np.float32).tiny)).astype(np.float32)
+    width = max(high - low, float(np.finfo(np.float32).tiny))
+    return ((colours - low) / width).astype(np.float32)
 
 
 def _image_like(data: npt.NDArray[Any], attributes: dict[str, Any]) -> Image:

@@ -1,0 +1,480 @@
+"""Learning from a user: what is taught is learnt, what is refused leaves no trace, and every state can be had back bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from torch import Tensor
+
+from napari_apprentice import adaptation
+from napari_apprentice.adaptation import POLICIES, Adaptation, lesson_windows, make_policy, remember
+from napari_apprentice.guidance import WindowClick
+from napari_apprentice.knowledge import Knowledge
+from napari_apprentice.losses import dice_focal
+from napari_apprentice.networks import build
+from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
+from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt
+from napari_apprentice.weights import LoadedWeights
+from napari_apprentice.windows import click_in_window
+
+TINY = {"widths": [8, 16, 16, 16, 16], "groups": 4}
+SHAPE = (70, 80)
+SIZE = 32  # working size of learning
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def tiny_segmenter(seed: int = 0) -> NetworkSegmenter:
+    torch.manual_seed(seed)
+    network = build("unet", TINY)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    return NetworkSegmenter(LoadedWeights(network.eval(), "unet", {}, "0"), "cpu", ZoomConfig(size=32, first_size=32))
+
+
+@pytest.fixture
+def segmenter() -> NetworkSegmenter:
+    return tiny_segmenter()
+
+
+def small(name: str, **changes: object) -> Adaptation:
+    """The policy of that name in small windows."""
+    return replace(POLICIES[name], size=SIZE, **changes)
+
+
+def disk(row: float = 35, col: float = 40, radius: float = 14) -> np.ndarray:
+    rows, cols = np.indices(SHAPE)
+    return (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
+
+
+def picture(mask: np.ndarray | None = None, seed: int = 0) -> ImageSlice:
+    mask = disk() if mask is None else mask
+    noise = np.random.default_rng(seed).integers(0, 60, (1, *SHAPE))
+    return ImageSlice((noise + 120 * mask).astype(np.uint8))
+
+
+def lesson(mask: np.ndarray | None = None, clicks: tuple[Click, ...] = (Click((35, 40)), Click((35, 10), False)), seed: int = 0) -> Lesson:
+    mask = disk() if mask is None else mask
+    return Lesson(picture(mask, seed), clicks, mask, "case")
+
+
+def two_clicks(segmenter: NetworkSegmenter, pixels: ImageSlice) -> Prompt:
+    first = segmenter.predict(pixels, Prompt((Click((35, 40)),)))
+    return Prompt((Click((35, 40)), Click((28, 44))), first)
+
+
+def tensors(knowledge: Knowledge) -> dict[str, Tensor]:
+    """Copies of everything in it."""
+    parts = {"weight": knowledge.weights, "first": knowledge.first, "second": knowledge.second}
+    return {f"{part}/{k}": v.clone() for part, values in parts.items() for k, v in values.items()}
+
+
+def parameters(segmenter: NetworkSegmenter) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in segmenter.network.named_parameters()}
+
+
+def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[k], v) for k, v in second.items())
+
+
+def same(first: Prediction, second: Prediction) -> bool:
+    return first.box == second.box and np.array_equal(first.logits, second.logits)
+
+
+@pytest.fixture(scope="module")
+def learnt() -> Knowledge:
+    """What a tiny network knows that gets one disk right."""
+    segmenter, policy = tiny_segmenter(), small("pi", post_rate=4e-3, gate_margin=1.0, rehearsed=0)
+    for _ in range(8):
+        policy.on_accept(segmenter, lesson())
+    return segmenter.snapshot()
+
+
+# --- policies by name -------------------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_four_policies_and_nothing_else():
+    assert tuple(POLICIES) == ("none", "mi", "pi", "mi+pi")
+    for name in POLICIES:
+        policy = make_policy(name)
+        assert isinstance(policy, AdaptationPolicy)
+        assert (policy.name, policy.mid, policy.post) == (name, "mi" in name, "pi" in name)
+    with pytest.raises(InputError, match=r"'ia'.*none, mi, pi, mi\+pi"):
+        make_policy("ia")
+
+
+def test_a_policy_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        make_policy("mi").mid_rate = 1.0
+
+
+@pytest.mark.parametrize("name", ["none", "pi"])
+def test_without_mid_interaction_a_click_is_only_answered(segmenter, name):
+    pixels, before = picture(), segmenter.snapshot()
+    prompt = two_clicks(segmenter, pixels)
+    assert same(small(name).on_click(segmenter, pixels, prompt), segmenter.predict(pixels, prompt))
+    assert segmenter.snapshot() is before
+
+
+@pytest.mark.parametrize("name", ["none", "mi"])
+def test_without_post_interaction_a_mask_teaches_nothing(segmenter, name):
+    before, weights = segmenter.snapshot(), parameters(segmenter)
+    report = small(name).on_accept(segmenter, lesson())
+    assert isinstance(report, LearningReport)
+    assert not report.accepted
+    assert segmenter.snapshot() is before
+    assert equal(parameters(segmenter), weights)
+
+
+# --- after a click ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_click_teaches_nothing(segmenter):
+    before, pixels = segmenter.snapshot(), picture()
+    answer = small("mi").on_click(segmenter, pixels, Prompt((Click((35, 40)),)))
+    assert same(answer, segmenter.predict(pixels, Prompt((Click((35, 40)),))))
+    assert segmenter.snapshot() is before
+
+
+def taught_loss(policy: Adaptation, segmenter: NetworkSegmenter, pixels: ImageSlice, prompt: Prompt, said: Prediction) -> float:
+    """The loss on ``said``, the answer with the newest click, of the model that has not seen that click."""
+    known = segmenter.look(pixels, Prompt(prompt.clicks[:-1]), said.view, policy.size)
+    clicks = [click_in_window(c, said.view, policy.size) for c in prompt.clicks]
+    target = adaptation._hardened(adaptation._mask_in_window(said.mask, said.view, policy.size), clicks, policy.hard_radius_px)
+    with torch.no_grad():
+        logits, _ = segmenter.run(known.image, known.guidance, known.previous)
+        return float(dice_focal(logits, target) + policy.click_weight * policy._click_term(logits, target, clicks[-1:]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_later_click_brings_the_loss_on_what_it_taught_down(seed):
+    segmenter, pixels, policy = tiny_segmenter(seed), picture(), small("mi")
+    prompt = two_clicks(segmenter, pixels)
+    said = segmenter.predict(pixels, prompt)
+    before = taught_loss(policy, segmenter, pixels, prompt, said)
+    start = segmenter.snapshot()
+    policy.on_click(segmenter, pixels, prompt)
+    assert segmenter.snapshot() is not start
+    assert segmenter.snapshot().steps == policy.mid_steps
+    assert taught_loss(policy, segmenter, pixels, prompt, said) < before
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_corrected_click_is_needed_less_the_next_time(seed):
+    """Without the click, the model says more of what the click said than before."""
+    segmenter, pixels, policy = tiny_segmenter(seed), picture(), small("mi", mid_rate=5e-4, mid_steps=4)
+    prompt = two_clicks(segmenter, pixels)
+    view = segmenter.predict(pixels, prompt).view
+    known = segmenter.look(pixels, Prompt(prompt.clicks[:-1]), view, SIZE)
+    at = click_in_window(prompt.clicks[-1], view, SIZE)
+
+    def logit() -> float:
+        with torch.no_grad():
+            return float(segmenter.run(known.image, known.guidance, known.previous)[0][0, 0, round(at.row), round(at.col)])
+
+    before = logit()
+    policy.on_click(segmenter, pixels, prompt)
+    assert logit() > before
+
+
+def test_the_answer_is_that_of_the_model_after_learning(segmenter):
+    pixels = picture()
+    prompt = two_clicks(segmenter, pixels)
+    plain = segmenter.predict(pixels, prompt)
+    answer = small("mi", mid_rate=1e-3).on_click(segmenter, pixels, prompt)
+    assert same(answer, segmenter.predict(pixels, prompt))
+    assert not same(answer, plain)
+    assert answer.mask[28, 44]
+
+
+def test_time_spent_learning_is_counted(segmenter):
+    pixels = picture()
+    small("mi").on_click(segmenter, pixels, two_clicks(segmenter, pixels))
+    assert segmenter.clock["adapt"] > 0
+
+
+# --- after a mask -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_from_one_click_falls_over_several_rounds(segmenter):
+    policy = small("pi", post_rate=2e-3, gate_margin=1.0)
+    reports = [policy.on_accept(segmenter, lesson()) for _ in range(4)]
+    assert all(report.accepted and report.elapsed_s > 0 for report in reports)
+    assert reports[-1].loss_before < 0.8 * reports[0].loss_before
+    assert "\n" not in reports[0].message
+
+
+def test_an_accepted_object_is_found_better_from_one_click(segmenter, learnt):
+    pixels, prompt = picture(), Prompt((Click((35, 40)),))
+    before = segmenter.predict(pixels, prompt).mask
+    segmenter.restore(learnt)
+    after = segmenter.predict(pixels, prompt).mask
+    iou = [(m & disk()).sum() / (m | disk()).sum() for m in (before, after)]
+    assert iou[1] > max(iou[0], 0.6)
+
+
+@pytest.mark.parametrize("mask", [np.zeros(SHAPE, bool), np.ones(SHAPE, bool)], ids=["empty", "full"])
+def test_a_mask_of_everything_or_nothing_teaches_nothing(segmenter, mask):
+    before, weights = segmenter.snapshot(), parameters(segmenter)
+    report = small("mi+pi").on_accept(segmenter, Lesson(picture(), (Click((35, 40)),), mask))
+    assert not report.accepted
+    assert report.message == "nothing to learn"
+    assert segmenter.snapshot() is before
+    assert equal(parameters(segmenter), weights)
+
+
+@pytest.mark.parametrize(
+    "clicks", [(), (Click((5, 5), False),), (Click((5, 5)), Click((5, 5), False))], ids=["none", "negative", "outside"]
+)
+def test_painted_and_oddly_clicked_masks_teach_too(segmenter, clicks):
+    report = small("pi").on_accept(segmenter, lesson(clicks=clicks))
+    assert report.accepted
+    assert np.isfinite([report.loss_before, report.loss_after]).all()
+
+
+@pytest.mark.parametrize("mask", [disk(0, 0, 5), disk(35, 40, 0), disk(35, 40, 50)], ids=["corner", "pixel", "most"])
+def test_objects_of_any_size_and_place_can_be_learnt(segmenter, mask):
+    report = small("pi").on_accept(segmenter, lesson(mask, clicks=()))
+    assert report.accepted
+    assert all(bool(torch.isfinite(w).all()) for w in segmenter.snapshot().weights.values())
+
+
+def test_memory_holds_the_newest_objects_and_no_more(segmenter):
+    policy = small("pi", remembered=3, post_rounds=1)
+    for count in range(5):
+        policy.on_accept(segmenter, lesson(disk(30 + count), clicks=(Click((30 + count, 40)),), seed=count))
+        assert len(segmenter.snapshot().memory) == min(count + 1, 3)
+    rows = [item.clicks[0][0] for item in segmenter.snapshot().memory]
+    newest = [remember(segmenter, lesson(disk(30 + i), clicks=(Click((30 + i, 40)),), seed=i), SIZE).clicks[0][0] for i in (2, 3, 4)]
+    assert rows == newest
+    size = sum(t.numel() * t.element_size() for m in segmenter.snapshot().memory for t in (m.images, m.targets))
+    assert size == 3 * 2 * SIZE * SIZE * (3 * 2 + 1)  # two views, three channels in half precision and one of bool
+
+
+def test_sizes_of_accepted_objects_are_remembered(segmenter):
+    policy = small("pi", post_rounds=1)
+    for _ in range(3):
+        policy.on_accept(segmenter, lesson())
+    total, squares, count = segmenter.snapshot().extent_log
+    mean = np.log(np.sqrt(disk().sum()) / max(SHAPE))
+    assert total / count == pytest.approx(mean)
+    assert squares / count == pytest.approx(mean**2)
+    assert 2 < count < 3
+
+
+# --- the guards -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_makes_remembered_objects_worse_is_refused(segmenter, learnt):
+    segmenter.restore(learnt)
+    weights, moments = parameters(segmenter), tensors(learnt)
+    wrong = lesson(~disk(), clicks=(Click((2, 2)),), seed=3)
+    report = small("pi", post_rate=2.0).on_accept(segmenter, wrong)
+    assert not report.accepted
+    assert "refused" in report.message
+    assert "\n" not in report.message
+    assert equal(parameters(segmenter), weights)
+    assert equal(tensors(segmenter.snapshot()), moments)
+    assert segmenter.snapshot().steps == learnt.steps
+
+
+def test_without_the_gate_the_same_would_be_learnt(segmenter, learnt):
+    segmenter.restore(learnt)
+    wrong = lesson(~disk(), clicks=(Click((2, 2)),), seed=3)
+    report = small("pi", post_rate=2.0, gate_margin=1.0).on_accept(segmenter, wrong)
+    assert report.accepted
+    assert not equal(parameters(segmenter), dict(learnt.weights))
+
+
+def poisoned(factor: float):
+    """A dice-focal loss whose value or gradient is far out of range."""
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        return dice_focal(logits, target) * factor
+
+    return loss
+
+
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e38, 1e25], ids=str)
+def test_a_loss_out_of_range_leaves_everything_as_it_was(segmenter, monkeypatch, factor):
+    pixels = picture()
+    prompt = two_clicks(segmenter, pixels)
+    small("mi+pi").on_accept(segmenter, lesson())
+    plain, before, weights = segmenter.predict(pixels, prompt), segmenter.snapshot(), tensors(segmenter.snapshot())
+    monkeypatch.setattr(adaptation, "dice_focal", poisoned(factor))
+    answer = small("mi+pi").on_click(segmenter, pixels, prompt)
+    assert same(answer, plain)
+    assert segmenter.snapshot() is before
+    report = small("mi+pi").on_accept(segmenter, lesson())
+    assert not report.accepted
+    assert "refused" in report.message
+    assert equal(tensors(segmenter.snapshot()), weights)
+    assert equal(parameters(segmenter), dict(before.weights))
+
+
+def test_of_several_steps_all_count_or_none(segmenter, monkeypatch):
+    pixels = picture()
+    prompt = two_clicks(segmenter, pixels)
+    plain, before = segmenter.predict(pixels, prompt), segmenter.snapshot()
+    losses = iter([1.0, float("nan")])
+    monkeypatch.setattr(adaptation, "dice_focal", lambda logits, target: dice_focal(logits, target) * next(losses))
+    assert same(small("mi", mid_steps=2).on_click(segmenter, pixels, prompt), plain)
+    assert segmenter.snapshot() is before
+    assert equal(parameters(segmenter), dict(before.weights))
+
+
+def test_the_anchor_pulls_towards_the_shipped_weights(segmenter):
+    pixels = picture()
+    free, held = small("mi", mid_rate=1e-3, anchor=0.0), small("mi", mid_rate=1e-3, anchor=0.5)
+    distances = []
+    for policy in (free, held):
+        segmenter.restore(segmenter.base)
+        policy.on_click(segmenter, pixels, two_clicks(segmenter, pixels))
+        distances.append(sum(float((v - segmenter.base.weights[k]).abs().sum()) for k, v in segmenter.snapshot().weights.items()))
+    assert distances[1] == pytest.approx(0.5 * distances[0], rel=1e-3)
+
+
+def test_a_step_is_adams(segmenter):
+    """Against torch's own optimiser, over three steps with carried moments."""
+    torch.manual_seed(4)
+    inputs = [torch.randn(1, c, 32, 32) for c in (3, 2, 1)]
+    reference = tiny_segmenter().network
+    optimiser = torch.optim.Adam(reference.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimiser.zero_grad()
+        reference(*inputs).logits.square().mean().backward()
+        optimiser.step()
+        assert adaptation._advance(segmenter, segmenter.run(*inputs)[0].square().mean(), 1e-3, 0.0)
+    for (name, mine), theirs in zip(segmenter.network.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=name)
+
+
+# --- bit for bit ------------------------------------------------------------------------------------------------------------------------
+
+actions = st.lists(
+    st.one_of(st.tuples(st.integers(0, SHAPE[0] - 1), st.integers(0, SHAPE[1] - 1), st.booleans()), st.just("accept")),
+    min_size=1,
+    max_size=6,
+)
+
+
+def act(segmenter: NetworkSegmenter, policy: Adaptation, sequence: list) -> list[tuple[Knowledge, dict[str, Tensor]]]:
+    """Do as a session does; the knowledge after every action, and a copy of its tensors."""
+    pixels, clicks, answer, trail = picture(), (), None, []
+    for action in sequence:
+        if action == "accept":
+            policy.on_accept(segmenter, Lesson(pixels, clicks, disk() if answer is None else answer.mask))
+            clicks, answer = (), None
+        else:
+            clicks = (*clicks, Click(action[:2], action[2]))
+            answer = policy.on_click(segmenter, pixels, Prompt(clicks, answer))
+        trail.append((segmenter.snapshot(), tensors(segmenter.snapshot())))
+    return trail
+
+
+@settings(max_examples=10)
+@given(actions, st.permutations(range(6)), st.sampled_from([0, 1 << 30]))
+def test_every_state_can_be_had_back_bit_for_bit(sequence, order, budget):
+    segmenter = tiny_segmenter()
+    segmenter._shelf.budget_bytes = budget
+    start, weights = segmenter.snapshot(), parameters(segmenter)
+    trail = act(segmenter, small("mi+pi", mid_rate=1e-3, post_rounds=1), sequence)
+    for i in order:
+        knowledge, expected = trail[i % len(trail)]
+        segmenter.restore(knowledge)
+        assert equal(tensors(segmenter.snapshot()), expected)
+        assert equal(
+            {f"weight/{k}": v for k, v in parameters(segmenter).items()}, {k: v for k, v in expected.items() if "weight/" in k[:7]}
+        )
+    segmenter.restore(start)
+    assert equal(parameters(segmenter), weights)
+    assert equal(dict(start.weights), weights)
+
+
+@settings(max_examples=5)
+@given(actions)
+def test_the_same_work_teaches_the_same(sequence):
+    trails = [act(tiny_segmenter(), small("mi+pi", post_rounds=1), sequence) for _ in range(2)]
+    for (_, first), (_, second) in zip(*trails, strict=True):
+        assert equal(first, second)
+
+
+def test_work_done_again_after_an_undo_teaches_the_same(segmenter):
+    policy, work = small("mi+pi", post_rounds=1), [(35, 40, True), (20, 20, False), "accept", (30, 40, True), (35, 48, True), "accept"]
+    trail = act(segmenter, policy, work[:3])
+    once = act(segmenter, policy, work[3:])[-1][1]
+    segmenter.restore(trail[-1][0])
+    assert equal(act(segmenter, policy, work[3:])[-1][1], once)
+
+
+# --- what is taught, in detail ----------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(
+        st.builds(WindowClick, st.integers(-8, 60).map(lambda v: v / 4), st.integers(-8, 60).map(lambda v: v / 4), st.booleans()),
+        max_size=4,
+    ),
+    st.sampled_from([0.0, 1.5, 3.0]),
+    st.integers(0, 100),
+)
+def test_around_a_click_the_target_says_what_the_nearest_click_said(clicks, radius, seed):
+    target = (torch.rand(1, 1, 12, 14, generator=torch.Generator().manual_seed(seed)) > 0.5).float()
+    found = adaptation._hardened(target, clicks, radius)
+    for row in range(12):
+        for col in range(14):
+            near = sorted(((row - c.row) ** 2 + (col - c.col) ** 2, i) for i, c in enumerate(clicks))
+            expected = float(clicks[near[0][1]].positive) if near and near[0][0] <= radius**2 else float(target[0, 0, row, col])
+            assert float(found[0, 0, row, col]) == expected
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 1000), st.integers(1, 6))
+def test_corrections_are_one_true_word_on_each_of_the_largest_errors(seed, most):
+    rng = np.random.default_rng(seed)
+    mask, target = (ndimage.gaussian_filter(rng.standard_normal((40, 40)), 2) > 0 for _ in range(2))
+    found = adaptation._corrections(mask, target, rng, most)
+    parts, _ = ndimage.label(mask != target, structure=np.ones((3, 3)))
+    areas = np.bincount(parts.ravel())[1:]
+    hit = [int(parts[int(c.row), int(c.col)]) for c in found]
+    assert 0 not in hit
+    assert len(set(hit)) == len(hit) == min(most, int((areas >= 4).sum()))
+    assert sorted((areas[p - 1] for p in hit), reverse=True) == sorted(areas, reverse=True)[: len(hit)]
+    assert all(c.positive == bool(target[int(c.row), int(c.col)]) for c in found)
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 69), st.integers(0, 79), st.integers(0, 30))
+def test_remembered_views_show_the_object_and_its_clicks(row, col, radius):
+    segmenter, mask = SEGMENTER, disk(row, col, radius)
+    click = Click((row, col))
+    far, near = lesson_windows(segmenter, mask, (click,))
+    rows, cols = np.nonzero(mask)
+    assert near.top <= rows.min()
+    assert rows.max() < near.bottom
+    assert near.left <= cols.min()
+    assert cols.max() < near.right
+    for window in (far, near):
+        assert window.top <= row < window.bottom
+        assert window.left <= col < window.right
+    kept = remember(segmenter, Lesson(picture(mask), (click,), mask), 32)
+    assert kept.images.shape == (2, 3, 32, 32)
+    assert kept.images.dtype == torch.float16
+    assert kept.targets.shape == (2, 1, 32, 32)
+    assert kept.targets.dtype == torch.bool
+    assert [len(clicks) for clicks in kept.clicks] == [1, 1]
+
+
+SEGMENTER = tiny_segmenter()
