@@ -257,13 +257,19 @@ class NetworkSegmenter:
         return _over(prompt.previous, pasted, box, image_slice.shape, window, float(iou.mean()), prompt.clicks)
 
     def _lost(self, prompt: Prompt) -> bool:
-        """Whether to look for the object's scale: at the start, and when an early positive click falls outside of what was looked at."""
+        """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.
+
+        A positive one outside of what was looked at says that the object is larger, a negative one deep inside the mask that it is smaller.
+        """
         previous = prompt.previous
         if previous is None or not previous.mask_in_box.any():
             return True
-        if previous.view is None or len(prompt.clicks) > self.zoom.first_clicks or not prompt.clicks[-1].positive:
+        newest = prompt.clicks[-1]
+        if previous.view is None or len(prompt.clicks) > self.zoom.first_clicks:
             return False
-        row, col = prompt.clicks[-1].voxel
+        if not newest.positive:
+            return _deep_inside(previous, newest)
+        row, col = newest.voxel
         view = previous.view
         return not (view.top <= row < view.bottom and view.left <= col < view.right)
 
@@ -272,6 +278,7 @@ class NetworkSegmenter:
         size, shape = self.zoom.first_size, image_slice.shape
         anchor = next((c for c in prompt.clicks if c.positive), prompt.clicks[-1])
         windows = [w for i, w in enumerate(self.first_windows(anchor, shape)) if i == 0 or _holds(w, prompt.clicks)]
+        windows = [w for w in windows if w.bottom - w.top <= _reach(anchor, prompt.clicks)] or windows[-1:]
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
         logits, iou = self.run(
             torch.cat([v.image for v in views]), torch.cat([v.guidance for v in views]), torch.cat([v.previous for v in views])
@@ -305,6 +312,22 @@ class NetworkSegmenter:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.clock[name] += time.perf_counter() - began - (sum(self.clock.values()) - counted)
+
+
+def _reach(anchor: Click, clicks: Sequence[Click]) -> float:
+    """Largest side of a window about an object that does not reach from ``anchor`` to the nearest negative click; infinite without one."""
+    away = [math.dist(anchor.voxel, c.voxel) for c in clicks if not c.positive]
+    return 3.0 * min(away) if away and anchor.positive else math.inf
+
+
+def _deep_inside(prediction: Prediction, click: Click) -> bool:
+    """Whether the mask goes on around the click on all sides, for a fifth of its own extent."""
+    mask, box = prediction.mask_in_box, prediction.box
+    row, col = click.voxel[0] - box.top, click.voxel[1] - box.left
+    reach = max(round(0.2 * float(mask.sum()) ** 0.5), 1)
+    if row < reach or col < reach or row + reach >= mask.shape[0] or col + reach >= mask.shape[1]:
+        return False
+    return float(mask[row - reach : row + reach + 1, col - reach : col + reach + 1].mean()) > 0.95
 
 
 def _standing(clicks: Sequence[Click]) -> list[Click]:

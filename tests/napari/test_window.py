@@ -299,6 +299,7 @@ def test_a_file_of_somebody_else_is_not_overwritten_without_asking(window, engin
 
     window.press(window.widget.start)  # now says "Close session"
     window.viewer.layers.clear()
+    window.qtbot.wait(100)  # napari has to draw the empty canvas, or software OpenGL ends the process
     window.viewer.add_image(np.random.default_rng(0).normal(size=(30, 40)), name="drawn")
     monkeypatch.setattr(window.widget, "_ask_where", lambda proposal: tmp_path / "chosen.png")
     window.press(window.widget.start)

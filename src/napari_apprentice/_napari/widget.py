@@ -11,12 +11,12 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication, QComboBox, QFileDialog, QLabel, QMessageBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_apprentice import files
+from napari_apprentice._napari.answers import State
 from napari_apprentice._napari.bridge import NOTHING_OPEN, Bridge
 from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine
 from napari_apprentice._napari.keys import ACCEPT, DISCARD, KEYS, SWITCH_SIGN
 from napari_apprentice._napari.panels import More, SignSwitch, Status, button, line, row
 from napari_apprentice._napari.placement import look_upright
-from napari_apprentice._napari.state import State
 
 if TYPE_CHECKING:
     import napari

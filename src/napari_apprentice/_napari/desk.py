@@ -1,0 +1,106 @@
+"""A session laid out in the viewer: its two layers, and the keys that work on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari_apprentice._napari import keys
+from napari_apprentice._napari.click_layer import ClickLayer
+from napari_apprentice._napari.mask_layer import Box, MaskLayer
+from napari_apprentice._napari.strokes import Stroke
+from napari_apprentice.types import Click
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from napari.components import ViewerModel
+    from napari.layers import Image as ImageLayer
+    from napari.layers import Layer
+
+    from napari_apprentice.session import Session
+
+__all__ = ["Desk", "Wishes"]
+
+
+class Wishes(Protocol):
+    """Whoever does what the user wants."""
+
+    def click(self, click: Click) -> None:
+        """The user clicked."""
+
+    def paint(self, stroke: Stroke) -> None:
+        """The user painted with napari's own tools."""
+
+    def put_back(self) -> None:
+        """Somebody replaced the whole array of the labels layer."""
+
+    def undo(self) -> None:
+        """The user wants the last action taken back."""
+
+    def redo(self) -> None:
+        """The user wants it done again."""
+
+    def accept(self) -> None:
+        """The open object is finished."""
+
+    def discard(self) -> None:
+        """The open object is to go."""
+
+    def switch_sign(self) -> None:
+        """A plain click is to mean the opposite."""
+
+    def tell(self, sentence: str) -> None:
+        """The user is to read this."""
+
+
+class Desk:
+    """Adds the layers of ``session`` to the viewer; `close` takes the clicks away and leaves the labels.
+
+    Parameters
+    ----------
+    viewer : the viewer
+    image_layer : the layer of the session's image
+    session : kept for whoever asks; nothing of it is called here
+    labels : (S) the session's labels as an array of the layer's own
+    wishes : whoever the user's actions go to
+    """
+
+    def __init__(self, viewer: ViewerModel, image_layer: ImageLayer, session: Session, labels: npt.NDArray[Any], wishes: Wishes) -> None:
+        self.session = session
+        self._viewer = viewer
+        image = session.image
+        self.clicks = ClickLayer(viewer, image_layer, image.shape, clicked=wishes.click, undo=wishes.undo, tell=wishes.tell)
+        self.mask = MaskLayer(
+            image, image_layer, labels, painted=wishes.paint, replaced=wishes.put_back, undo=wishes.undo, redo=wishes.redo
+        )
+        self._layers: tuple[Layer, ...] = (image_layer, self.mask.layer, self.clicks.layer)
+        self._keys = keys.LayerKeys(
+            {
+                keys.UNDO: wishes.undo,
+                keys.REDO: wishes.redo,
+                keys.SWITCH_SIGN: wishes.switch_sign,
+                keys.ACCEPT: wishes.accept,
+                keys.DISCARD: wishes.discard,
+            }
+        )
+        viewer.add_layer(self.mask.layer)
+        viewer.add_layer(self.clicks.layer)
+        for layer in self._layers:
+            self._keys.bind(layer)
+
+    def __contains__(self, layer: Layer) -> bool:
+        return layer in self._layers
+
+    def show(self, label: int, clicks: Sequence[Click], boxes: Sequence[Box] = ()) -> None:
+        """Show the open object's id and clicks, and where labels changed."""
+        self.mask.write(boxes)
+        self.mask.choose(label)
+        self.clicks.draw(clicks)
+
+    def close(self) -> None:
+        """Give everything back to napari."""
+        self._keys.release()
+        self.clicks.close()
+        self.mask.close()
+        if self.clicks.layer in self._viewer.layers:
+            self._viewer.layers.remove(self.clicks.layer)
