@@ -36,7 +36,7 @@ MAX_CLICKS = 6
 """The simulated user accepts a slice at this IoU, or after so many clicks."""
 
 OBJECTS_PER_SAMPLE = 2
-SLICES_PER_OBJECT = 3
+SLICES_PER_OBJECT = 2
 
 _SMALLEST_SIDE_PX = 480
 _MASK_COLOUR = (255, 190, 40)

@@ -247,7 +247,8 @@ class Bridge(QObject):
         session = self._desk.session
 
         def then(result: tuple[Path, tuple[int, int]]) -> None:
-            written, self._written[result[0]] = result
+            written, mark = result
+            self._written[written] = mark
             self._say(f"saved to {written.name}")
             show_info(f"The labels are saved in {written}.")
 
@@ -277,13 +278,7 @@ class Bridge(QObject):
         self.worker.submit(Task(_saying(words), work, answered, failed))
         self.busy_changed.emit(True)
 
-    def _act(
-        self,
-        doing: str,
-        action: Callable[[Session], Change],
-        done: str,
-        then: Callable[[Answer], None] | None = None,
-    ) -> None:
+    def _act(self, doing: str, action: Callable[[Session], Change], done: str, then: Callable[[Answer], None] | None = None) -> None:
         """Queue one action of the session."""
         if self._desk is not None:
             session = self._desk.session

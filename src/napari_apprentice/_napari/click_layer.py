@@ -64,12 +64,11 @@ class ClickLayer:
         self._clicked, self._undo, self._tell = clicked, undo, tell
         self._drawn: tuple[Click, ...] = ()
         self._drawing = False
-        self._size = max(shape) / _SIZES_PER_IMAGE  # in voxels, so large that the limit on the screen decides
         self.layer = Points(
             np.empty((0, len(shape))),
             ndim=len(shape),
             name=f"{image_layer.name} clicks",
-            size=self._size,
+            size=max(shape) / _SIZES_PER_IMAGE,  # in voxels, so large that the limit on the screen decides
             canvas_size_limits=_CANVAS_SIZES_PX,
             border_color="white",
             border_width=0.12,
@@ -91,17 +90,19 @@ class ClickLayer:
 
     def draw(self, clicks: Sequence[Click]) -> None:
         """Show exactly these clicks."""
-        self._drawn = tuple(clicks)
+        if tuple(clicks) != self._drawn:  # every change of the layer costs milliseconds of the main thread
+            self._drawn = tuple(clicks)
+            self._redraw()
+
+    def _redraw(self) -> None:
+        positive = np.array([click.positive for click in self._drawn], dtype=bool)
         with self._own_edit():
-            positive = np.array([click.positive for click in clicks], dtype=bool)
             self.layer.selected_data = set()
-            self.layer.data = np.array([click.voxel for click in clicks], dtype=float).reshape(-1, len(self._shape))
+            self.layer.data = np.array([click.voxel for click in self._drawn], dtype=float).reshape(-1, len(self._shape))
             self.layer.features = {"positive": positive}
-            if clicks:
+            if self._drawn:
                 self.layer.face_color = np.where(positive, POSITIVE_COLOR, NEGATIVE_COLOR)
                 self.layer.symbol = np.where(positive, "disc", "x")
-                self.layer.border_color = "white"
-                self.layer.size = self._size
         self._show_those_of_this_axis()
 
     def close(self) -> None:
@@ -154,7 +155,7 @@ class ClickLayer:
         if self._drawing or action not in ("added", "removed", "changed"):
             return
         before, after = self._drawn, np.array(self.layer.data)
-        self.draw(before)
+        self._redraw()
         if action == "added":
             for point in after[len(before) :]:
                 self._wish(point, positive=self.positive)
@@ -169,7 +170,8 @@ class ClickLayer:
             return
         axis = hidden_axis(self._viewer.dims, len(self._shape))
         shown = [axis is None or click.axis == axis or len(self._shape) == 2 for click in self._drawn]
-        self.layer.shown = np.array(shown, dtype=bool)
+        if not np.array_equal(shown, self.layer.shown):
+            self.layer.shown = np.array(shown, dtype=bool)
 
 
 def _is_newest_gone(before: Sequence[Click], after: Any) -> bool:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Labels
+from napari.utils.colormaps import CyclicLabelColormap
+from napari.utils.colormaps.standardize_color import transform_color
 
 from napari_apprentice._napari.placement import METADATA_KEY, same_placement
 from napari_apprentice._napari.strokes import Stroke
@@ -19,6 +21,22 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
 __all__ = ["Box", "MaskLayer", "own_copy"]
+
+# Vivid, and far from the reds and greys of most images; neighbouring ids are far from each other.
+_COLORS = (
+    "#00b4ff",
+    "#ffe100",
+    "#ff4fd8",
+    "#5dff3b",
+    "#ff8a00",
+    "#9d6bff",
+    "#00ffc3",
+    "#ff5a5a",
+    "#c6ff00",
+    "#4d7dff",
+    "#ffb3f0",
+    "#b8860b",
+)
 
 Box = tuple[tuple[slice, ...], npt.NDArray[Any]]
 """Where something changed (n slices), and the labels there now."""
@@ -66,6 +84,7 @@ class MaskLayer:
             labels,
             name=f"{image_layer.name} labels",
             opacity=0.5,
+            colormap=CyclicLabelColormap(colors=transform_color(["transparent", *_COLORS])),
             metadata={METADATA_KEY: image},
             **same_placement(image_layer),
         )

@@ -41,7 +41,7 @@ class ApprenticeWidget(QWidget):
         self._viewer = napari_viewer
         self._images: list[ImageLayer] = []
         self._earlier: Path | None = None
-        self._docked = self._left = False
+        self._docked = self._left = self._working = False
         self.bridge = Bridge(napari_viewer, engine or default_engine)
         self._make_controls()
         self._arrange()
@@ -115,7 +115,7 @@ class ApprenticeWidget(QWidget):
         self.save.clicked.connect(self._on_save)
         self.more.forget_clicked.connect(bridge.forget)
         self.more.upright_changed.connect(self._on_upright)
-        bridge.state_changed.connect(self._show_state)
+        bridge.state_changed.connect(self._on_state)
         bridge.said.connect(self.status.say)
         bridge.busy_changed.connect(self.status.show_busy)
         bridge.sign_changed.connect(self.sign.show_sign)
@@ -161,10 +161,15 @@ class ApprenticeWidget(QWidget):
 
     # ------------------------------------------------------------------------------------------------------------- wishes
 
+    def _on_state(self, state: State | None) -> None:
+        closed, self._working = self._working and state is None, state is not None
+        self._show_state(state)
+        if closed and not self.bridge.opening:
+            self._on_image_chosen()  # the session that was closed can be resumed
+
     def _on_start(self) -> None:
         if self.bridge.state is not None or self.bridge.opening:
             self.bridge.stop()
-            self._on_image_chosen()
         elif self.chosen_image is not None:
             self.bridge.start(self.chosen_image, self._wish())
 
