@@ -334,7 +334,7 @@ def test_the_same_work_in_two_sessions_gives_the_same_labels_and_weights(weights
 # --- resume -----------------------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(deeds, st.booleans())
 def test_a_killed_session_comes_back_bit_for_bit(weights, sequence, lose_checkpoints):
     with tempfile.TemporaryDirectory() as folder:
@@ -371,6 +371,15 @@ def left(weights, tmp_path) -> Path:
         do(session, deed)
     session.close()
     return tmp_path / "left"
+
+
+def test_what_was_learnt_lies_beside_the_journal_and_spares_learning_it_again(left, weights, monkeypatch):
+    assert len(list(left.glob("*.checkpoint"))) == 1
+    monkeypatch.setattr(adaptation.Adaptation, "on_accept", None)  # would raise if it were called
+    again = resume_session(left, volume(), weights=weights, device="cpu")
+    assert again.finished == (1,)
+    assert len(again._segmenter.snapshot().memory) == 1
+    again.close()
 
 
 def test_other_weights_are_refused(left, tmp_path):

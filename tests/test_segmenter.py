@@ -143,7 +143,6 @@ def test_answering_changes_neither_the_question_nor_the_model(tiny):
     assert all(torch.equal(weights[k], v) for k, v in tiny.network.named_parameters())
 
 
-@pytest.mark.xfail(reason="types.Image.slice keys by id(image), which the next image inherits once the first is gone", strict=True)
 def test_one_image_after_another_is_not_taken_for_the_first(tiny):
     answers = []
     for seed in range(4):
@@ -152,6 +151,15 @@ def test_one_image_after_another_is_not_taken_for_the_first(tiny):
         del image
     expected = [tiny.predict(picture(seed=seed), Prompt((Click((45, 60)),))) for seed in range(4)]
     assert all(same(a, b) for a, b in zip(answers, expected, strict=True))
+
+
+def test_one_slice_after_another_is_not_taken_for_the_first(tiny):
+    first, second = picture(seed=1, key="first"), picture(seed=2, key="second")
+    prompt = Prompt((Click((45, 60)),))
+    answers = [tiny.predict(pixels, prompt) for pixels in (first, second, first)]
+    assert same(answers[1], tiny.predict(picture(seed=2), prompt))
+    assert same(answers[2], answers[0])
+    assert not same(answers[1], answers[0])
 
 
 def test_cached_views_are_bounded(tiny):
@@ -177,7 +185,7 @@ def obeys(prediction: Prediction, clicks: list[Click]) -> bool:
 SHAPES = [(1, 37), (37, 501), (16, 16), (2000, 30), (2, 2), (3, 1), (96, 96)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.sampled_from(SHAPES), st.lists(st.tuples(st.floats(0, 0.999), st.floats(0, 0.999), st.booleans()), min_size=1, max_size=5))
 def test_every_click_is_obeyed_at_its_own_pixel(tiny, shape, places):
     clicks = [Click((int(r * shape[0]), int(c * shape[1])), positive) for r, c, positive in places]
@@ -228,7 +236,8 @@ def test_grey_is_colour_with_three_equal_channels(tiny):
     grey = picture()
     colour = ImageSlice(np.repeat(grey.data, 3, axis=0))
     one, three = (tiny.predict(p, Prompt((Click((45, 60)),))) for p in (grey, colour))
-    np.testing.assert_allclose(one.logits, three.logits, atol=5e-2)
+    assert one.box == three.box
+    assert np.abs(one.logits - three.logits).mean() < 1e-2
     other = tiny.predict(picture(channels=3), Prompt((Click((45, 60)),)))
     assert np.abs(other.logits - one.logits).max() > 0.2
 
