@@ -319,7 +319,8 @@ def test_demo_without_a_screen_says_so_and_writes_everything(disks, small_sample
     np.testing.assert_array_equal(written.affine, nibabel.load(small_samples[0][0]).affine)
 
 
-def test_demo_table_tells_the_truth(disks, small_samples, tmp_path, capsys):
+def test_demo_table_tells_the_truth(disks, small_samples, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "SLICES_PER_OBJECT", 3)
     out = tmp_path / "out"
     assert cli.main(["demo", "--headless", "--out", str(out)]) == 0
     with (out / "clicks.csv").open() as file:

@@ -83,14 +83,22 @@ def test_what_is_equal_everywhere_stays_as_it_is():
     torch.testing.assert_close(found, torch.full((9, 9), 2 / (1 + math.exp(-0.7)) - 1))
 
 
-def test_a_click_spreads_to_what_looks_like_it_and_stops_where_the_look_changes():
-    size = 64
-    image = torch.ones(3, size, size)
-    image[:, :, 32:] = -1
-    found = pixel_diffusion(torch.zeros(size, size), image, [WindowClick(32.0, 30.0, True)])
-    assert float(found[32, 24]) > 3 * float(found[32, 40])  # 6 pixels to the left, 10 to the right
-    mirrored = pixel_diffusion(torch.zeros(size, size), torch.ones(3, size, size), [WindowClick(32.0, 32.0, True)])
-    assert float(found[32, 34]) < 0.7 * float(mirrored[32, 36])  # 4 pixels away, across the edge and not
+def test_an_answer_stays_sharp_where_the_look_changes_and_blurs_where_it_does_not():
+    even = torch.ones(3, 64, 64)
+    halves = even.clone()
+    halves[:, :, 32:] = -1
+    logits = torch.where(halves[0] > 0, 4.0, -4.0)
+    without, across = (pixel_diffusion(logits, image, [])[32] for image in (even, halves))
+    assert float(across[31] - across[32]) > 3 * float(without[31] - without[32])
+
+
+def test_a_click_speaks_about_its_surroundings():
+    image = torch.ones(3, 64, 64)
+    for positive in (True, False):
+        found = pixel_diffusion(torch.zeros(64, 64), image, [WindowClick(32.0, 20.0, positive)])
+        distances = (1 if positive else -1) * found[32, 20::6]
+        assert float(distances[0]) > 0.3
+        assert bool((distances.diff() < 0).all())
 
 
 def test_the_arguments_are_left_alone():
