@@ -19,7 +19,7 @@ from pathlib import Path
 
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QDialog
 
 from napari_apprentice._napari.contributions import LayerTuple, fundus_sample, mri_sample
 from napari_apprentice._napari.keys import ACCEPT, KEYS
@@ -28,7 +28,6 @@ from napari_apprentice._napari.placement import METADATA_KEY
 
 WINDOW_PX = (1280, 800)
 PATIENCE_S = 300.0
-NOTIFICATION_MS = 5000
 
 Voxel = tuple[int, ...]
 
@@ -75,7 +74,7 @@ SCENES = (
             Step(positive=((11, 62, 57),), negative=((11, 69, 60),), picture="mri_corrected"),
             Step(accept=True, picture="mri_accepted"),
             Step(positive=((11, 62, 69),), accept=True),
-            Step(plane=12, positive=((12, 57, 61),), picture="mri_next_slice"),
+            Step(plane=12, positive=((12, 57, 61),), negative=((12, 40, 40),), picture="mri_next_slice"),
         ),
     ),
     Scene(
@@ -104,7 +103,8 @@ class Hand:
         self.settle()
         QTest.mouseClick(self.widget.start, Qt.MouseButton.LeftButton)
         self.settle()
-        QTest.qWait(NOTIFICATION_MS)
+        for notification in self.viewer.window._qt_window.findChildren(QDialog):
+            notification.close()
 
     def settle(self) -> None:
         """Wait until the model has answered and the window is drawn."""

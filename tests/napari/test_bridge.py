@@ -58,6 +58,7 @@ class Desk:
 
     def close(self) -> None:
         self.bridge.close()
+        self.bridge.close()  # Qt may close it a second time, with the window
         assert self.bridge.worker.join(10)
 
 

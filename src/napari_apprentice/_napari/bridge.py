@@ -70,7 +70,7 @@ class Bridge(QObject):
         self._viewer, self._engine = viewer, engine
         self._generation = 0
         self._desk: Desk | None = None
-        self._opening = False
+        self._opening = self._closed = False
         self._state: State | None = None
         self._asked: deque[Click] = deque()
         self._late: list[Box] = []
@@ -150,7 +150,10 @@ class Bridge(QObject):
         self.state_changed.emit(None)
 
     def close(self) -> None:
-        """Stop, disconnect, and let the worker's thread end once its queue is done."""
+        """Stop, disconnect, and let the worker's thread end once its queue is done. Safe to call again."""
+        if self._closed:
+            return
+        self._closed = True
         self.stop()
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
         self.worker.close()
