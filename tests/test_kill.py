@@ -132,11 +132,15 @@ def test_nothing_acknowledged_is_lost_at_fifty_random_moments(worker, tmp_path):
         session = go_on(folder)
         assert (replay_labels(folder) == session.labels).all()
         if count:
-            before = go_on(as_of(folder, count, tmp_path / f"before{kill}"))
+            earlier = as_of(folder, count, tmp_path / f"before{kill}")
+            before = go_on(earlier)
             assert digest(before) == state
             if survived > count:
                 act(before)
-                assert digest(before) == digest(session), "the action in the middle of which it was killed is there as a whole"
+                # The killed process may have had a longer undo history than a resumed one, and so have chosen another action.
+                mine, theirs = (read_journal(place)[1][count] for place in (earlier, folder))
+                same = (mine.kind, mine.click, mine.label) == (theirs.kind, theirs.click, theirs.label)
+                assert not same or digest(before) == digest(session), "the action in the middle of which it was killed is there as a whole"
             before.close()
         session.close()
         seen[folder] = survived, digest(session)
