@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+import torch
 from torch import nn
 
 from napari_apprentice.networks.unet import Output, UNet, UNetConfig
@@ -50,7 +51,7 @@ def build(name: str, config: Mapping[str, Any] | None = None) -> nn.Module:
         raise WeightsError(f"the configuration of {name!r} names {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in (config or {}).items()}
     network: nn.Module = network_class(config_class(**values))
-    return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]  # convolves in half the time on a CPU
 
 
 def config_of(network: nn.Module) -> tuple[str, dict[str, Any]]:
