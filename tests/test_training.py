@@ -93,6 +93,33 @@ def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_pat
     refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "steps = 'many'",
+        "steps = 0",
+        "steps = 2.5",
+        "warmup = true",
+        "learning_rate = nan",
+        "synthetic = 1.5",
+        "sizes = [[100, 2]]",
+        "sizes = [128, 16]",
+        "sizes = []",
+        "rounds = [0, 0]",
+        "rounds = ['a']",
+        "views = [[1.0, 0.5]]",
+        "views = [[1.0, 0.8, 0.5]]",
+        "sets = { nuclei = 0 }",
+        "sets = { nuclei = 'all' }",
+        "start_from = 'first.safetensors'",
+    ],
+)
+def test_values_that_cannot_be_meant_are_refused(recipe, line):
+    recipe.write_text(line)
+    assert "expected" in refusal(recipe)
+    assert line.split()[0] in refusal(recipe) or "starts from" in refusal(recipe)
+
+
 def test_a_recipe_with_sets_needs_their_folder(recipe, tmp_path):
     recipe.write_text(TINY + "[sets]\nnuclei = 1.0\n")
     for folder in (None, tmp_path / "none"):
@@ -300,15 +327,38 @@ def test_the_state_of_another_recipe_is_refused(left_over):
     assert (left_over / "w.resume").read_bytes() == state
 
 
-def test_a_run_can_start_from_given_weights(recipe, tmp_path):
+STILL = TINY.replace("steps = 5", "steps = 1\nlearning_rate = 0.0").replace("save_every = 2", "start_from = 'first.toml'")
+
+
+def test_a_stage_starts_from_the_weights_of_the_one_before(recipe, tmp_path):
     torch.manual_seed(7)
     first = save_weights(build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4}), tmp_path / "first.safetensors")
-    recipe.write_text(
-        TINY.replace("steps = 5", "steps = 1\nlearning_rate = 0.0").replace("save_every = 2", f"start_from = '{first}'"), "utf-8"
-    )
+    recipe.write_text(STILL, "utf-8")
     again = train(recipe, None, tmp_path / "again.safetensors", device="cpu", threads=1)
     before, after = (load_weights(path).network.state_dict() for path in (first, again))
     assert all(torch.equal(before[k], v) for k, v in after.items())
+
+
+def test_the_stage_before_is_trained_first_if_its_weights_are_missing(recipe, tmp_path):
+    (tmp_path / "first.toml").write_text(TINY, "utf-8")
+    recipe.write_text(STILL, "utf-8")
+    out = tmp_path / "runs" / "last.safetensors"
+    train(recipe, None, out, device="cpu", threads=1)
+    before, after = (load_weights(path).network.state_dict() for path in (out.with_name("first.safetensors"), out))
+    assert all(torch.equal(before[k], v) for k, v in after.items())
+
+
+def test_a_stage_of_another_network_is_refused(recipe, tmp_path):
+    save_weights(build("unet", {"widths": [16, 16, 16, 16, 16], "groups": 4}), tmp_path / "first.safetensors")
+    recipe.write_text(STILL, "utf-8")
+    with pytest.raises(RecipeError, match="another network"):
+        train(recipe, None, tmp_path / "again.safetensors", device="cpu", threads=1)
+
+
+def test_a_damaged_state_is_refused(left_over):
+    (left_over / "w.resume").write_bytes((left_over / "w.resume").read_bytes()[:1000])
+    with pytest.raises(RecipeError, match="damaged"):
+        train(left_over / "tiny.toml", None, left_over / "w.safetensors", resume=True, device="cpu", threads=1)
 
 
 def test_a_tiny_network_learns_one_batch_by_heart(tmp_path):

@@ -249,8 +249,8 @@ class SampleStream(IterableDataset[tuple[Tensor, Tensor]]):
         self.views = views
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        worker = get_worker_info()
-        torch.set_num_threads(1)
+        if worker := get_worker_info():
+            torch.set_num_threads(1)
         rng = np.random.default_rng([self.seed, self.start, worker.id if worker else 0])
         names = [n for n in self.shares if self.scenes.get(n)]
         chance = np.array([self.shares[n] for n in names], dtype=float)

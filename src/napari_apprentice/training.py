@@ -10,6 +10,7 @@ import csv
 import hashlib
 import math
 import os
+import pickle
 import time
 import tomllib
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import normalised_focal, soft_dice
-from napari_apprentice.networks import Output, build
+from napari_apprentice.networks import Output, build, config_of
 from napari_apprentice.samples import VIEWS, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.types import RecipeError
@@ -59,7 +60,8 @@ class Recipe:
     workers : processes that make samples
     report_every, save_every : in steps
     precision : as Lightning Fabric names it
-    start_from : weights file to start from instead of a random draw, relative to the folder of the output; empty for none
+    start_from : recipe of the stage before, beside this one; its weights are looked for, or else trained first, in the folder of the
+        output (``NAME.toml`` makes ``NAME.safetensors``); empty to start from random weights
     """
 
     network: str = "unet"
@@ -100,10 +102,54 @@ def read_recipe(path: Path | str) -> Recipe:
     known = {f.name for f in fields(Recipe)}
     if unknown := sorted(set(values) - known):
         raise RecipeError(f"the recipe {path} names {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
-    for name in ("sizes", "rounds", "views"):
-        if name in values:
-            values[name] = tuple(tuple(v) if isinstance(v, list) else v for v in values[name])
-    return Recipe(**values)
+    plain = asdict(Recipe())
+    for name, value in values.items():
+        kind = type(plain[name])
+        if kind is float and type(value) is int:
+            value = float(value)
+        if kind is tuple and type(value) is list:
+            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        if type(value) is not kind:
+            raise RecipeError(f"the recipe {path} gives {name} = {value!r}; expected {_KINDS[kind]}, such as {plain[name]!r}")
+        values[name] = value
+    recipe = Recipe(**values)
+    if said := _complaint(recipe):
+        raise RecipeError(f"the recipe {path} {said}")
+    return recipe
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "a list", dict: "a table"}
+
+
+def _complaint(recipe: Recipe) -> str:
+    """What is wrong with the values of a recipe, each alone of the right type; empty if nothing is."""
+    for name in ("steps", "report_every", "save_every"):
+        if getattr(recipe, name) < 1:
+            return f"gives {name} = {getattr(recipe, name)}; expected 1 or more"
+    for name in ("learning_rate", "weight_decay", "warmup", "stop_after", "workers", "dice_weight", "iou_weight", "seed"):
+        if not getattr(recipe, name) >= 0:
+            return f"gives {name} = {getattr(recipe, name)}; expected 0 or more"
+    for name, value in {"synthetic": recipe.synthetic, "held_out": recipe.held_out, "average": recipe.average}.items():
+        if not 0 <= value <= 1:
+            return f"gives {name} = {value}; expected a share between 0 and 1"
+    if recipe.start_from and Path(recipe.start_from).suffix != ".toml":
+        return f"starts from {recipe.start_from!r}; expected the .toml recipe of the stage before"
+    config: Any = build(recipe.network, recipe.config).config
+    if not recipe.sizes or any(not _numbers(pair, 2) or pair[0] < 1 or pair[0] % config.stride or pair[1] < 1 for pair in recipe.sizes):
+        return f"gives sizes = {recipe.sizes}; expected pairs of a working size, a multiple of {config.stride}, and a batch of 1 or more"
+    if not _numbers(recipe.rounds) or min(recipe.rounds) < 0 or sum(recipe.rounds) <= 0:
+        return f"gives rounds = {recipe.rounds}; expected chances of 0, 1, 2, ... rounds, not all of them 0"
+    if not recipe.views or any(not _numbers(view, 3) or not 0 < view[1] <= view[2] or view[0] < 0 for view in recipe.views):
+        return f"gives views = {recipe.views}; expected triples of a chance, a least and a largest extent above 0"
+    if not _numbers(tuple(recipe.sets.values()) or (1,)) or min(recipe.sets.values(), default=1) <= 0:
+        return f"gives sets = {recipe.sets}; expected a share above 0 for each"
+    return ""
+
+
+def _numbers(values: Any, count: int | None = None) -> bool:
+    """Whether it is a tuple of numbers: ``count`` of them, or one and more."""
+    there = isinstance(values, tuple) and all(type(v) in (int, float) for v in values)
+    return there and (len(values) == count if count else len(values) > 0)
 
 
 # --- simulated clicks -------------------------------------------------------------------------------------------------------------------
@@ -297,10 +343,18 @@ def train(
         raise RecipeError(f"the recipe names the sets {', '.join(recipe.sets)}, but {folder} is no folder; expected one that holds them")
     if threads:
         torch.set_num_threads(threads)
+    if recipe.start_from and not _weights_of(recipe.start_from, out).exists():
+        before = Path(recipe_path).parent / recipe.start_from
+        train(before, data_dir, _weights_of(recipe.start_from, out), resume=resume, device=device, threads=threads)
     fabric = lightning_fabric.Fabric(accelerator=device, devices="auto" if device != "cpu" else 1, precision=recipe.precision)
     fabric.launch()
     fabric.seed_everything(recipe.seed)
     return _Run(recipe, folder, out, fabric, hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest()[:12]).finish(resume)
+
+
+def _weights_of(stage: str, out: Path) -> Path:
+    """Where the weights of an earlier stage lie."""
+    return out.parent / Path(stage).with_suffix(".safetensors").name
 
 
 class _Run:
@@ -311,7 +365,10 @@ class _Run:
         self.resume_path = out.with_suffix(".resume")
         network = build(recipe.network, recipe.config)
         if recipe.start_from:
-            network.load_state_dict(load_weights(out.parent / recipe.start_from).network.state_dict())
+            before = load_weights(_weights_of(recipe.start_from, out)).network
+            if config_of(before) != config_of(network):
+                raise RecipeError(f"the recipe starts from {recipe.start_from}, which trains another network; expected the same network")
+            network.load_state_dict(before.state_dict())
         decayed = [p for p in network.parameters() if p.ndim > 1]
         other = [p for p in network.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}]
@@ -338,8 +395,11 @@ class _Run:
         os.replace(temporary, self.resume_path)
 
     def load(self) -> None:
-        state = torch.load(self.resume_path, map_location=self.fabric.device, weights_only=True)
-        if state["recipe"] != self.digest:
+        try:
+            state = torch.load(self.resume_path, map_location=self.fabric.device, weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise RecipeError(f"{self.resume_path} is damaged ({error}); expected what an earlier run wrote; remove it to start anew") from error
+        if not isinstance(state, dict) or state.get("recipe") != self.digest:
             raise RecipeError(f"{self.resume_path} belongs to another recipe; expected the one it was started with")
         self.plain.load_state_dict(state["network"])
         self.average.weights = state["average"]
