@@ -138,3 +138,18 @@ def test_a_fresh_network_is_undecided_about_every_pixel():
     with torch.no_grad():
         logits = build("unet", TINY["unet"])(*inputs(4)).logits
     assert 0.0 < float(logits.abs().mean()) < 3.0
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_weight_learns(name):
+    """After two steps no parameter is as it was: no branch is switched off for good."""
+    torch.manual_seed(0)
+    network = build(name, {"widths": [8, 16, 16, 16, 16], "groups": 4})
+    before = {key: value.detach().clone() for key, value in network.named_parameters()}
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    for _ in range(2):
+        output = network(torch.randn(2, 3, 64, 64), torch.rand(2, 2, 64, 64), torch.rand(2, 1, 64, 64))
+        optimiser.zero_grad()
+        (output.logits.square().mean() + output.iou_logits.square().mean()).backward()
+        optimiser.step()
+    assert [key for key, value in network.named_parameters() if torch.equal(value, before[key])] == []

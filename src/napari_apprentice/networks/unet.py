@@ -99,8 +99,9 @@ class UNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            if isinstance(module, Residual):
-                nn.init.zeros_(module.norm2.weight)
+        for module in self.modules():
+            if isinstance(module, Residual):  # begins as its shortcut; a zero before the rectifier instead would never get a gradient
+                nn.init.zeros_(module.conv2.weight)
         nn.init.normal_(self.to_logits.weight, std=0.05)
 
     def encode(self, image: Tensor) -> Tensor:
