@@ -359,7 +359,7 @@ def test_a_place_that_cannot_be_written_is_told(row, tmp_path):
 
 
 def test_means_are_of_measured_numbers_only(row):
-    (mean,) = report._means([row, replace(row, set="circles", max_drop=0.5)])
+    (mean,) = report.means([row, replace(row, set="circles", max_drop=0.5)])
     assert mean.max_drop == pytest.approx((row.max_drop + 0.5) / 2)
     assert (mean.max_clicks, mean.seed, mean.limit) == (row.max_clicks, row.seed, row.limit)
     assert math.isclose(mean.second_half["noc"]["0.85"], row.second_half["noc"]["0.85"])

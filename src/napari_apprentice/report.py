@@ -18,7 +18,7 @@ from typing import Any
 from napari_apprentice.benchmark import Row
 from napari_apprentice.types import WriteError
 
-__all__ = ["machine", "markdown", "write_json"]
+__all__ = ["host", "machine", "markdown", "means", "provenance", "table", "versions", "write_json", "write_text"]
 
 
 def machine(device: str, threads: int | None = None) -> dict[str, Any]:
@@ -49,6 +49,11 @@ def machine(device: str, threads: int | None = None) -> dict[str, Any]:
     }
 
 
+def versions(*distributions: str) -> dict[str, str | None]:
+    """Of installed distributions, None for those that are not, to be joined to `machine`."""
+    return {name: _version(name) for name in distributions}
+
+
 def write_json(path: Path, about: Mapping[str, Any], rows: Iterable[Row]) -> None:
     """Write ``{"machine": ..., "rows": [...]}``; the file is whole at every moment.
 
@@ -56,7 +61,7 @@ def write_json(path: Path, about: Mapping[str, Any], rows: Iterable[Row]) -> Non
     ------
     WriteError : it cannot be written
     """
-    _write(path, json.dumps({"machine": dict(about), "rows": [row.as_dict() for row in rows]}, indent=1) + "\n")
+    write_text(path, json.dumps({"machine": dict(about), "rows": [row.as_dict() for row in rows]}, indent=1) + "\n")
 
 
 def markdown(about: Mapping[str, Any], rows: Sequence[Row], path: Path | None = None) -> str:
@@ -66,38 +71,46 @@ def markdown(about: Mapping[str, Any], rows: Sequence[Row], path: Path | None = 
     ------
     WriteError : it cannot be written
     """
-    parts = ["# Clicks to reach", _preamble(about, rows)]
+    notes = [
+        "- Prequential: every object is scored before the model learns from it. `2nd` is the second half of the sequence.",
+        "- `drop` is the largest fall of the mean IoU from one click to the next, in points. Seconds are model time for one click.",
+    ]
+    parts = ["# Clicks to reach", "\n".join([*provenance(about, rows), *notes])]
     for robot in dict.fromkeys(row.robot for row in rows):
         chosen = [row for row in rows if row.robot == robot]
-        shown = [*chosen, *_means(chosen)]
-        parts += [f"## Robot `{robot}`", _table([_quality(row) for row in shown]), _table([_speed(row) for row in shown])]
+        shown = [*chosen, *means(chosen)]
+        parts += [f"## Robot `{robot}`", table([_quality(row) for row in shown]), table([_speed(row) for row in shown])]
     text = "\n\n".join(parts) + "\n"
     if path is not None:
-        _write(path, text)
+        write_text(path, text)
     return text
 
 
-def _preamble(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    host = f"{about['cpu'] or 'unknown processor'}, {about['cores']} cores"
+def host(about: Mapping[str, Any]) -> list[str]:
+    """Lines of Markdown that say when, where and with what something was measured; ``about`` is of `machine`."""
+    name = f"{about['cpu'] or 'unknown processor'}, {about['cores']} cores"
     if about["threads"]:
-        host += f", threads a process: {about['threads']}"
+        name += f", threads a process: {about['threads']}"
     if about["memory_gib"]:
-        host += f", {about['memory_gib']} GiB of memory"
+        name += f", {about['memory_gib']} GiB of memory"
     source = f"napari-apprentice {about['version']}" + (f" at commit {about['commit']}" if about["commit"] else "")
+    return [
+        f"- Measured on {about['date']} with {source}, Python {about['python']}, torch {about['torch']}, device {about['device']}.",
+        f"- Machine: {name}, {about['system']}.",
+    ]
+
+
+def provenance(about: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
+    """Lines of `host`, and of what the rows were measured on."""
     clicks = " or ".join(dict.fromkeys(str(row.max_clicks) for row in rows))
     seeds = ", ".join(dict.fromkeys(str(row.seed) for row in rows))
     chosen = dict.fromkeys(_chosen(row) for row in rows)
-    return "\n".join(
-        [
-            f"- Measured on {about['date']} with {source}, Python {about['python']}, torch {about['torch']}, device {about['device']}.",
-            f"- Machine: {host}, {about['system']}.",
-            f"- Data: {'; '.join(chosen)} of the sets named below. Order `sorted` is cases by name, then slices, targets and ids;",
-            "  a number is the seed of a permutation of it (`numpy.random.default_rng`).",
-            f"- At most {clicks} clicks an object; an object that does not reach a target counts as that many. Robot seed {seeds}.",
-            "- Prequential: every object is scored before the model learns from it. `2nd` is the second half of the sequence.",
-            "- `drop` is the largest fall of the mean IoU from one click to the next, in points. Seconds are model time for one click.",
-        ]
-    )
+    return [
+        *host(about),
+        f"- Data: {'; '.join(chosen)} of the sets named below. Order `sorted` is cases by name, then slices, targets and ids;",
+        "  a number is the seed of a permutation of it (`numpy.random.default_rng`).",
+        f"- At most {clicks} clicks an object; an object that does not reach a target counts as that many. Robot seed {seeds}.",
+    ]
 
 
 def _chosen(row: Row) -> str:
@@ -124,15 +137,15 @@ def _names(row: Row) -> dict[str, str]:
     return {"set": row.set, "network": row.network, "policy": row.policy, "order": row.order, "objects": str(row.n_objects)}
 
 
-def _table(lines: Sequence[Mapping[str, str]]) -> str:
-    """Columns in the order in which the lines first name them; a line without one leaves its cell empty."""
+def table(lines: Sequence[Mapping[str, str]]) -> str:
+    """Markdown. Columns in the order in which the lines first name them; a line without one leaves its cell empty."""
     heads = list(dict.fromkeys(head for line in lines for head in line))
-    numbers = [head not in ("set", "network", "policy", "order") for head in heads]
+    numbers = [head not in ("set", "network", "policy", "order", "method") for head in heads]
     rows = [heads, ["---:" if number else "---" for number in numbers], *([line.get(head, "") for head in heads] for line in lines)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 
-def _means(rows: Sequence[Row]) -> list[Row]:
+def means(rows: Sequence[Row]) -> list[Row]:
     """One row for every network, policy and order that has more than one set: the mean over sets, each counting the same."""
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
@@ -160,7 +173,13 @@ def _merge(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _write(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a file that is whole at every moment, and the folders that it lies in.
+
+    Raises
+    ------
+    WriteError : it cannot be written
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
