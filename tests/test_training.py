@@ -31,6 +31,7 @@ warmup = 2
 workers = 0
 report_every = 2
 save_every = 2
+importance = 3
 seed = 3
 config = { widths = [8, 16, 16, 16, 16], groups = 4 }
 """
@@ -383,3 +384,32 @@ def test_a_tiny_network_learns_one_batch_by_heart(tmp_path):
     averaged = build("unet", recipe.config)
     averaged.load_state_dict(run.average.weights)
     assert training._score(averaged, image, target)[-1] > 0.6
+
+
+# --- what matters -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_told_afterwards_what_training_would_have_told_them(recipe, tmp_path):
+    out = train(recipe, None, tmp_path / "w.safetensors", device="cpu", threads=1)
+    told = load_weights(out)
+    assert told.importance.keys() == dict(told.network.named_parameters()).keys()
+    assert told.importance["to_logits.weight"].min() > 0
+    untold = save_weights(told.network, tmp_path / "untold.safetensors", told.facts)
+    assert not load_weights(untold).importance
+    again = load_weights(training.add_importance(untold, None))
+    assert all(torch.equal(again.importance[k], v) for k, v in told.importance.items())
+    assert all(torch.equal(again.network.state_dict()[k], v) for k, v in told.network.state_dict().items())
+    assert again.facts == told.facts
+
+
+def test_importance_can_be_left_out(recipe, tmp_path):
+    recipe.write_text(TINY.replace("importance = 3", "importance = 0"), "utf-8")
+    assert not load_weights(train(recipe, None, tmp_path / "w.safetensors", device="cpu", threads=1)).importance
+    recipe.write_text(TINY.replace("importance = 3", "importance = -1"), "utf-8")
+    assert "importance = -1" in refusal(recipe)
+
+
+def test_weights_without_a_recipe_cannot_be_told_what_matters(tmp_path):
+    path = save_weights(build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4}), tmp_path / "w.safetensors")
+    with pytest.raises(RecipeError, match="by which recipe"):
+        training.add_importance(path, None)

@@ -92,6 +92,51 @@ def test_saving_makes_the_folder_and_leaves_nothing_beside_the_file(network, tmp
     assert [p.name for p in path.parent.iterdir()] == ["w.safetensors"]
 
 
+# --- importance -------------------------------------------------------------------------------------------------------------------------
+
+
+def importance_of(network: nn.Module, **changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    return {k: torch.rand_like(v) * 10.0 ** torch.randint(-9, 6, v.shape) for k, v in network.named_parameters()} | changes
+
+
+def test_importance_is_kept_beside_the_weights_to_two_digits(network, tmp_path):
+    known = importance_of(network)
+    loaded = load_weights(save_weights(network, tmp_path / "w.safetensors", {"steps": 1}, known))
+    assert loaded.importance.keys() == known.keys()
+    for key, value in known.items():
+        assert loaded.importance[key].dtype == torch.float32
+        torch.testing.assert_close(loaded.importance[key], value, rtol=1 / 256, atol=0)
+    assert all(torch.equal(loaded.network.state_dict()[k], v) for k, v in network.state_dict().items())
+
+
+def test_weights_may_not_say_what_is_important(saved):
+    assert load_weights(saved).importance == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"unknown": torch.ones(3)}, {"to_logits.bias": torch.ones(7)}, {"stem.weight": torch.full((8, 6, 4, 4), -1.0)}],
+    ids=["unknown", "shape", "negative"],
+)
+def test_importance_of_something_else_is_refused(network, tmp_path, changes):
+    message = refusal(save_weights(network, tmp_path / "w.safetensors", {}, importance_of(network, **changes)))
+    assert "importan" in message
+
+
+def test_importance_of_some_parameters_only_is_refused(network, tmp_path):
+    known = importance_of(network)
+    known.pop("stem.weight")
+    assert "importan" in refusal(save_weights(network, tmp_path / "w.safetensors", {}, known))
+
+
+def test_importance_that_is_not_finite_is_refused(network, tmp_path):
+    wrong = torch.full_like(network.to_logits.bias, float("nan"))
+    assert "to_logits.bias" in refusal(
+        save_weights(network, tmp_path / "w.safetensors", {}, importance_of(network, **{"to_logits.bias": wrong}))
+    )
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------------------------
 
 

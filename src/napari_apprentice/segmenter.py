@@ -28,7 +28,10 @@ from napari_apprentice.types import Box, Click, DeviceError, ImageSlice, InputEr
 from napari_apprentice.weights import LoadedWeights, load_weights
 from napari_apprentice.windows import click_in_window, cut, paste, square, standardise
 
-__all__ = ["NetworkSegmenter", "View", "ZoomConfig", "pick_device"]
+__all__ = ["HELD_LOGIT", "NetworkSegmenter", "View", "ZoomConfig", "pick_device"]
+
+HELD_LOGIT = 0.1
+"""Where the network does not obey a click, the answer is held there at plus or minus this."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,10 @@ class NetworkSegmenter:
     device : "auto", "cpu", "cuda" or "mps"
     zoom : where it looks
     undo_budget_bytes : memory for what was learnt before, see `knowledge.Shelf`; more than that waits on disk
+
+    Attributes
+    ----------
+    importance : parameter name -> how much each value matters to the source domain, see `weights.LoadedWeights`; empty if that is unknown
     """
 
     CACHED_VIEWS = 8
@@ -116,6 +123,7 @@ class NetworkSegmenter:
         self.network: nn.Module = self.loaded.network.to(self.device).eval()
         self.zoom = zoom or ZoomConfig()
         self.name = self.loaded.name
+        self.importance = {k: v.to(self.device) for k, v in self.loaded.importance.items()}
         self.clock: dict[str, float] = {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
         self._pixels: OrderedDict[Any, Tensor] = OrderedDict()
         self._shelf = Shelf(undo_budget_bytes)
@@ -148,6 +156,7 @@ class NetworkSegmenter:
             "digest": self.loaded.digest,
             "device": str(self.device),
             "working size": self.zoom.size,
+            "importance of weights": "known" if self.importance else "not known: learning from corrections (ia, sa) holds all alike",
         }
         return facts | dict(self.loaded.facts)
 
@@ -431,7 +440,7 @@ def _over(
     for click in clicks:
         row, col = click.voxel[0] - box.top, click.voxel[1] - box.left
         if 0 <= row < logits.shape[0] and 0 <= col < logits.shape[1]:
-            logits[row, col] = max(logits[row, col], 0.1) if click.positive else min(logits[row, col], -0.1)
+            logits[row, col] = max(logits[row, col], HELD_LOGIT) if click.positive else min(logits[row, col], -HELD_LOGIT)
     return Prediction(logits, box, shape, view, score)
 
 

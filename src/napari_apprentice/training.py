@@ -13,10 +13,11 @@ import os
 import pickle
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning_fabric
 import numpy as np
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from napari_apprentice.guidance import WindowClick, click_maps
+from napari_apprentice.importance import memory_aware_synapses
 from napari_apprentice.losses import normalised_focal, soft_dice
 from napari_apprentice.networks import Output, build, config_of
 from napari_apprentice.samples import VIEWS, SampleStream, draw_sample, held_out_scenes, real_scenes
@@ -36,7 +38,7 @@ from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.types import RecipeError
 from napari_apprentice.weights import load_weights, save_weights
 
-__all__ = ["Recipe", "read_recipe", "train"]
+__all__ = ["Recipe", "add_importance", "read_recipe", "train"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Recipe:
     precision : as Lightning Fabric names it
     start_from : recipe of the stage before, beside this one; its weights are looked for, or else trained first, in the folder of the
         output (``NAME.toml`` makes ``NAME.safetensors``); empty to start from random weights
+    importance : samples that tell how much every weight matters (see `importance.memory_aware_synapses`); 0 leaves that out of the file
     """
 
     network: str = "unet"
@@ -86,6 +89,7 @@ class Recipe:
     save_every: int = 250
     precision: str = "32-true"
     start_from: str = ""
+    importance: int = 200
 
 
 def read_recipe(path: Path | str) -> Recipe:
@@ -107,8 +111,8 @@ def read_recipe(path: Path | str) -> Recipe:
         kind = type(plain[name])
         if kind is float and type(value) is int:
             value = float(value)
-        if kind is tuple and type(value) is list:
-            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        if kind is tuple:
+            value = _tupled(value)
         if type(value) is not kind:
             raise RecipeError(f"the recipe {path} gives {name} = {value!r}; expected {_KINDS[kind]}, such as {plain[name]!r}")
         values[name] = value
@@ -132,6 +136,8 @@ def _complaint(recipe: Recipe) -> str:
     for name, value in {"synthetic": recipe.synthetic, "held_out": recipe.held_out, "average": recipe.average}.items():
         if not 0 <= value <= 1:
             return f"gives {name} = {value}; expected a share between 0 and 1"
+    if recipe.importance < 0:
+        return f"gives importance = {recipe.importance}; expected 0 or a number of samples"
     if recipe.start_from and Path(recipe.start_from).suffix != ".toml":
         return f"starts from {recipe.start_from!r}; expected the .toml recipe of the stage before"
     config: Any = build(recipe.network, recipe.config).config
@@ -238,6 +244,14 @@ def _rounds(
             if (click := next_click(rng, truth, found[image], deep)) is not None:
                 clicks[image].append(click)
     return previous, masks
+
+
+def _asked(network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """(guidance, previous): clicks as the recipe draws them, after rounds of corrections without gradient."""
+    clicks = [first_clicks(rng, truth) for truth in target[:, 0].cpu().numpy() > 0.5]
+    rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
+    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5)
+    return _maps(clicks, target.shape[-1], network, target.device), previous
 
 
 def _iou(mask: Tensor, target: Tensor) -> Tensor:
@@ -398,7 +412,9 @@ class _Run:
         try:
             state = torch.load(self.resume_path, map_location=self.fabric.device, weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-            raise RecipeError(f"{self.resume_path} is damaged ({error}); expected what an earlier run wrote; remove it to start anew") from error
+            raise RecipeError(
+                f"{self.resume_path} is damaged ({error}); expected what an earlier run wrote; remove it to start anew"
+            ) from error
         if not isinstance(state, dict) or state.get("recipe") != self.digest:
             raise RecipeError(f"{self.resume_path} belongs to another recipe; expected the one it was started with")
         self.plain.load_state_dict(state["network"])
@@ -406,12 +422,15 @@ class _Run:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.spent_s = int(state["step"]), float(state["spent_s"])
 
+    @cached_property
+    def scenes(self) -> Mapping[str, Sequence[Scene]]:
+        """What real samples are drawn from, by set."""
+        return _scenes(self.recipe, self.folder)
+
     def batches(self) -> Any:
         recipe = self.recipe
-        scenes = real_scenes(self.folder, list(recipe.sets), recipe.held_out, recipe.seed) if self.folder and recipe.sets else {}
-        stream = SampleStream(
-            scenes, recipe.sets, recipe.synthetic, recipe.sizes, recipe.seed + 1000 * self.fabric.global_rank, self.step, views=recipe.views
-        )
+        seed = recipe.seed + 1000 * self.fabric.global_rank
+        stream = SampleStream(self.scenes, recipe.sets, recipe.synthetic, recipe.sizes, seed, self.step, views=recipe.views)
         loader = DataLoader(
             stream, batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None, persistent_workers=False
         )
@@ -422,12 +441,9 @@ class _Run:
         recipe = self.recipe
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(recipe, self.step)
-        clicks = [first_clicks(rng, truth) for truth in target[:, 0].cpu().numpy() > 0.5]
-        rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
-        size = target.shape[-1]
         features = self.network.encode(image)
-        previous, _ = _rounds(self.network, features.detach(), target, clicks, rounds, rng, 0.5)
-        output = self.network.decode(features, _maps(clicks, size, self.plain, target.device), previous)
+        guidance, previous = _asked(self.network, recipe, features, target, rng)
+        output = self.network.decode(features, guidance, previous)
         loss = _loss(output, target, recipe)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
@@ -488,6 +504,56 @@ class _Run:
                 progress.update(task, completed=self.step, said=f"loss {recent:.3f} {said}")
         self.plain.load_state_dict(self.average.weights)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
-        save_weights(self.plain, self.out, facts)
+        save_weights(self.plain, self.out, facts, _importance(self.plain, recipe, self.scenes))
         self.resume_path.unlink(missing_ok=True)
         return self.out
+
+
+# --- what matters -----------------------------------------------------------------------------------------------------------------------
+
+
+def add_importance(weights: Path | str, data_dir: Path | str | None, out: Path | str | None = None) -> Path:
+    """Tell a file of weights how much every weight matters, as `train` does at its end: from samples of the recipe that made them.
+
+    Parameters
+    ----------
+    weights : what `train` wrote, at any time
+    data_dir : folder that holds the recipe's sets as sub-folders; None if it names none
+    out : the file to write; None for ``weights`` itself
+
+    Raises
+    ------
+    WeightsError : the weights cannot be read
+    RecipeError : they do not say by which recipe they were trained, or its data cannot be used
+    """
+    loaded = load_weights(weights)
+    if "recipe" not in loaded.facts:
+        raise RecipeError(f"{weights} does not say by which recipe it was trained; expected weights that `apprentice train` wrote")
+    known = {f.name for f in fields(Recipe)}
+    recipe = Recipe(**{k: _tupled(v) for k, v in loaded.facts["recipe"].items() if k in known})
+    importance = _importance(loaded.network, recipe, _scenes(recipe, Path(data_dir) if data_dir is not None else None))
+    return save_weights(loaded.network, out or weights, loaded.facts, importance)
+
+
+def _tupled(value: Any) -> Any:
+    """Lists, as JSON has them, as the tuples of a `Recipe`."""
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
+def _scenes(recipe: Recipe, folder: Path | None) -> Mapping[str, Sequence[Scene]]:
+    return real_scenes(folder, list(recipe.sets), recipe.held_out, recipe.seed) if folder and recipe.sets else {}
+
+
+def _importance(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequence[Scene]]) -> dict[str, Tensor]:
+    """How much every weight matters to the samples of a recipe; nothing if the recipe asks for none."""
+    device = next(network.parameters()).device
+
+    def samples() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        rng = np.random.default_rng([recipe.seed, 101])
+        size = recipe.sizes[0][0]
+        stream = SampleStream(scenes, recipe.sets, recipe.synthetic, ((size, 1),), recipe.seed + 101, 0, views=recipe.views)
+        for _, (image, target) in zip(range(recipe.importance), stream, strict=False):
+            features = cast(Any, network).encode(image.to(device))
+            yield image.to(device), *_asked(network, recipe, features, target.to(device), rng)
+
+    return memory_aware_synapses(network, samples()) if recipe.importance else {}

@@ -1,0 +1,125 @@
+"""Learning from a user: policies that turn clicks and accepted masks into changes of the weights, and the guards that keep them safe.
+
+A policy is made of up to two of these: *image adaptation* (IA) and *sequence adaptation* (SA) of Learning from Corrections
+(Kontogianni et al., 2020), *mid-interaction* (MI) and *post-interaction* (PI) of You Point, I Learn (2025). Ours on top: the hard click
+constraint, normalised click weights, rehearsal of remembered objects, corrections to practise on so that the model keeps listening, and a
+gate that refuses what makes remembered objects worse.
+
+A policy is a frozen configuration. All that is learnt lives in the segmenter's `Knowledge`, which is never changed in place: an undo is a
+`restore`, and it is exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image, after_object, begins_object
+from napari_apprentice.adaptation._memory import gated, lesson_windows, remember, with_extent
+from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
+from napari_apprentice.adaptation._settings import Settings
+from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
+from napari_apprentice.types import Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt
+
+__all__ = ["POLICIES", "Adaptation", "lesson_windows", "make_policy", "remember"]
+
+_Update = Callable[[float], tuple[float, float] | None]
+
+
+@dataclass(frozen=True)
+class Adaptation(Settings):
+    """A policy (implements `types.AdaptationPolicy`); its numbers are those of `Settings`."""
+
+    def on_click(self, segmenter: NetworkSegmenter, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """Predict; learn from the newest click (MI: from the second on) and predict again.
+
+        A click that the model obeyed before it learnt must be obeyed afterwards, else the lesson is taken back.
+        """
+        if self.ia and begins_object(prompt):
+            after_object(segmenter)
+        prediction = segmenter.predict(image_slice, prompt)
+        if not self.ia and not (self.mid and len(prompt.clicks) > 1):
+            return prediction
+        before = segmenter.snapshot()
+        learn = adapt_to_image if self.ia else learn_click
+        with segmenter.timed("adapt"):
+            learnt = learn(self, segmenter, image_slice, prompt, prediction)
+        if learnt:
+            again = segmenter.predict(image_slice, prompt)
+            if _obeys(again, prompt.clicks[-1]) or not _obeys(prediction, prompt.clicks[-1]):
+                return again
+        segmenter.restore(before)
+        return prediction
+
+    def on_accept(self, segmenter: NetworkSegmenter, lesson: Lesson) -> LearningReport:
+        """Forget what was learnt for this object alone, then learn from its finished mask, unless the gate refuses."""
+        began = time.perf_counter()
+        after_object(segmenter)
+        if not self.post and not (self.sa and lesson.clicks):
+            return LearningReport(False, "nothing to learn")
+        if not lesson.mask.any() or lesson.mask.all():
+            return LearningReport(False, "nothing to learn")
+        before = segmenter.snapshot()
+        with segmenter.timed("adapt"):
+            new = remember(segmenter, lesson, self.size)
+            updates: list[_Update] = []
+            if self.sa and lesson.clicks:
+                updates.append(SequenceAdaptation(self, segmenter, before, new, lesson))
+            if self.post:
+                updates.append(PostInteraction(self, segmenter, before, new))
+            report = gated(self, segmenter, lambda factor: _in_turn(updates, factor))
+        segmenter.restore(
+            replace(
+                segmenter.snapshot() if report.accepted else before,
+                extent_log=with_extent(before.extent_log, lesson.mask) if self.extents else before.extent_log,
+                memory=(*before.memory, new)[-self.remembered :],
+            )
+        )
+        return replace(report, elapsed_s=time.perf_counter() - began)
+
+
+def _in_turn(updates: list[_Update], factor: float) -> tuple[float, float] | None:
+    """Several updates as one: the first loss of the first and the last loss of the last, None if one failed."""
+    losses = []
+    for update in updates:
+        if (one := update(factor)) is None:
+            return None
+        losses.append(one)
+    return losses[0][0], losses[-1][1]
+
+
+def _obeys(prediction: Prediction, click: Click) -> bool:
+    """Whether the model itself said at the click what the user said: where it did not, the segmenter holds the logit at ±`HELD_LOGIT`."""
+    row, col = click.voxel[0] - prediction.box.top, click.voxel[1] - prediction.box.left
+    if not (0 <= row < prediction.box.shape[0] and 0 <= col < prediction.box.shape[1]):
+        return not click.positive
+    logit = prediction.logits[row, col]
+    return bool((logit if click.positive else -logit) > np.float32(HELD_LOGIT))
+
+
+POLICIES: Mapping[str, Adaptation] = {
+    "none": Adaptation("none"),
+    "ia": Adaptation("ia", ia=True),
+    "sa": Adaptation("sa", sa=True),
+    "ia+sa": Adaptation("ia+sa", ia=True, sa=True),
+    "mi": Adaptation("mi", mid=True),
+    "pi": Adaptation("pi", post=True),
+    "mi+pi": Adaptation("mi+pi", mid=True, post=True),
+    "ia+pi": Adaptation("ia+pi", ia=True, post=True),
+}
+"""The policies by name."""
+
+
+def make_policy(name: str) -> Adaptation:
+    """The policy of that name.
+
+    Raises
+    ------
+    InputError : there is none
+    """
+    if name not in POLICIES:
+        raise InputError(f"a policy called {name!r} was asked for; expected one of {', '.join(POLICIES)}")
+    return POLICIES[name]

@@ -1,0 +1,123 @@
+"""Accepted objects that are remembered: what they look like to the network, and the gate that judges every lasting update by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from napari_apprentice.adaptation._settings import Settings
+from napari_apprentice.adaptation._targets import mask_in_window
+from napari_apprentice.guidance import WindowClick
+from napari_apprentice.knowledge import Remembered
+from napari_apprentice.segmenter import NetworkSegmenter
+from napari_apprentice.types import Box, Click, LearningReport, Lesson, Prediction, Prompt
+
+__all__ = ["Batch", "gated", "lesson_windows", "remember", "with_extent"]
+
+
+# --- to remember ------------------------------------------------------------------------------------------------------------------------
+
+
+def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remembered:
+    """The views of an accepted object that the model should get right from one click on."""
+    clicks = lesson.clicks or (_middle(lesson.mask),)
+    windows = lesson_windows(segmenter, lesson.mask, clicks)
+    views = [segmenter.look(lesson.image_slice, Prompt(clicks), window, size) for window in windows]
+    targets = torch.cat([mask_in_window(lesson.mask, window, size) for window in windows])
+    return Remembered(torch.cat([v.image for v in views]).half().cpu(), targets > 0.5, tuple(v.clicks for v in views))
+
+
+def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], clicks: Sequence[Click]) -> tuple[Box, Box]:
+    """The first window that shows the object best, and the zoomed one."""
+    anchor = next((c for c in clicks if c.positive), clicks[0])
+    shape = (int(mask.shape[0]), int(mask.shape[1]))
+    zoomed = segmenter.grown_window(Prompt((anchor,), Prediction.from_mask(mask)), shape)
+    windows = segmenter.first_windows(anchor, shape)
+    return min(windows, key=lambda w: abs(math.log((w.bottom - w.top) / (1.6 * (zoomed.bottom - zoomed.top))))), zoomed
+
+
+def _middle(mask: npt.NDArray[np.bool_]) -> Click:
+    """A positive click in the middle of the largest inscribed circle."""
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+    return Click((int(row), int(col)))
+
+
+def with_extent(log: tuple[float, float, float], mask: npt.NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Sums for the mean and spread of log object extents (root of the area over the slice's longer side), old ones fading."""
+    value = math.log(float(mask.sum()) ** 0.5 / max(mask.shape))
+    total, squares, count = (0.9 * v for v in log)
+    return total + value, squares + value**2, count + 1
+
+
+class Batch:
+    """All views of some remembered objects together, on the network's device.
+
+    Attributes
+    ----------
+    images, targets : (B, 3, n, n) standardised pixels; (B, 1, n, n) in {0, 1}
+    clicks, firsts : of every view all the user's clicks, and the first positive one alone
+    """
+
+    def __init__(self, objects: Sequence[Remembered], device: torch.device) -> None:
+        self.images = torch.cat([o.images for o in objects]).float().to(device)
+        self.targets = torch.cat([o.targets for o in objects]).float().to(device)
+        self.clicks: list[Sequence[WindowClick]] = [clicks for o in objects for clicks in o.clicks]
+        self.firsts = [[next((c for c in clicks if c.positive), clicks[0])] for clicks in self.clicks]
+
+    def logits(self, segmenter: NetworkSegmenter, clicks: Sequence[Sequence[WindowClick]], previous: Tensor | None = None) -> Tensor:
+        """(B, 1, n, n): what the network says of each view to these clicks, with gradient if the caller wants one."""
+        guidance = torch.cat([segmenter.maps(c, self.images.shape[-1]) for c in clicks])
+        return segmenter.run(self.images, guidance, torch.zeros_like(self.targets) if previous is None else previous)[0]
+
+
+# --- to judge ---------------------------------------------------------------------------------------------------------------------------
+
+
+def gated(settings: Settings, segmenter: NetworkSegmenter, update: Callable[[float], tuple[float, float] | None]) -> LearningReport:
+    """Do an update unless remembered objects pay for it: with the rates as they are, then with a quarter of them, then not at all.
+
+    Parameters
+    ----------
+    update : changes the segmenter's weights; called with a factor for its rates; returns its first and last loss, None if it failed
+    """
+    before = segmenter.snapshot()
+    old = before.memory
+    standard = _score(segmenter, old)
+    lost = 0.0
+    for factor in (1.0, 0.25):
+        losses = update(factor)
+        if losses is None:
+            segmenter.restore(before)
+            return LearningReport(False, "learning was refused: the update was not finite; the model stays as it was", refused=True)
+        reached = _score(segmenter, old)
+        lost = max(a - b for a, b in zip(standard, reached, strict=True))
+        if lost <= settings.gate_margin:
+            message = f"learnt from this object (loss {losses[0]:.3f} to {losses[1]:.3f})"
+            judged = (standard[1], reached[1]) if old else (math.nan, math.nan)
+            return LearningReport(True, message, *losses, remembered_before=judged[0], remembered_after=judged[1])
+        segmenter.restore(before)
+    message = f"learning was refused: {len(old)} remembered objects would have lost {100 * lost:.1f} points of IoU; the model stays"
+    return LearningReport(False, message, refused=True)
+
+
+def _score(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> tuple[float, float]:
+    """Mean IoU of remembered objects from the first click alone, and from all the user's clicks; 1 where there are no objects."""
+    if not objects:
+        return 1.0, 1.0
+    scores, previous = [], None
+    with torch.no_grad():
+        batch = Batch(objects, segmenter.device)
+        wanted = batch.targets.flatten(1) > 0.5
+        for clicks in (batch.firsts, batch.clicks):
+            logits = batch.logits(segmenter, clicks, previous)
+            found = (logits > 0).flatten(1)
+            scores.append(float(((found & wanted).sum(1) / (found | wanted).sum(1).clamp_min(1)).mean()))
+            previous = torch.sigmoid(logits)
+    return scores[0], scores[1]

@@ -1,0 +1,106 @@
+"""You Point, I Learn (2025): mid-interaction (MI) after a click, post-interaction (PI) after a finished mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from napari_apprentice.adaptation._memory import Batch
+from napari_apprentice.adaptation._settings import Settings
+from napari_apprentice.adaptation._step import advance
+from napari_apprentice.adaptation._targets import hardened, mask_in_window
+from napari_apprentice.guidance import WindowClick
+from napari_apprentice.knowledge import Knowledge, Remembered
+from napari_apprentice.losses import click_centred_gaussian, dice_focal
+from napari_apprentice.segmenter import NetworkSegmenter
+from napari_apprentice.types import ImageSlice, Prediction, Prompt
+from napari_apprentice.windows import click_in_window
+
+__all__ = ["PostInteraction", "learn_click"]
+
+
+def learn_click(settings: Settings, segmenter: NetworkSegmenter, image_slice: ImageSlice, prompt: Prompt, prediction: Prediction) -> bool:
+    """MI: teach ``prediction``, which was said with the newest click, to the model that has not seen that click; False if a step failed."""
+    window = prediction.view or segmenter.grown_window(replace(prompt, previous=prediction), image_slice.shape)
+    known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.size)
+    clicks = tuple(click_in_window(c, window, settings.size) for c in prompt.clicks)
+    target = hardened(mask_in_window(prediction.mask, window, settings.size), clicks, settings.hard_radius_px).to(segmenter.device)
+    for _ in range(settings.mid_steps):
+        logits, _ = segmenter.run(known.image, known.guidance, known.previous)
+        if not advance(segmenter, click_loss(settings, logits, target, [clicks[-1:]]), settings.mid_rate, settings.anchor):
+            return False
+    return True
+
+
+def click_loss(settings: Settings, logits: Tensor, targets: Tensor, clicks: Sequence[Sequence[WindowClick]]) -> Tensor:
+    """Dice-focal and the click-centred term over a batch (B, 1, n, n), with the clicks of every image."""
+    terms = [
+        click_centred_gaussian(z[None], t[None], c, form=settings.click_form, normalised=settings.click_normalised)
+        for z, t, c in zip(logits, targets, clicks, strict=True)
+    ]
+    return dice_focal(logits, targets) + settings.click_weight * torch.stack(terms).mean()
+
+
+class PostInteraction:
+    """PI: one update from a finished object and some that are remembered.
+
+    Parameters
+    ----------
+    before : what was known before the object
+    new : the object
+    """
+
+    def __init__(self, settings: Settings, segmenter: NetworkSegmenter, before: Knowledge, new: Remembered) -> None:
+        self.settings, self.segmenter, self.before, self.new = settings, segmenter, before, new
+        self.rng = np.random.default_rng([17, before.steps, len(before.memory)])
+
+    def __call__(self, factor: float) -> tuple[float, float] | None:
+        """Rounds of two steps, with the rate times ``factor``: the first and the last loss, None if a step failed."""
+        rounds = []
+        for _ in range(self.settings.post_rounds):
+            losses = self._round(self.settings.post_rate * factor)
+            if losses is None:
+                return None
+            rounds.append(losses)
+        return (rounds[0][0], rounds[-1][1]) if rounds else (float("nan"), float("nan"))
+
+    def _round(self, rate: float) -> tuple[float, float] | None:
+        """One step from first clicks and one from corrections, on the new object and a few remembered ones."""
+        memory = self.before.memory
+        count = min(self.settings.rehearsed, len(memory))
+        batch = Batch([self.new, *(memory[i] for i in self.rng.permutation(len(memory))[:count])], self.segmenter.device)
+        radius = self.settings.hard_radius_px
+        targets = torch.stack([hardened(t[None], c, radius)[0] for t, c in zip(batch.targets, batch.clicks, strict=True)])
+        logits = batch.logits(self.segmenter, batch.firsts)
+        loss = click_loss(self.settings, logits, targets, batch.firsts)
+        if not advance(self.segmenter, loss, rate, self.settings.anchor):
+            return None
+        probability = torch.sigmoid(logits.detach())
+        corrected = [
+            [*f, *corrections(p > 0.5, t > 0.5, self.rng)]
+            for f, p, t in zip(batch.firsts, probability[:, 0].cpu().numpy(), targets[:, 0].cpu().numpy(), strict=True)
+        ]
+        second = click_loss(self.settings, batch.logits(self.segmenter, corrected, probability), targets, corrected)
+        if not advance(self.segmenter, second, rate, self.settings.anchor):
+            return None
+        return float(loss.detach()), float(second.detach())
+
+
+def corrections(mask: npt.NDArray[np.bool_], target: npt.NDArray[np.bool_], rng: np.random.Generator, most: int = 10) -> list[WindowClick]:
+    """One random pixel from each of the largest 8-connected errors, at most ``most`` of them."""
+    labels, count = ndimage.label(mask != target, structure=np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())[1:]
+    found = []
+    for part in np.argsort(-areas)[: min(count, most)]:
+        if areas[part] < 4:
+            break
+        rows, cols = np.nonzero(labels == part + 1)
+        i = int(rng.integers(len(rows)))
+        found.append(WindowClick(float(rows[i]), float(cols[i]), bool(target[rows[i], cols[i]])))
+    return found

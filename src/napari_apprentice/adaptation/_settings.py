@@ -1,0 +1,84 @@
+"""The numbers of a policy: what is learnt, when, and how far. Frozen, and without any knowledge of their use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_apprentice.types import InputError
+
+__all__ = ["Settings"]
+
+_CHOICES = {"click_form": ("ce", "linear"), "sa_guidance": ("subset", "all"), "sa_regularise_to": ("initial", "accepted")}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is learnt, and when.
+
+    The attributes of Learning from Corrections bear the paper's Greek letters: its loss is λ·(cross-entropy on the clicked pixels) +
+    (1 − λ)·(cross-entropy on all pixels against the initial mask) + γ·Σ Ω (θ − θ*)².
+
+    Attributes
+    ----------
+    name : as the command line calls it
+    mid, post : You Point, I Learn: learn after a click; learn after a finished mask
+    mid_rate, post_rate : Adam's step sizes
+    mid_steps, post_rounds : steps after a click; rounds of two steps after a mask
+    size : working size of the windows that are learnt from
+    click_weight : weight of the click-centred Gaussian term beside dice-focal; 0 leaves it out
+    click_form, click_normalised : see `losses.click_centred_gaussian`
+    hard_radius_px : around every click the target says what the user said, in window pixels; 0 is the clicked pixel alone
+    anchor : share of the way back to the shipped weights in every step of You Point, I Learn
+    remembered : objects kept to rehearse and to judge by
+    rehearsed : of these, how many join every step
+    gate_margin : an update is refused if remembered objects lose more than this mean IoU; infinite for no gate
+    ia, sa : Learning from Corrections: adapt to the object while it is clicked, and forget that after it; adapt to the sequence of objects
+    ia_rate, sa_rate : Adam's step sizes
+    ia_steps, sa_steps : steps after every click; steps after a finished object
+    ia_lambda, sa_lambda : λ; 0 leaves the clicks out
+    ia_gamma, sa_gamma : γ
+    sa_guidance : "subset" (the network is shown a random part of the clicks that the loss asks for) or "all"
+    sa_regularise_to : the mask of the term 1 − λ: "initial", the answer to the first click (the paper), or "accepted"
+    extents : learn how large the accepted objects are, whatever else is learnt from them
+
+    Raises
+    ------
+    InputError : an unknown choice, or two ways to learn from a click at once
+    """
+
+    name: str
+    mid: bool = False
+    post: bool = False
+    mid_rate: float = 1e-4
+    post_rate: float = 2e-4
+    mid_steps: int = 1
+    post_rounds: int = 2
+    size: int = 128
+    click_weight: float = 0.2
+    click_form: str = "ce"
+    click_normalised: bool = True
+    hard_radius_px: float = 3.0
+    anchor: float = 2e-3
+    remembered: int = 8
+    rehearsed: int = 2
+    gate_margin: float = 0.01
+    ia: bool = False
+    sa: bool = False
+    ia_rate: float = 3e-5
+    sa_rate: float = 1e-4
+    ia_steps: int = 10
+    sa_steps: int = 1
+    ia_lambda: float = 1.0
+    sa_lambda: float = 0.5
+    ia_gamma: float = 1.0
+    sa_gamma: float = 2.0
+    sa_guidance: str = "subset"
+    sa_regularise_to: str = "initial"
+    extents: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise InputError(f"{name} = {value!r} arrived; expected one of {', '.join(choices)}")
+        if self.ia and self.mid:
+            raise InputError("a policy with both ia and mid arrived; expected one of them: ia forgets after the object, mid does not")
