@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
+from napari_apprentice import segmenter as segmenter_module
 from napari_apprentice.files import read, read_labels
 from napari_apprentice.knowledge import Tensors
 from napari_apprentice.networks import Output, build
@@ -324,6 +326,41 @@ def test_outside_the_window_the_previous_answer_stays():
         outside[view.slices] = False
         assert np.array_equal(answer.mask & outside, mask & outside)
         assert (answer.mask & outside).any()
+
+
+def drawn(mask: np.ndarray, value: float = 3.0) -> Prediction:
+    return Prediction(np.where(mask, value, -value).astype(np.float32), Box(0, 0, *mask.shape), mask.shape)
+
+
+def test_a_late_click_changes_the_mask_only_where_it_is():
+    old, new = np.zeros((60, 60), bool), np.zeros((60, 60), bool)
+    old[20:40, 20:40] = new[20:40, 20:40] = True
+    new[20:26, 40:50] = True  # the change that was asked for
+    new[34:40, 20:26] = False  # one that nobody asked for
+    merged = segmenter_module._changed_near(drawn(new, 5.0), drawn(old), Click((22, 45)), 0.1)
+    expected = new.copy()
+    expected[34:40, 20:26] = True
+    assert np.array_equal(merged.mask, expected)
+    everything = segmenter_module._changed_near(drawn(new, 5.0), drawn(old), Click((22, 45)), 5.0)
+    assert np.array_equal(everything.logits, drawn(new, 5.0).logits)
+
+
+@given(hnp.arrays(bool, (12, 14)), hnp.arrays(bool, (12, 14)), st.tuples(st.integers(0, 11), st.integers(0, 13)), st.floats(0, 1))
+def test_merging_takes_every_pixel_from_one_of_both_and_the_clicked_one_from_the_new(old, new, at, reach):
+    merged = segmenter_module._changed_near(drawn(new), drawn(old), Click(at), reach).mask
+    assert np.array_equal(merged[old == new], new[old == new])
+    assert merged[at] == new[at]
+
+
+def test_late_clicks_are_local_and_early_ones_are_not(monkeypatch):
+    asked = []
+    merge = segmenter_module._changed_near
+    monkeypatch.setattr(segmenter_module, "_changed_near", lambda *a: asked.append(len(a)) or merge(*a))
+    clicks = [Click((40 + 3 * i, 50 + 4 * i)) for i in range(5)]
+    for count, expected in ((3, 3), (6, 0), (0, 0)):
+        asked.clear()
+        clicked(random_segmenter(zoom=replace(SMALL_ZOOM, local_clicks=count)), picture(), clicks)
+        assert len(asked) == expected
 
 
 def test_the_previous_mask_is_shown_where_it_is():

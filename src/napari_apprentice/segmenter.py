@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor, nn
 
 from napari_apprentice.guidance import WindowClick, click_maps
@@ -50,6 +51,8 @@ class ZoomConfig:
     diffusion : weight of `refinement.pixel_diffusion` beside the logits; 0 for none
     keep_overlap : the window stays while the new one overlaps it by at least this IoU
     first_clicks : so many clicks may start the search for the object's scale again, by falling outside of the window
+    local_clicks : from this click on an answer changes the mask only near the newest click; 0 for never
+    local_reach : how near, over the root of the mask's area
     """
 
     size: int = 128
@@ -62,6 +65,8 @@ class ZoomConfig:
     diffusion: float = 5.0
     keep_overlap: float = 0.5
     first_clicks: int = 3
+    local_clicks: int = 7
+    local_reach: float = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,7 +268,10 @@ class NetworkSegmenter:
         if self.zoom.diffusion:
             word = word + self.zoom.diffusion * pixel_diffusion(word, views[0].image[0], views[0].clicks)
         pasted, box = paste(word, window, image_slice.shape)
-        return _over(prompt.previous, pasted, box, image_slice.shape, window, float(iou.mean()), prompt.clicks)
+        answer = _over(prompt.previous, pasted, box, image_slice.shape, window, float(iou.mean()), prompt.clicks)
+        if prompt.previous is None or not 0 < self.zoom.local_clicks <= len(prompt.clicks):
+            return answer
+        return _changed_near(answer, prompt.previous, prompt.clicks[-1], self.zoom.local_reach)
 
     def _lost(self, prompt: Prompt) -> bool:
         """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.
@@ -442,6 +450,29 @@ def _over(
         if 0 <= row < logits.shape[0] and 0 <= col < logits.shape[1]:
             logits[row, col] = max(logits[row, col], HELD_LOGIT) if click.positive else min(logits[row, col], -HELD_LOGIT)
     return Prediction(logits, box, shape, view, score)
+
+
+def _changed_near(new: Prediction, old: Prediction, click: Click, reach: float) -> Prediction:
+    """``new`` where its mask changes in one piece with the click, or within ``reach`` times the root of the old area; else as it was.
+
+    A late correction is about one place, and what was finished elsewhere stays so: the progressive merge of FocalClick (Chen et al., 2022).
+    """
+    before = np.full(new.logits.shape, -20.0, dtype=np.float32)
+    shared = Box(
+        max(new.box.top, old.box.top),
+        max(new.box.left, old.box.left),
+        min(new.box.bottom, old.box.bottom),
+        min(new.box.right, old.box.right),
+    )
+    if not old.mask_in_box.any() or shared.top >= shared.bottom or shared.left >= shared.right:
+        return new
+    before[_within(shared, new.box)] = old.logits[_within(shared, old.box)]
+    pieces, count = ndimage.label((before > 0) != new.mask_in_box, structure=np.ones((3, 3)))
+    rows, cols = np.ogrid[: pieces.shape[0], : pieces.shape[1]]
+    distance = np.hypot(rows + new.box.top - click.voxel[0], cols + new.box.left - click.voxel[1])
+    nearest = ndimage.minimum(distance, pieces, np.arange(1, count + 1))
+    stays = np.concatenate([[False], nearest > reach * float((before > 0).sum()) ** 0.5])
+    return replace(new, logits=np.where(stays[pieces], before, new.logits))
 
 
 def _trimmed(prediction: Prediction) -> Prediction:
