@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 import napari_apprentice
 from napari_apprentice import adaptation, assembly
@@ -30,6 +31,7 @@ from napari_apprentice.types import (
     ImageError,
     InputError,
     LabelsError,
+    Plane,
     ReadError,
     SessionError,
     WeightsError,
@@ -105,7 +107,7 @@ def one_sentence(error: BaseException) -> None:
 def test_names_of_the_package_are_those_of_assembly():
     assert napari_apprentice.open_session is open_session
     assert napari_apprentice.resume_session is resume_session
-    assert POLICIES == ("none", "mi", "pi", "mi+pi")
+    assert POLICIES == ("none", "ia", "sa", "ia+sa", "mi", "pi", "mi+pi", "ia+pi")
     assert DEFAULT_POLICY in POLICIES
 
 
@@ -145,8 +147,10 @@ def test_every_policy_learns_when_its_name_says_so(weights, policy):
         session.add(Click(voxel, positive))
     after_clicks = knowledge(session)
     session.accept()
-    assert bitwise_equal(start, after_clicks) == ("mi" not in policy)
-    assert bitwise_equal(after_clicks, knowledge(session)) == ("pi" not in policy)
+    parts = set(policy.split("+"))
+    assert bitwise_equal(start, after_clicks) == parts.isdisjoint({"mi", "ia"})
+    assert bitwise_equal(after_clicks, knowledge(session)) == parts.isdisjoint({"pi", "sa", "ia"})
+    assert bitwise_equal(start, knowledge(session)) == (policy in ("none", "ia"))  # ia alone gives back what it learnt from the object
 
 
 def test_given_labels_are_kept_and_protected(weights):
@@ -188,7 +192,7 @@ def test_other_wishes_that_cannot_be_met_are_refused_and_leave_no_journal(weight
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     (tmp_path / "damaged.safetensors").write_bytes(weights.read_bytes()[:5000])
     wishes = [
-        ({"policy": "ia"}, InputError),
+        ({"policy": "tsca"}, InputError),
         ({"device": "cuda"}, DeviceError),
         ({"device": "abacus"}, DeviceError),
         ({"weights": tmp_path / "none.safetensors"}, WeightsError),
@@ -428,7 +432,105 @@ def test_a_resumed_session_learns_as_before(weights, tmp_path, policy):
     start = knowledge(again)
     again.add(Click((2, 2, 2), False))
     clicked = knowledge(again)
-    assert bitwise_equal(start, clicked) == ("mi" not in policy)
+    parts = set(policy.split("+"))
+    assert bitwise_equal(start, clicked) == parts.isdisjoint({"mi", "ia"})
     again.accept()
-    assert bitwise_equal(clicked, knowledge(again)) == ("pi" not in policy)
+    assert bitwise_equal(clicked, knowledge(again)) == parts.isdisjoint({"pi", "sa", "ia"})
     again.close()
+
+
+# --- versions, files and studies of the real network ---
+
+
+def predicted(session: Session) -> np.ndarray:
+    session.add(Click((3, 15, 18)))
+    logits = session.predictions[Plane(0, 3)].logits.copy()
+    session.undo()
+    return logits
+
+
+def taught_session(weights: Path, **options: object) -> Session:
+    session = open_session(volume(), weights=weights, policy="mi+pi", device="cpu", **options)
+    for index in range(2):
+        session.add(Click((index, 15, 18)))
+        session.add(Click((index, 3, 3), positive=False))
+        session.accept()
+    return session
+
+
+def test_forgetting_and_going_back_restore_every_bit(weights):
+    session = taught_session(weights)
+    taught = knowledge(session)
+    with_teaching, looked = predicted(session), {}
+    for number in (0, 1, 2):
+        session.go_back(number)
+        looked[number] = knowledge(session)
+        session.undo()
+        assert bitwise_equal(knowledge(session), taught)
+    session.forget()
+    assert bitwise_equal(knowledge(session), knowledge(open_session(volume(), weights=weights, device="cpu")))
+    session.undo()
+    assert bitwise_equal(knowledge(session), taught)
+    np.testing.assert_array_equal(predicted(session), with_teaching)
+    session.go_back(1)
+    assert bitwise_equal(knowledge(session), looked[1])
+    assert session.compare(0, 2).distance > 0
+    assert session.compare(2, 2).distance == 0
+    assert 0 <= session.versions[2].report.remembered_after <= 1
+    assert np.isnan(session.versions[1].report.remembered_after)
+
+
+def test_peeking_is_what_a_new_session_says_and_leaves_no_trace(weights):
+    session = taught_session(weights)
+    clicks = (Click((3, 15, 18)), Click((3, 5, 5), positive=False))
+    plain = open_session(volume(), weights=weights, policy="none", device="cpu")
+    for click in clicks:
+        session.add(click)
+        plain.add(click)
+    before = knowledge(session), state(session)
+    np.testing.assert_array_equal(session.peek().logits, plain.predictions[Plane(0, 3)].logits)
+    assert bitwise_equal(knowledge(session), before[0])
+    assert state(session) == before[1]
+
+
+def test_an_exported_version_predicts_the_same_without_pictures(weights, tmp_path):
+    session = taught_session(weights)
+    expected = predicted(session)
+    path = session.export(2, tmp_path / "two.safetensors")
+    whole = session.export(2, tmp_path / "whole.safetensors", pictures=True)
+    with safe_open(path, framework="pt") as file:
+        assert not [key for key in file.keys() if "memory" in key]  # noqa: SIM118 (not a mapping)
+        assert file.metadata()["about/objects"] == "(2,)"
+    assert whole.stat().st_size > path.stat().st_size
+    for file in (path, whole):
+        again = open_session(volume(), weights=weights, policy="mi+pi", device="cpu", knowledge=file)
+        np.testing.assert_array_equal(predicted(again), expected)
+    assert len(again._segmenter.snapshot().memory) == 2
+    with pytest.raises(WeightsError, match="cannot be read"):
+        open_session(volume(), weights=weights, device="cpu", knowledge=tmp_path / "none.safetensors")
+
+
+def test_a_study_goes_on_in_the_next_session_and_can_be_exported(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("APPRENTICE_HOME", str(tmp_path / "home"))
+    session = taught_session(weights, cohort="mri", folder=tmp_path / "work")
+    expected = predicted(session)
+    np.testing.assert_array_equal(predicted(open_session(volume(), weights=weights, device="cpu", cohort="mri")), expected)
+    newest, older = session.versions[2].shared, session.versions[1].shared
+    session.undo()
+    assert open_session(volume(), weights=weights, device="cpu", cohort="mri").versions.current.shared == older
+    session.redo()
+    session.close()
+    again = resume_session(tmp_path / "work", volume(), weights=weights, device="cpu")
+    assert again.versions == session.versions
+    again.go_back(1)
+    again.go_back(2)
+    assert open_session(volume(), weights=weights, device="cpu", cohort="mri").versions.current.shared == newest
+    path = assembly.export_cohort("mri", tmp_path / "mri.safetensors", weights=weights)
+    np.testing.assert_array_equal(predicted(open_session(volume(), weights=weights, device="cpu", knowledge=path)), expected)
+    with pytest.raises(SessionError, match="has a model already"):
+        open_session(volume(), weights=weights, device="cpu", knowledge=path, cohort="mri")
+    with pytest.raises(SessionError, match="'em' has no model"):
+        assembly.export_cohort("em", tmp_path / "em.safetensors", weights=weights)
+    with pytest.raises(InputError, match="a study called"):
+        open_session(volume(), weights=weights, device="cpu", cohort="../x", folder=tmp_path / "other")
+    assert not (tmp_path / "other").exists()

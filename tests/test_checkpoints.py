@@ -60,3 +60,12 @@ def test_a_cleared_checkpoint_is_written_again_and_an_existing_one_is_not(tmp_pa
     assert checkpoints.load("model-1.checkpoint") == DiskWeights(3.0)
     Checkpoints(Breaking(), tmp_path).ensure(DiskWeights(), "model-2.checkpoint")
     assert not (tmp_path / "model-2.checkpoint").exists()
+
+
+def test_whatever_else_is_named_is_kept_too(tmp_path):
+    checkpoints = Checkpoints(FakeStore(), tmp_path)
+    names = [f"model-{i}.checkpoint" for i in range(6)]
+    for name in names:
+        checkpoints.save(DiskWeights(), name)
+    checkpoints.keep_newest(names, also=[names[0], "model-9.checkpoint"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], *names[3:]]

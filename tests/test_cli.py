@@ -10,10 +10,12 @@ import pytest
 from PIL import Image as Picture
 
 from napari_apprentice import assembly, cli, demo, files
-from napari_apprentice.fakes import DiskSegmenter, FakePolicy
+from napari_apprentice.cohorts import Cohort, cohorts
+from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session
 from napari_apprentice.types import Click, Image, InputError, LearningReport, WeightsError
+from napari_apprentice.versions import Version
 
 AFFINE = np.array([[0, 0, -2.0, 7], [0, 0.5, 0, -3], [0.7, 0, 0, 1], [0, 0, 0, 1]])
 
@@ -32,8 +34,10 @@ def disks(monkeypatch):
             raise InputError(f"a policy named {name!r} was asked for; expected none or mi+pi")
         return FakePolicy(0, 0) if name == "none" else FakePolicy()
 
-    def open_session(image, *, weights=None, policy="mi+pi", device="auto", labels=None, folder=None):
-        return Session(image, load_segmenter(weights, None, device), make_policy(policy), labels=labels)
+    def open_session(image, *, weights=None, policy="mi+pi", device="auto", labels=None, folder=None, knowledge=None, cohort=None):
+        study = Cohort(cohort, "disks", FakeStore()) if cohort else None
+        start = study.start() if study else knowledge and Version(1, origin="file", snapshot=FakeStore().load(knowledge))
+        return Session(image, load_segmenter(weights, None, device), make_policy(policy), labels=labels, start=start, cohort=study)
 
     for function in (load_segmenter, make_policy, open_session):
         monkeypatch.setattr(assembly, function.__name__, function)
@@ -62,7 +66,7 @@ def refused(capsys, *arguments):
 # --- help ---
 
 
-@pytest.mark.parametrize("command", ["demo", "segment", "benchmark", "train", "info"])
+@pytest.mark.parametrize("command", ["demo", "segment", "propagate", "benchmark", "train", "info"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -73,7 +77,8 @@ def test_every_command_explains_itself(command, capsys):
 def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    assert set(re.findall(r"^    ([a-z]+) +\w", capsys.readouterr().out, re.MULTILINE)) == {"demo", "segment", "benchmark", "train", "info"}
+    named = set(re.findall(r"^    ([a-z]+) +\w", capsys.readouterr().out, re.MULTILINE))
+    assert named == {"demo", "segment", "propagate", "benchmark", "train", "info", "cohort"}
 
 
 def test_without_a_command_the_usage_is_shown(capsys):
@@ -397,3 +402,104 @@ def test_demo_with_the_shipped_network_segments_the_samples(tmp_path, capsys):
         np.testing.assert_allclose(labels.affine, image.affine)
     ious = [float(line["iou"]) for line in csv.DictReader((tmp_path / "clicks.csv").open())]
     assert np.mean(ious) > 0.5
+
+
+# --- propagate ---
+
+
+def test_propagate_carries_labels_and_keeps_what_was_given(disks, volume, tmp_path, capsys):
+    image = files.read(volume)
+    given = np.zeros(image.shape, np.uint8)
+    given[3, 6:14, 6:14] = 1
+    given[3, 16:22, 18:26] = 2
+    given[5, 17:23, 18:26] = 2
+    source, out = tmp_path / "given.nii.gz", tmp_path / "labels.nii.gz"
+    files.write(source, given, like=image)
+    assert cli.main(["propagate", str(volume), "--labels", str(source), "--out", str(out), "--device", "cpu"]) == 0
+    labels = files.read_labels(out)
+    np.testing.assert_array_equal(labels[given != 0], given[given != 0])
+    assert (labels[4] == 2).any()
+    np.testing.assert_array_equal(nibabel.load(out).affine, nibabel.load(volume).affine)
+    told = capsys.readouterr().out
+    assert "Object 1: " in told
+    assert "Object 2: " in told
+    assert asked_for(disks) == "cpu"
+
+    assert cli.main(["propagate", str(volume), "--labels", str(source), "--out", str(out), "--label", "2"]) == 0
+    only = files.read_labels(out)
+    np.testing.assert_array_equal(only == 1, given == 1)
+    np.testing.assert_array_equal(only[3], given[3])
+
+
+def asked_for(disks):
+    return disks[-1]["device"]
+
+
+def test_propagate_refuses_an_object_that_is_not_there(disks, volume, tmp_path, capsys):
+    source = tmp_path / "given.nii.gz"
+    image = files.read(volume)
+    files.write(source, np.ones(image.shape, np.uint8), like=image)
+    out = tmp_path / "labels.nii.gz"
+    assert "object 9 has no accepted slice" in refused(capsys, "propagate", volume, "--labels", source, "--out", out, "--label", "9")
+    assert not out.exists()
+
+
+# --- cohort ---
+
+
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    monkeypatch.setenv("APPRENTICE_HOME", str(tmp_path / "home"))
+
+
+def teach_cohort(volume, tmp_path, name="mri study"):
+    clicks = write_clicks(tmp_path)
+    assert cli.main(["segment", str(volume), "--clicks", str(clicks), "--out", str(tmp_path / "out.nii.gz"), "--cohort", name]) == 0
+
+
+def test_segment_goes_on_with_the_model_of_a_study(disks, disk, volume, tmp_path, capsys):
+    teach_cohort(volume, tmp_path)
+    (cohort,) = cohorts()
+    first = Cohort(cohort.name, cohort.digest, FakeStore()).start().snapshot
+    teach_cohort(volume, tmp_path)
+    second = Cohort(cohort.name, cohort.digest, FakeStore()).start().snapshot
+    assert second.lessons == 2 * first.lessons > 0
+    assert "Study mri study" in capsys.readouterr().out
+
+
+def test_segment_begins_with_a_file(disks, volume, tmp_path):
+    FakeStore().save(DiskWeights(9.0), tmp_path / "model")
+    clicks, out = write_clicks(tmp_path), tmp_path / "out.nii.gz"
+    sizes = []
+    for more in ([], ["--knowledge", str(tmp_path / "model")]):
+        assert cli.main(["segment", str(volume), "--clicks", str(clicks), "--out", str(out), "--policy", "none", *more]) == 0
+        sizes.append(np.count_nonzero(files.read_labels(out)))
+    assert sizes[1] > sizes[0]
+
+
+def test_cohort_lists_shows_forgets_and_erases(disks, disk, volume, tmp_path, capsys):
+    teach_cohort(volume, tmp_path)
+    teach_cohort(volume, tmp_path, "em")
+    capsys.readouterr()
+    assert cli.main(["cohort", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["em", "mri study"]
+    assert cli.main(["cohort", "show", "em"]) == 0
+    shown = capsys.readouterr().out
+    assert "learnt     scan" in shown
+    assert re.search(r"IoU@1 \d\.\d\d, untaught \d\.\d\d", shown)
+    assert cli.main(["cohort", "forget", "em"]) == 0
+    assert "as shipped" in capsys.readouterr().out
+    assert Cohort("em", "disks", FakeStore()).start() is None
+    assert cli.main(["cohort", "forget", "em", "--erase"]) == 0
+    assert "is deleted" in capsys.readouterr().out
+    assert [cohort.name for cohort in cohorts()] == ["mri study"]
+    assert refused(capsys, "cohort", "show", "em").endswith("no study called 'em'; expected mri study")
+
+
+def test_cohort_export_hands_everything_on(monkeypatch, tmp_path, capsys):
+    asked = []
+    monkeypatch.setattr(assembly, "export_cohort", lambda *args, **options: asked.append((args, options)) or args[1])
+    assert cli.main(["cohort", "export", "em", str(tmp_path / "x.safetensors"), "--pictures"]) == 0
+    assert asked == [(("em", tmp_path / "x.safetensors"), {"weights": None, "pictures": True})]
+    assert "x.safetensors" in capsys.readouterr().out

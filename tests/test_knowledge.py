@@ -84,6 +84,28 @@ def test_what_is_saved_is_loaded_bit_for_bit(store, saved):
     assert_equal(store.load(saved), taught(store.base))
 
 
+@pytest.mark.parametrize("known_before", [base, lambda: taught(base())], ids=["nothing", "something"])
+def test_within_an_object_what_was_known_before_it_is_saved_too(store, tmp_path, known_before):
+    before = known_before()
+    now = replace(taught(before), memory=before.memory, steps=3, before_object=before)  # the memory is shared, as by image adaptation
+    store.save(now, tmp_path / "within.safetensors")
+    loaded = store.load(tmp_path / "within.safetensors")
+    assert_equal(loaded, now)
+    assert_equal(loaded.before_object, before)
+    assert loaded.before_object.before_object is None
+
+
+def test_without_an_object_nothing_was_before_it(store, saved):
+    assert store.load(saved).before_object is None
+
+
+def test_damage_in_what_was_known_before_an_object_is_refused(store, tmp_path):
+    path = tmp_path / "within.safetensors"
+    for damage in ({"before_object/steps": "many"}, {"drop": "before_object/second/stem.weight"}, {"drop": "before_object/clicks"}):
+        store.save(replace(taught(store.base), before_object=taught(store.base)), path)
+        refusal(store, rewritten(path, **damage))
+
+
 def test_knowing_nothing_new_is_saved_too(store, tmp_path):
     store.save(store.base, tmp_path / "none.safetensors")
     loaded = store.load(tmp_path / "none.safetensors")

@@ -38,7 +38,8 @@ def observed(session: Session) -> tuple[object, ...]:
     answers = sorted((plane, p.logits.tobytes(), p.box, p.shape, p.view) for plane, p in session.predictions.items())
     lessons = [(lesson.image_slice.plane, lesson.clicks, lesson.mask.tobytes()) for lesson in session.pending]
     labels = session.labels.astype(np.uint32).tobytes()
-    return labels, session.label, session.clicks, session.finished, answers, lessons, session._segmenter.snapshot()
+    model = session._segmenter.snapshot(), session.versions
+    return labels, session.label, session.clicks, session.finished, answers, lessons, *model
 
 
 def make(image: Image = VOLUME, radius: float = 2.0, policy: FakePolicy | None = None, **options: object) -> Session:
@@ -157,7 +158,35 @@ class AnySequence(RuleBasedStateMachine):
     def forget(self):
         self.session.forget()
         assert self.session._segmenter.snapshot() == DiskWeights(2.0)
+        assert self.session.versions.number == 0
         self.happened()
+
+    @rule(data=st.data())
+    def go_back(self, data):
+        known = [version for version in self.session.versions.versions if version.snapshot is not None]
+        version = data.draw(st.sampled_from(known))
+        self.session.go_back(version.number)
+        assert self.session._segmenter.snapshot() == version.snapshot
+        assert self.session.versions.current == version
+        self.happened()
+
+    @rule(data=st.data())
+    def pin(self, data):
+        version = data.draw(st.sampled_from([v for v in self.session.versions.versions if v.snapshot is not None]))
+        self.session.pin(version.number, not version.pinned)
+        assert self.session.versions[version.number].pinned != version.pinned
+        self.happened()
+
+    @rule()
+    def peek(self):
+        size = self.session._journal.path.stat().st_size
+        if self.session.clicks:
+            self.session.peek()
+        else:
+            with pytest.raises(SessionError, match="expected at least one click"):
+                self.session.peek()
+        assert self.session._journal.path.stat().st_size == size
+        self.happened(step=False)
 
     @precondition(lambda self: len(self.past) > 1)
     @rule(times=st.integers(1, 4))
@@ -663,7 +692,7 @@ def test_checkpoints_spare_the_way_from_the_start(tmp_path):
     session = journaled(tmp_path, CountingPolicy(), FakeStore())
     five_objects(session)
     session.add(Click((1, 1, 1)))
-    assert len(list(tmp_path.glob("model-*.checkpoint"))) == 3
+    assert len(list(tmp_path.glob("model-*.checkpoint"))) == 5  # every version
     policy = CountingPolicy()
     again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
     assert observed(again) == observed(session)

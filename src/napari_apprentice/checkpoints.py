@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +19,17 @@ KEPT = 3
 class SnapshotStore(Protocol):
     """Turns what a segmenter has learnt into a file and back."""
 
-    def save(self, snapshot: Any, path: Path) -> None:
-        """Write a snapshot to a file. Whoever calls moves the file to its name when it is whole."""
+    def save(self, snapshot: Any, path: Path, facts: Mapping[str, str] | None = None, *, pictures: bool = True) -> None:
+        """Write a snapshot to a file. Whoever calls moves the file to its name when it is whole.
+
+        ``facts`` are for people who read the file; without ``pictures`` nothing of the images that were learnt from is in it.
+        """
 
     def load(self, path: Path) -> Any:
         """The snapshot, bit for bit; an `ApprenticeError` or OSError where the file is missing or damaged."""
+
+    def distance(self, first: Any, second: Any) -> float:
+        """Norm of the difference of the weights over the norm of the first ones."""
 
 
 class Checkpoints:
@@ -72,9 +78,9 @@ class Checkpoints:
             with suppress(WriteError):
                 self.save(snapshot, name)
 
-    def keep_newest(self, names: Sequence[str]) -> None:
-        """Delete all checkpoints but the last few of ``names``."""
-        kept = set(names[-KEPT:])
+    def keep_newest(self, names: Sequence[str], also: Iterable[str] = ()) -> None:
+        """Delete all checkpoints but the last few of ``names``, and ``also`` those."""
+        kept = {*names[-KEPT:], *also}
         for path in self._folder.glob("*model-*.checkpoint"):
             if path.name not in kept:
                 with suppress(OSError):

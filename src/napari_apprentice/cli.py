@@ -1,4 +1,4 @@
-"""The command line: ``apprentice demo | segment | benchmark | train | info``."""
+"""The command line: ``apprentice demo | segment | propagate | benchmark | train | info | cohort``."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from napari_apprentice import __version__
-from napari_apprentice.types import ApprenticeError
+from napari_apprentice.types import ApprenticeError, SessionError
 
 if TYPE_CHECKING:
+    from napari_apprentice.cohorts import Cohort
     from napari_apprentice.types import Segmenter
 
 __all__ = ["main"]
@@ -25,6 +26,7 @@ __all__ = ["main"]
 # What a command needs is imported when it runs, so that --help answers at once.
 
 _DEVICES = ("auto", "cpu", "cuda", "mps")
+_POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi or ia+pi"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"napari-apprentice {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_segment, _add_benchmark, _add_train, _add_info):
+    for add in (_add_demo, _add_segment, _add_propagate, _add_benchmark, _add_train, _add_info, _add_cohort):
         add(commands)
     return parser
 
@@ -112,8 +114,10 @@ def _add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA, NRRD, PNG or JPEG file")
     parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
-    parser.add_argument("--policy", default="mi+pi", metavar="P", help="how the model learns: none, mi, pi or mi+pi (default: %(default)s)")
+    parser.add_argument("--policy", default="mi+pi", metavar="P", help=f"how the model learns: {_POLICIES} (default: %(default)s)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
+    parser.add_argument("--cohort", metavar="NAME", help="begin with what this study has learnt, and add to it")
+    parser.add_argument("--knowledge", type=Path, metavar="FILE", help="begin with a version of the model that was exported")
     _add_device(parser)
     parser.set_defaults(run=_segment)
 
@@ -125,12 +129,61 @@ def _segment(arguments: argparse.Namespace) -> None:
     image = files.read(arguments.image)
     events = read_recording(arguments.clicks)
     labels = starting_labels(arguments.clicks)
-    session = assembly.open_session(image, weights=arguments.weights, policy=arguments.policy, device=arguments.device, labels=labels)
+    session = assembly.open_session(
+        image,
+        weights=arguments.weights,
+        policy=arguments.policy,
+        device=arguments.device,
+        labels=labels,
+        knowledge=arguments.knowledge,
+        cohort=arguments.cohort,
+    )
     with _progress() as progress:
         task = progress.add_task("replaying", total=len(events))
         replay(session, events, lambda: progress.advance(task))
     written = files.write(arguments.out, session.labels, like=image)
     print(f"Objects: {len(session.finished)}. Labels: {written}")
+    if arguments.cohort is not None:
+        print(f"Study {arguments.cohort}: {len(session.versions.versions) - 1} versions known to this session.")
+
+
+# --- propagate ---
+
+
+def _add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "propagate",
+        help="carry labelled slices of a volume to the slices between and beyond them",
+        description="Carry objects from the slices in which they are labelled to those between and beyond them, and write the labels in "
+        "the geometry of the image. Labelled slices stay as they are, and no object is written over another one.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA or NRRD volume")
+    parser.add_argument("--labels", type=Path, required=True, metavar="IN", help="label file; slices that hold an object are given ones")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="label file to write; its extension is the format")
+    parser.add_argument("--label", type=int, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help="the slices lie across it (default: %(default)s, z)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
+    _add_device(parser)
+    parser.set_defaults(run=_propagate)
+
+
+def _propagate(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly, files
+
+    image, labels = files.read(arguments.image), files.read_labels(arguments.labels)
+    session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
+    lines = []
+    with _progress() as progress:
+        for label in session.finished if arguments.label is None else (arguments.label,):
+            task = progress.add_task(f"object {label}", total=None)
+            _, outcome = session.propagate(label, arguments.axis, on_slice=partial(_show_slices, progress, task))
+            lines.append(f"Object {label}: {outcome.sentence}")
+    written = files.write(arguments.out, session.labels, like=image)
+    print("\n".join([*lines, f"Labels: {written}"]))
+
+
+def _show_slices(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
 
 
 # --- benchmark ---
@@ -147,7 +200,7 @@ def _add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     model = parser.add_mutually_exclusive_group()
     model.add_argument("--network", metavar="NAME", help="one of the networks that come with the program")
     model.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network")
-    parser.add_argument("--policy", type=_names, default=("none",), metavar="P", help="none, mi, pi or mi+pi (default: none)")
+    parser.add_argument("--policy", type=_names, default=("none",), metavar="P", help=f"{_POLICIES} (default: none)")
     parser.add_argument("--robot", type=_names, default=("centre",), metavar="R", help="centre or random (default: centre)")
     parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)")
     parser.add_argument("--targets", type=_ious, default=(0.80, 0.85, 0.90), metavar="IOUS", help="IoUs to reach (default: 0.80,0.85,0.90)")
@@ -252,6 +305,76 @@ def _info(arguments: argparse.Namespace) -> None:
     width = max(len(key) for key in facts)
     for key, value in facts.items():
         print(f"{key:<{width}}  {f'{value:,}' if isinstance(value, int) else value}")
+
+
+# --- cohort ---
+
+
+def _add_cohort(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "cohort",
+        help="list, show, forget or export what studies have taught the model",
+        description="Studies are models that grow from session to session, each apart from the others. They stay on this disk, with small "
+        "pictures of accepted cases, by which the model is judged.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="all studies")
+    listing.set_defaults(run=_list_cohorts)
+    show = actions.add_parser("show", help="the versions of a study")
+    forget = actions.add_parser("forget", help="begin with the model as shipped next time; the versions stay")
+    forget.add_argument("--erase", action="store_true", help="delete all of the study from the disk, pictures included")
+    export = actions.add_parser("export", help="write the model of a study to a file, for --knowledge")
+    for action, run in ((show, _show_cohort), (forget, _forget_cohort), (export, _export_cohort)):
+        action.add_argument("name", metavar="NAME", help="the study")
+        action.set_defaults(run=run)
+    export.add_argument("file", type=Path, metavar="FILE.safetensors", help="file to write")
+    export.add_argument("--weights", type=Path, metavar="WEIGHTS", help="what it was taught on top of (default: those of the program)")
+    export.add_argument("--pictures", action="store_true", help="with the small pictures of accepted cases")
+
+
+def _list_cohorts(arguments: argparse.Namespace) -> None:
+    from napari_apprentice.cohorts import cohorts
+
+    for cohort in cohorts():
+        records = cohort.records
+        taught = sum(record.cause == "learnt" for record in records)
+        print(
+            f"{cohort.name}  {taught} versions, on top of the weights {cohort.digest}, last changed {records[-1].time if records else '-'}"
+        )
+
+
+def _show_cohort(arguments: argparse.Namespace) -> None:
+    for cohort in _cohorts_named(arguments.name):
+        print(f"Study {cohort.name}, on top of the weights {cohort.digest}, in {cohort.folder}")
+        for record in cohort.records:
+            facts = record.facts
+            line = f"{record.number:4}  {record.time}  {record.cause:<9}  {facts.get('case', '')}".rstrip()
+            effort = facts.get("effort")
+            print(f"{line}  IoU@1 {effort['taught_iou']:.2f}, untaught {effort['untaught_iou']:.2f}" if effort else line)
+
+
+def _forget_cohort(arguments: argparse.Namespace) -> None:
+    for cohort in _cohorts_named(arguments.name):
+        cohort.erase() if arguments.erase else cohort.forget()
+    print(f"Study {arguments.name} {'is deleted' if arguments.erase else 'begins with the model as shipped next time'}.")
+
+
+def _export_cohort(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly
+
+    print(f"Model: {assembly.export_cohort(arguments.name, arguments.file, weights=arguments.weights, pictures=arguments.pictures)}")
+
+
+def _cohorts_named(name: str) -> tuple[Cohort, ...]:
+    """The study, on top of whatever weights."""
+    from napari_apprentice.cohorts import cohorts
+
+    found = tuple(cohort for cohort in cohorts() if cohort.name == name)
+    if not found:
+        raise SessionError(
+            f"there is no study called {name!r}; expected {', '.join(sorted({c.name for c in cohorts()})) or 'one to be taught'}"
+        )
+    return found
 
 
 # --- shared ---

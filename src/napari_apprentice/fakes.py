@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,14 @@ class FakePolicy:
     Attributes
     ----------
     per_click, per_accept : growth of the radius in pixels; 0 and 0 is the policy that never learns
+    refusing : say that a guard kept the learning from accepted masks off, and leave the segmenter as it was
     failing : "click" or "accept" makes that method raise ``error``, *after* it changed the segmenter: whoever calls it has to clean up
     error : what is raised
     """
 
     per_click: float = 0.25
     per_accept: float = 1.0
+    refusing: bool = False
     failing: str | None = None
     error: Exception = field(default_factory=lambda: RuntimeError("told to fail"))
 
@@ -113,6 +116,8 @@ class FakePolicy:
 
     def on_accept(self, segmenter: Segmenter, lesson: Lesson) -> LearningReport:
         """Grow by ``per_accept``."""
+        if self.refusing:
+            return LearningReport(False, "learning was refused: told to refuse; the model stays", refused=True)
         self._teach(segmenter, self.per_accept)
         if self.failing == "accept":
             raise self.error
@@ -129,9 +134,9 @@ class FakePolicy:
 class FakeStore:
     """Keeps `DiskWeights` as JSON files (implements `session.SnapshotStore`)."""
 
-    def save(self, snapshot: DiskWeights, path: Path) -> None:
-        """Write ``snapshot``."""
-        path.write_text(json.dumps(asdict(snapshot)))
+    def save(self, snapshot: DiskWeights, path: Path, facts: Mapping[str, str] | None = None, *, pictures: bool = True) -> None:
+        """Write ``snapshot``, which holds no pictures, and ``facts`` beside it."""
+        path.write_text(json.dumps(asdict(snapshot) | ({"facts": dict(facts)} if facts else {})))
 
     def load(self, path: Path) -> DiskWeights:
         """Read a snapshot, exactly.
@@ -141,6 +146,10 @@ class FakeStore:
         ReadError : there is none, or it is damaged
         """
         try:
-            return DiskWeights(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            return DiskWeights(**{key: value for key, value in json.loads(path.read_text()).items() if key != "facts"})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ReadError(f"the snapshot {path} cannot be read ({error}); expected one that FakeStore saved") from error
+
+    def distance(self, first: DiskWeights, second: DiskWeights) -> float:
+        """Of the radii, over the first one."""
+        return abs(first.radius - second.radius) / first.radius

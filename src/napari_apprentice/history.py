@@ -2,15 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from napari_apprentice.labelmap import Patch
-from napari_apprentice.types import Click, Lesson, Plane, Prediction
+import numpy as np
 
-__all__ = ["History", "State", "Step"]
+from napari_apprentice.labelmap import Patch
+from napari_apprentice.types import Click, LearningReport, Lesson, Plane, Prediction
+from napari_apprentice.versions import Catalogue, Effort, Version
+
+__all__ = ["History", "Origin", "State", "Step"]
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where the slices of one object come from.
+
+    Attributes
+    ----------
+    own : planes that the user clicked or painted in for this object
+    carried : planes that propagation filled or ended before, and the error (1 - IoU) that is expected there
+    """
+
+    own: frozenset[Plane] = frozenset()
+    carried: Mapping[Plane, float] = field(default_factory=dict)
+
+    def taken(self, planes: Iterable[Plane]) -> Origin:
+        """The same with planes that are the user's from now on."""
+        own = self.own | frozenset(planes)
+        return Origin(own, {plane: error for plane, error in self.carried.items() if plane not in own})
+
+    def refilled(self, axis: int, carried: Mapping[int, float]) -> Origin:
+        """The same after another propagation across ``axis``; ``carried`` has the expected error of every index that it filled."""
+        others = {plane: error for plane, error in self.carried.items() if plane.axis != axis}
+        return Origin(self.own, others | {Plane(axis, index): error for index, error in carried.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +53,9 @@ class State:
     predictions : the newest answer in every plane of the open object
     finished : accepted ids, in order
     pending : accepted slices that were not learnt from yet
+    origins : where the slices of each object come from, by id; of ids that are not there nothing is known
+    firsts : the answers to the first click in every plane of the open object in which there was nothing of it yet
+    versions : the versions of the model
     """
 
     label: int
@@ -35,6 +65,13 @@ class State:
     predictions: Mapping[Plane, Prediction] = field(default_factory=dict)
     finished: tuple[int, ...] = ()
     pending: tuple[Lesson, ...] = ()
+    origins: Mapping[int, Origin] = field(default_factory=dict)
+    firsts: Mapping[Plane, Prediction] = field(default_factory=dict)
+    versions: Catalogue = field(default_factory=Catalogue)
+
+    def origin(self, label: int) -> Origin:
+        """Where the slices of an object come from."""
+        return self.origins.get(label, Origin())
 
     def clicks_in(self, plane: Plane) -> tuple[Click, ...]:
         """The 2D clicks that were made in a plane."""
@@ -42,7 +79,8 @@ class State:
 
     def clicked(self, click: Click) -> State:
         """The same with one more click, and no answer to it."""
-        return replace(self, clicks=(*self.clicks, click), highest=max(self.highest, self.label))
+        origins = {**self.origins, self.label: self.origin(self.label).taken([click.plane])}
+        return replace(self, clicks=(*self.clicks, click), highest=max(self.highest, self.label), origins=origins)
 
     def answered(self, plane: Plane, answer: Prediction, snapshot: Any) -> State:
         """The same with a new answer in a plane, by a model that has learnt on the way."""
@@ -50,7 +88,8 @@ class State:
 
     def opening(self, label: int) -> State:
         """The same with another object open, or the same object afresh."""
-        return replace(self, label=label, clicks=(), predictions={}, finished=tuple(i for i in self.finished if i != label))
+        finished = tuple(i for i in self.finished if i != label)
+        return replace(self, label=label, clicks=(), predictions={}, firsts={}, finished=finished)
 
     def accepted(self, lessons: tuple[Lesson, ...]) -> State:
         """The same with the open object finished and the next free id open."""
@@ -58,9 +97,27 @@ class State:
         finished = (*(i for i in self.finished if i != self.label), self.label)
         return replace(self.opening(highest + 1), highest=highest, finished=finished, pending=(*self.pending, *lessons))
 
+    def learnt(self, snapshot: Any, label: int, version: Version | None, report: LearningReport | None, effort: Effort | None) -> State:
+        """The same after learning from what was pending, objects up to ``label``, which may have made a version of the model."""
+        return replace(self, snapshot=snapshot, pending=(), versions=self.versions.learnt(version, label, report, effort))
+
     def painted(self, patch: Patch) -> State:
-        """The same after a change of the labels by hand."""
-        return replace(self, highest=max(self.highest, int(patch.after.max())))
+        """The same after a change of the labels by hand, in the planes of the axis along which it is thinnest."""
+        thinnest = min(patch.shape)
+        sides = [(axis, side) for axis, side in enumerate(patch.region) if side.stop - side.start == thinnest]
+        planes = [Plane(axis, index) for axis, side in sides for index in range(side.start, side.stop)]
+        before, after = patch.before, patch.after
+        ids = np.union1d(before[before != after], after[before != after]).tolist()
+        origins = {**self.origins, **{label: self.origin(label).taken(planes) for label in ids if label}}
+        return replace(self, highest=max(self.highest, int(after.max())), origins=origins)
+
+    def propagated(self, label: int, axis: int, carried: Mapping[int, float]) -> State:
+        """The same after an object was propagated across ``axis``, see `Origin.refilled`."""
+        return replace(self, origins={**self.origins, label: self.origin(label).refilled(axis, carried)})
+
+    def discarded(self) -> State:
+        """The same without the open object's clicks and whatever is known of its slices."""
+        return replace(self.opening(self.label), origins={k: v for k, v in self.origins.items() if k != self.label})
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ import numpy.typing as npt
 from napari_apprentice.geometry import voxel_to_world
 from napari_apprentice.labelmap import Patch
 from napari_apprentice.types import Click, Image, LearningReport, ReadError, WriteError
+from napari_apprentice.versions import Effort, Version
 
 __all__ = [
     "FORMAT",
@@ -52,7 +53,7 @@ FORMAT = 1
 JOURNAL_NAME = "journal.jsonl"
 """What the journal is called in its folder."""
 
-KINDS = ("open", "add", "accept", "learn", "select", "paint", "discard", "forget", "undo", "redo")
+KINDS = ("open", "add", "accept", "learn", "select", "paint", "discard", "forget", "go_back", "pin", "unpin", "propagate", "undo", "redo")
 """What an event can be: ``open`` lays down the labels that a session began with, the others are the actions of the same name."""
 
 _CHECK = ', "check": "'
@@ -68,6 +69,7 @@ class Header:
     shape, affine, units : its spatial shape and geometry
     fingerprint : see `fingerprint`
     policy, model : how the model learns, and which one it is (name or digest), as given by whoever began the journal
+    cohort : name of the study that the model belongs to; "" if there is none
     package : version of this package
     time : when it was begun, ISO 8601 in UTC
     format : version of the file format
@@ -81,16 +83,18 @@ class Header:
     fingerprint: str
     policy: str = ""
     model: str = ""
+    cohort: str = ""
     package: str = ""
     time: str = ""
     format: int = FORMAT
 
     @classmethod
-    def of(cls, image: Image, *, policy: str = "", model: str = "") -> Header:
+    def of(cls, image: Image, *, policy: str = "", model: str = "", cohort: str = "") -> Header:
         """The header of a journal that begins now."""
         affine = tuple(tuple(float(v) for v in row) for row in image.affine)
         path = "" if image.path is None else str(Path(image.path).absolute())
-        return cls(image.name, path, image.shape, affine, image.units, fingerprint(image), policy, model, _package_version(), _now())
+        about = (image.name, path, image.shape, affine, image.units, fingerprint(image))
+        return cls(*about, policy, model, cohort, _package_version(), _now())
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +111,11 @@ class Event:
     patch : the change of the labels; its ``old`` side is not written. ``undo`` and ``redo`` write none, they follow from the rest
     taught : whether the model is another one than before
     report : for ``learn``
-    checkpoint : for ``learn``: file beside the journal that holds the model as it was afterwards
+    checkpoint : file beside the journal that holds the model as it was afterwards
+    version : for ``learn`` the version of the model that it made, for ``open`` the one that the session began with
+    effort : for ``learn``: see `versions.Effort`
+    number : for ``go_back``, ``pin`` and ``unpin``: of the version
+    axis, carried : for ``propagate``: across which axis, and the index and expected error of its slices
     sequence, time : position in the journal from 1, and ISO 8601 in UTC; set on writing
     """
 
@@ -120,6 +128,11 @@ class Event:
     taught: bool = False
     report: LearningReport | None = None
     checkpoint: str | None = None
+    version: Version | None = None
+    effort: Effort | None = None
+    number: int | None = None
+    axis: int | None = None
+    carried: tuple[tuple[int, float], ...] = ()
     sequence: int = 0
     time: str = ""
 
@@ -138,7 +151,7 @@ class Journal:
         self._length = length
 
     @classmethod
-    def create(cls, path: Path | str, image: Image, *, policy: str = "", model: str = "") -> Journal:
+    def create(cls, path: Path | str, image: Image, *, policy: str = "", model: str = "", cohort: str = "") -> Journal:
         """Begin a journal in a folder (made if need be), or under a path that ends in ``.jsonl``.
 
         Raises
@@ -146,7 +159,7 @@ class Journal:
         WriteError : there is a journal already, or the place cannot be written
         """
         path = _journal_path(path)
-        header = Header.of(image, policy=policy, model=model)
+        header = Header.of(image, policy=policy, model=model, cohort=cohort)
         line = _line(asdict(header))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -354,8 +367,13 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     record |= {"changed": event.changed, "latency_s": round(event.latency_s, 6), "taught": event.taught}
     if event.report is not None:
         record["report"] = {key: None if value != value else value for key, value in asdict(event.report).items()}
-    if event.checkpoint is not None:
-        record["checkpoint"] = event.checkpoint
+    record |= {key: value for key in ("checkpoint", "number") if (value := getattr(event, key)) is not None}
+    if event.version is not None:
+        record["version"] = event.version.facts()
+    if event.effort is not None:
+        record["effort"] = asdict(event.effort)
+    if event.axis is not None:
+        record |= {"axis": event.axis, "carried": event.carried}
     if (patch := event.patch) is not None:
         region = [(side.start, side.stop) for side in patch.region]
         record["patch"] = {"region": region, "dtype": patch.dtype, "values": base64.b64encode(patch.new).decode()}
@@ -366,11 +384,16 @@ def _decoded(record: dict[str, Any]) -> Event:
     """The inverse of `_encoded`."""
     known = {field.name for field in fields(Event)}
     facts = {key: value for key, value in record.items() if key in known}
+    facts["carried"] = tuple((index, error) for index, error in record.get("carried", ()))
     if click := record.get("click"):
         facts["click"] = Click(click["voxel"], click["positive"], click["axis"])
     if report := record.get("report"):
         measured: dict[str, Any] = {key: math.nan if value is None else value for key, value in report.items()}
         facts["report"] = LearningReport(**measured)
+    if effort := record.get("effort"):
+        facts["effort"] = Effort(**effort)
+    if version := record.get("version"):
+        facts["version"] = Version.from_facts(version, facts.get("report"), facts.get("effort"))
     if patch := record.get("patch"):
         region = tuple(slice(start, stop) for start, stop in patch["region"])
         facts["patch"] = Patch(region, patch["dtype"], b"", base64.b64decode(patch["values"]), record["changed"])

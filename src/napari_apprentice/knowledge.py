@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -84,6 +86,7 @@ class Knowledge:
     extent_log : fading sums (of values, of squares, of weights) of log(object extent / slice extent) over accepted objects: how large
         objects are here
     memory : accepted objects to rehearse and to judge by, oldest first
+    before_object : what was known before the object at hand, if what it teaches is for it alone (image adaptation); None otherwise
     """
 
     weights: Tensors
@@ -92,6 +95,7 @@ class Knowledge:
     steps: int = 0
     extent_log: tuple[float, float, float] = (0.0, 0.0, 0.0)
     memory: tuple[Remembered, ...] = ()
+    before_object: Knowledge | None = None
 
 
 class Shelf:
@@ -155,24 +159,27 @@ class KnowledgeStore:
     def __init__(self, base: Knowledge, digest: str) -> None:
         self.base, self.digest = base, digest
 
-    def save(self, snapshot: Knowledge, path: Path) -> None:
+    def save(self, snapshot: Knowledge, path: Path, facts: Mapping[str, str] | None = None, *, pictures: bool = True) -> None:
         """Write ``snapshot`` to ``path`` in one piece.
+
+        Parameters
+        ----------
+        facts : for people who read the file
+        pictures : with the views of remembered objects; without them nothing of any image is in the file
 
         Raises
         ------
         WriteError : it cannot be written
         """
-        tensors = {f"weight/{k}": v for k, v in snapshot.weights.items() if v is not self.base.weights[k]}
-        tensors |= {f"first/{k}": v for k, v in snapshot.first.items()} | {f"second/{k}": v for k, v in snapshot.second.items()}
-        for i, item in enumerate(snapshot.memory):
-            tensors |= {f"memory/{i}/images": item.images, f"memory/{i}/targets": item.targets}
-        facts = {
-            "format": FORMAT,
-            "base": self.digest,
-            "steps": str(snapshot.steps),
-            "extent_log": json.dumps(snapshot.extent_log),
-            "clicks": json.dumps([item.clicks for item in snapshot.memory]),
-        }
+        if not pictures:
+            snapshot = replace(snapshot, memory=(), before_object=None)
+        about = {f"about/{key}": value for key, value in (facts or {}).items()}
+        tensors, facts = self._parts(snapshot)
+        facts |= {"format": FORMAT, "base": self.digest} | about
+        if snapshot.before_object is not None:
+            earlier, earlier_facts = self._parts(snapshot.before_object)
+            tensors |= {f"{_BEFORE}{k}": v.clone() for k, v in earlier.items()}  # the file format knows no shared tensors
+            facts |= {f"{_BEFORE}{k}": v for k, v in earlier_facts.items()}
         temporary = path.with_name(f".{path.name}.writing")
         try:
             temporary.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, facts))
@@ -183,6 +190,23 @@ class KnowledgeStore:
             raise WriteError(
                 f"what was learnt cannot be written to {path} ({error.strerror or error}); expected a writable folder with room"
             ) from error
+
+    def distance(self, first: Knowledge, second: Knowledge) -> float:
+        """Norm of the difference of the weights over the norm of the first ones."""
+        apart = sum(float((second.weights[k] - v).square().sum()) for k, v in first.weights.items() if second.weights[k] is not v)
+        return math.sqrt(apart / sum(float(v.square().sum()) for v in first.weights.values()))
+
+    def _parts(self, snapshot: Knowledge) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors and the other facts of ``snapshot``, by name, but for what was known before the object at hand."""
+        tensors = {f"weight/{k}": v for k, v in snapshot.weights.items() if v is not self.base.weights[k]}
+        tensors |= {f"first/{k}": v for k, v in snapshot.first.items()} | {f"second/{k}": v for k, v in snapshot.second.items()}
+        for i, item in enumerate(snapshot.memory):
+            tensors |= {f"memory/{i}/images": item.images, f"memory/{i}/targets": item.targets}
+        return tensors, {
+            "steps": str(snapshot.steps),
+            "extent_log": json.dumps(snapshot.extent_log),
+            "clicks": json.dumps([item.clicks for item in snapshot.memory]),
+        }
 
     def load(self, path: Path) -> Knowledge:
         """Read what `save` wrote.
@@ -200,7 +224,9 @@ class KnowledgeStore:
         if facts.get("format") != FORMAT or facts.get("base") != self.digest:
             raise WeightsError(f"{path} was learnt on top of weights {facts.get('base')}; expected knowledge on top of {self.digest}")
         try:
-            return self._knowledge(facts, tensors)
+            before = self._knowledge(_after(_BEFORE, facts), _after(_BEFORE, tensors)) if f"{_BEFORE}steps" in facts else None
+            now = {key: value for key, value in tensors.items() if before is None or not key.startswith(_BEFORE)}
+            return replace(self._knowledge(facts, now), before_object=before)
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{path} is damaged ({error!r}); expected what a session learnt, as it wrote it") from error
 
@@ -222,6 +248,15 @@ class KnowledgeStore:
         weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
         total, squares, count = map(float, json.loads(facts["extent_log"]))
         return Knowledge(weights, first, second, int(facts["steps"]), (total, squares, count), memory)
+
+
+_BEFORE = "before_object/"
+_Value = TypeVar("_Value")
+
+
+def _after(prefix: str, named: Mapping[str, _Value]) -> dict[str, _Value]:
+    """What is named with ``prefix``, without it."""
+    return {key.removeprefix(prefix): value for key, value in named.items() if key.startswith(prefix)}
 
 
 def _clicks(views: list[list[list[float]]]) -> tuple[tuple[WindowClick, ...], ...]:

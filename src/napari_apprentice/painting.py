@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from napari_apprentice.history import State
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.types import Click, Plane, Prediction
 
-__all__ = ["previous_answer", "repainting"]
+__all__ = ["crossing_lines", "previous_answer", "repainting"]
 
 
 def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction | None:
@@ -62,7 +62,7 @@ def _replaceable(mask: npt.NDArray[np.bool_], state: State, click: Click) -> npt
         own = mask & earlier.mask
     else:
         own = mask.copy()
-        for line in _crossing_lines(state, click.plane):
+        for line in crossing_lines(state.predictions, click.plane):
             own[line] = False
     if not click.positive and mask[click.in_plane.voxel]:
         pieces, _ = ndimage.label(mask)
@@ -70,9 +70,9 @@ def _replaceable(mask: npt.NDArray[np.bool_], state: State, click: Click) -> npt
     return own
 
 
-def _crossing_lines(state: State, plane: Plane) -> Iterator[tuple[Any, ...]]:
-    """Where other planes with answers cut ``plane``, as indices into its (H, W) array."""
-    for other in state.predictions:
+def crossing_lines(planes: Iterable[Plane], plane: Plane) -> Iterator[tuple[Any, ...]]:
+    """Where ``planes`` across other axes cut ``plane``, as indices into its (H, W) array."""
+    for other in planes:
         if other.axis != plane.axis:
             first_axis_left = 1 if plane.axis == 0 else 0
             yield (other.index,) if other.axis == first_axis_left else (slice(None), other.index)

@@ -100,8 +100,22 @@ def _do(session: Session, event: Event) -> None:
         session.select(event.label)
     elif event.kind == "discard":
         session.discard()
+    elif event.kind == "forget":
+        session.forget()
+    elif event.kind in ("go_back", "pin", "unpin") and event.number in {version.number for version in session.versions.versions}:
+        _do_to_version(session, event.kind, event.number)
+    elif event.kind == "propagate" and event.axis is not None:
+        session.propagate(event.label, event.axis)
     elif event.kind == "paint" and event.patch is not None:
         session.paint(event.patch.region, event.patch.after)
+
+
+def _do_to_version(session: Session, kind: str, number: int) -> None:
+    """Only where there is one of that number: a model that learns less than the recorded one makes fewer versions."""
+    if kind == "go_back":
+        session.go_back(number)
+    else:
+        session.pin(number, kind == "pin")
 
 
 def _events(path: Path) -> Iterator[Event]:

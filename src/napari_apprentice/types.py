@@ -380,12 +380,19 @@ class Lesson:
     clicks : the 2D clicks that led there, in order
     mask : (H, W) bool, the accepted mask
     case : name of the image it came from
+    label : id of the object; 0 where there is none
+    first_iou : IoU of the model's answer to the first click with the mask, outside of other objects; NaN where it did not begin with a
+        click on nothing
+    others : (H, W) bool, where other objects are; None for nowhere
     """
 
     image_slice: ImageSlice
     clicks: tuple[Click, ...]
     mask: npt.NDArray[np.bool_]
     case: str = ""
+    label: int = 0
+    first_iou: float = math.nan
+    others: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -398,6 +405,8 @@ class LearningReport:
     message : one sentence
     loss_before, loss_after : loss on the lesson itself, NaN where not measured
     elapsed_s : seconds of model time
+    refused : whether a guard kept off an update that had been made
+    remembered_before, remembered_after : mean IoU on remembered objects, as the guard measured it; NaN where it did not
     """
 
     accepted: bool = False
@@ -405,6 +414,9 @@ class LearningReport:
     loss_before: float = float("nan")
     loss_after: float = float("nan")
     elapsed_s: float = 0.0
+    refused: bool = False
+    remembered_before: float = math.nan
+    remembered_after: float = math.nan
 
 
 @runtime_checkable

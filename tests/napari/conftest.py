@@ -15,10 +15,12 @@ from napari.layers import Labels, Points
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication, QPushButton
 
+from napari_apprentice.cohorts import Cohort
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import Image
+from napari_apprentice.versions import Version
 
 NONE = Qt.KeyboardModifier.NoModifier
 LEFT = Qt.MouseButton.LeftButton
@@ -58,11 +60,17 @@ class DiskEngine:
         self.wishes.append(wish)
         if self.error is not None:
             raise self.error
+        store = FakeStore()
         if wish.resume is not None:
-            session = resume(wish.resume, image, self.segmenter(), self.policy(), FakeStore())
+            session = resume(wish.resume, image, self.segmenter(), self.policy(), store)
         else:
+            cohort = Cohort(wish.cohort, "disks", store) if wish.cohort else None
+            start = cohort.start() if cohort else None
+            if wish.knowledge is not None:
+                start = Version(1, origin=f"file {wish.knowledge.name}", snapshot=store.load(wish.knowledge))
             journal = Journal.create(folder, image, policy=wish.policy)
-            session = Session(image, self.segmenter(), self.policy(), labels=wish.labels, journal=journal, store=FakeStore())
+            known = {"labels": wish.labels, "journal": journal, "store": store, "start": start, "cohort": cohort}
+            session = Session(image, self.segmenter(), self.policy(), **known)
         self.sessions.append(session)
         return session
 

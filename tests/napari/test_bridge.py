@@ -16,6 +16,7 @@ from napari_apprentice._napari import bridge as bridge_module
 from napari_apprentice._napari.bridge import Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
+from napari_apprentice._napari.keys import KEYS
 from napari_apprentice.fakes import FakePolicy
 from napari_apprentice.types import Click, SessionError
 
@@ -449,7 +450,7 @@ def test_deleting_an_older_point_is_refused_and_moving_one_as_well(desk, told):
 
 def test_keys_are_given_back(desk):
     image_layer_keys = dict(desk.image_layer.keymap)
-    assert len(image_layer_keys) == 5
+    assert len(image_layer_keys) == len(KEYS)
     desk.bridge.stop()
     assert dict(desk.image_layer.keymap) == {}
 

@@ -321,8 +321,8 @@ def test_the_buttons_do_what_they_say(window, engine):
     window.press(widget.accept)
     assert engine.session.finished == (1,)
     assert widget.status.words.startswith("learnt from")
-    widget.more.unfold(True)
-    window.press(widget.more.forget)
+    widget.model.unfold(True)
+    window.press(widget.model.forget)
     assert engine.session._segmenter.radius == 5.0
     for button in widget.findChildren(QPushButton):
         assert button.focusPolicy() == Qt.FocusPolicy.NoFocus  # the keyboard stays with the canvas
@@ -349,7 +349,7 @@ def test_launched_window_fits_a_small_screen_and_can_be_photographed(
         window.press(widget.start)
         window.click(window.plane, 20, 20)
         assert viewer.window.geometry()[2:] <= (1280, 800)
-        assert widget.more.forget.mapTo(widget, QPoint(0, 0)).y() < 700
+        assert widget.more.upright.mapTo(widget, QPoint(0, 0)).y() < 700
         picture = viewer.window.screenshot(str(tmp_path / f"{theme}.png"), canvas_only=False)
         assert picture[..., :3].std() > 10  # something was drawn
         assert window.pixel(3, 0, 20).y() != window.pixel(3, 39, 20).y()

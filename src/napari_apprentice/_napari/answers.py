@@ -5,8 +5,9 @@ A session refuses by raising and is then as it was before. That is caught here, 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ from napari_apprentice import files
 from napari_apprentice._napari.mask_layer import Box
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.types import Click
+from napari_apprentice.versions import Catalogue
 
 if TYPE_CHECKING:
-    from napari_apprentice.session import Change, Session
+    from napari_apprentice.session import Change, Doubt, Session
 
-__all__ = ["Acceptance", "Answer", "State", "act", "fingerprint", "paint", "save"]
+__all__ = ["Acceptance", "Answer", "Propagation", "State", "act", "fingerprint", "paint", "save"]
 
 Fingerprint = tuple[int, int]
 
@@ -35,6 +37,8 @@ class State:
     clicks : its clicks, oldest first
     finished : ids of the accepted objects
     can_undo, can_redo : what the session could do next
+    doubts : slices that were filled by propagation, worst first
+    versions : of the model
     """
 
     label: int
@@ -42,11 +46,15 @@ class State:
     finished: tuple[int, ...] = ()
     can_undo: bool = False
     can_redo: bool = False
+    doubts: tuple[Doubt, ...] = ()
+    versions: Catalogue = field(default_factory=Catalogue)
 
     @classmethod
     def of(cls, session: Session) -> State:
         """The state of ``session``."""
-        return cls(session.label, tuple(session.clicks), tuple(session.finished), session.can_undo, session.can_redo)
+        doubts = tuple(session.doubtful())
+        could = session.can_undo, session.can_redo
+        return cls(session.label, tuple(session.clicks), tuple(session.finished), *could, doubts, session.versions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +81,11 @@ def act(session: Session, action: Callable[[Session], Change], words: str = "") 
         change = action(session)
     except Exception as error:
         return Answer(State.of(session), error=error)
-    boxes = () if change.region is None else ((change.region, np.array(change.values)),)
-    return Answer(State.of(session), boxes, words)
+    return Answer(State.of(session), _boxes(change), words)
+
+
+def _boxes(change: Change) -> tuple[Box, ...]:
+    return () if change.region is None else ((change.region, np.array(change.values)),)
 
 
 def paint(session: Session, stroke: Stroke) -> Answer:
@@ -84,6 +95,44 @@ def paint(session: Session, stroke: Stroke) -> Answer:
     """
     answer = act(session, lambda s: s.paint(stroke.region, stroke.over(s.labels, protected=s.finished)), "painted")
     return replace(answer, boxes=((stroke.region, np.array(session.labels[stroke.region])),))
+
+
+class Propagation:
+    """Carrying an object through a volume: done in the worker, while the main thread may call it off.
+
+    Parameters
+    ----------
+    session : it belongs to the worker
+    axis : across which to go
+    tell : called in the worker with the numbers of slices that are done and that there are
+    """
+
+    def __init__(self, session: Session, axis: int, tell: Callable[[int, int], None]) -> None:
+        self._session, self._axis, self._tell = session, axis, tell
+        self._called_off = threading.Event()
+
+    def cancel(self) -> None:
+        """Call it off, from any thread: after the slice at hand nothing will have happened."""
+        self._called_off.set()
+
+    def __call__(self) -> Answer:
+        """Do it."""
+        try:
+            change, outcome = self._session.propagate(axis=self._axis, on_slice=self._on_slice)
+        except _CalledOffError:
+            return Answer(State.of(self._session), words="cancelled; everything is as it was")
+        except Exception as error:
+            return Answer(State.of(self._session), error=error)
+        return Answer(State.of(self._session), _boxes(change), outcome.sentence)
+
+    def _on_slice(self, done: int, total: int) -> None:
+        if self._called_off.is_set():
+            raise _CalledOffError
+        self._tell(done, total)
+
+
+class _CalledOffError(Exception):
+    """The user called a propagation off."""
 
 
 class Acceptance:
@@ -105,10 +154,13 @@ class Acceptance:
         if self._label is None:
             return Answer(State.of(self._session))
         try:
+            known = len(self._session.versions.efforts)
             report = self._session.learn()
         except Exception as error:
             return Answer(State.of(self._session), error=error)
-        return Answer(State.of(self._session), words=report.message if report else "")
+        efforts = self._session.versions.efforts[known:]
+        words = [report.message if report else "", *(effort.sentence for effort in efforts)]
+        return Answer(State.of(self._session), words="; ".join(part for part in words if part))
 
     def words(self) -> str:
         """What `learn` is about to do."""

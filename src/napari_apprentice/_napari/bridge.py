@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,17 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_apprentice._napari import keys, storage
-from napari_apprentice._napari.answers import Acceptance, Answer, State, act, fingerprint, paint, save
+from napari_apprentice._napari.answers import Acceptance, Answer, Propagation, State, act, fingerprint, paint, save
 from napari_apprentice._napari.desk import Desk
 from napari_apprentice._napari.engine import Engine, Wish, default_engine
 from napari_apprentice._napari.mask_layer import Box, own_copy
 from napari_apprentice._napari.placement import image_of, shown_straight
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice._napari.worker import Task, Worker
-from napari_apprentice.types import ApprenticeError, Click, Image
+from napari_apprentice.types import ApprenticeError, Click, Image, Plane
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from napari.components import ViewerModel
     from napari.layers import Image as ImageLayer
@@ -42,6 +44,7 @@ FIRST_CLICK = "click inside an object"
 NEXT_CLICK = f"good? press {keys.KEYS[keys.ACCEPT]}; if not, click where it is wrong (Ctrl+click: outside)"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
 LABELS_KEPT = "The labels belong to the session, so they were put back; duplicate the layer to edit all of it at once."
+NO_SLICES = "Propagation goes from slice to slice of a volume; show one slice of a volume in 2D."
 STRAIGHT = "This volume stands oblique to the world axes, so it is shown straight; saved labels keep its true place."
 
 
@@ -60,6 +63,10 @@ class Bridge(QObject):
     """What is going on, in words for a status line."""
     busy_changed = Signal(bool)
     """Whether the worker has something to do."""
+    propagating_changed = Signal(bool)
+    """Whether an object is being carried through the volume."""
+    progressed = Signal(int, int)
+    """How many slices that has reached, and how many there are."""
     sign_changed = Signal(bool)
     """Whether a plain click is positive."""
     earlier_found = Signal(object, object)
@@ -74,11 +81,15 @@ class Bridge(QObject):
         self._state: State | None = None
         self._asked: deque[Click] = deque()
         self._late: list[Box] = []
+        self._propagation: Propagation | None = None
+        self._peeking = False
+        self._peeked: tuple[State, Plane, npt.NDArray[np.bool_]] | None = None
         self._written: dict[Path, tuple[int, int]] = {}
         self._positive = True
         self._words = NOTHING_OPEN
         self.worker = Worker()
         self.worker.activity_changed.connect(self._on_activity)
+        self.progressed.connect(self._on_progress)
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
     # ---------------------------------------------------------------------------------------------- the life of a session
@@ -144,6 +155,10 @@ class Bridge(QObject):
         self._state = None
         self._asked.clear()
         self._late.clear()
+        self._peeked = None
+        if self._propagation is not None:
+            self._propagation.cancel()
+            self._on_propagated()
         desk.close()
         self._close_session(desk.session)
         self._say("the session is closed")
@@ -215,9 +230,79 @@ class Bridge(QObject):
         if self._state is None or self._state.label != label:
             self._act("selecting", lambda session: session.select(label), f"object {label} is open")
 
+    def propagate(self) -> None:
+        """Carry the open object, or the one accepted last, across the axis that the viewer shows; call it off if that goes on."""
+        if self._desk is None:
+            return
+        if self._propagation is not None:
+            self._propagation.cancel()
+            return
+        plane = self._desk.plane
+        if plane is None or self._desk.session.image.ndim == 2:
+            self.tell(NO_SLICES)
+            return
+        self._propagation = Propagation(self._desk.session, plane.axis, self._tell_progress)
+        self._submit("propagating", self._propagation, self._on_propagated, otherwise=self._on_propagated)
+        self.propagating_changed.emit(True)
+
+    def show_doubtful(self) -> None:
+        """Show the slice whose propagated mask is the most doubtful one; from there the next one. Its object is opened, to be corrected."""
+        if self._desk is None or self._state is None:
+            return
+        doubts = self._state.doubts
+        if not doubts:
+            self._say("no slice is doubtful: propagate an object first")
+            return
+        planes = [doubt.plane for doubt in doubts]
+        shown = self._desk.plane
+        doubt = doubts[(planes.index(shown) + 1) % len(doubts) if shown in planes else 0]
+        self._desk.show_plane(doubt.plane)
+        words = f"slice {doubt.plane.index} of object {doubt.label}: expected IoU {1 - doubt.error:.2f}"
+        if self._state.label == doubt.label:
+            self._say(f"{words}; click where it is wrong")
+        elif self._state.clicks:
+            self._say(f"{words}; accept object {self._state.label} before you correct it")
+        else:
+            self._act("selecting", lambda session: session.select(doubt.label), f"{words}; click where it is wrong")
+
     def forget(self) -> None:
-        """Make the model what it was when the session began; clicks and labels stay."""
-        self._act("forgetting", lambda session: session.forget(), "the model has forgotten what it learnt here")
+        """Make the model what it was as shipped; clicks, labels and versions stay."""
+        self._act("forgetting", lambda session: session.forget(), "the model is as it was shipped; Ctrl+Z brings back what it learnt")
+
+    def go_back(self, number: int) -> None:
+        """Work with another version of the model."""
+        self._act("going back", lambda session: session.go_back(number), f"working with version {number}")
+
+    def pin(self, number: int, pinned: bool) -> None:
+        """Keep a version of the model for good, or no longer."""
+        self._act(
+            "pinning", lambda session: session.pin(number, pinned), f"version {number} {'stays' if pinned else 'is no longer pinned'}"
+        )
+
+    def export(self, number: int, path: Path) -> None:
+        """Write a version of the model to a file."""
+        if self._desk is not None:
+            session = self._desk.session
+            self._submit("exporting", lambda: session.export(number, path), lambda path: self._say(f"version {number} is in {path.name}"))
+
+    def peek(self, on: bool) -> None:
+        """Outline what the untaught model would have said to the same clicks, or no longer; nothing else changes."""
+        self._peeking = on
+        if self._desk is None or self._state is None:
+            return
+        desk, state = self._desk, self._state
+        if not on:
+            desk.outline.hide()
+            return
+        if not state.clicks:
+            self._say("click on an object first, then see what the untaught model would have said")
+            return
+        planes = [click.plane for click in state.clicks]
+        plane = desk.plane if desk.plane in planes else planes[-1]
+        if self._peeked is not None and self._peeked[0] is state and self._peeked[1] == plane:
+            self._on_peeked(self._peeked)
+        else:
+            self._submit("asking the untaught model", lambda: (state, plane, desk.session.peek(plane).mask), self._on_peeked)
 
     def paint(self, stroke: Stroke) -> None:
         """Let the session take over what was painted with napari's own tools."""
@@ -301,6 +386,8 @@ class Bridge(QObject):
     def _take(self, answer: Answer, *, draw: bool = True) -> None:
         """Show an answer."""
         self._state = answer.state
+        if self._peeking and self._desk is not None:
+            self._desk.outline.hide()  # it was about fewer clicks
         self._late.extend(answer.boxes)
         self._show(draw=draw)
         if answer.words:
@@ -317,6 +404,13 @@ class Bridge(QObject):
         if draw:
             boxes, self._late = self._late, []
         self._desk.show(self._state.label, (*self._state.clicks, *self._asked), boxes)
+
+    def _on_peeked(self, peeked: tuple[State, Plane, npt.NDArray[np.bool_]]) -> None:
+        """Show the answer if somebody still wants to see it, and it is about the clicks that there are."""
+        state, plane, mask = self._peeked = peeked
+        if self._peeking and self._desk is not None and state is self._state:
+            self._desk.outline.show(plane, mask)
+            self._say("outlined: what the untaught model would have said" if mask.any() else "the untaught model would have found nothing")
 
     def _on_opened(self, image_layer: ImageLayer, session: Session, labels: npt.NDArray[Any], state: State) -> None:
         self._opening = False
@@ -343,6 +437,21 @@ class Bridge(QObject):
         self.said.emit(f"{words} …" if words else self._words)
         if not words:
             self.busy_changed.emit(False)
+
+    def _tell_progress(self, done: int, total: int) -> None:
+        """Called in the worker."""
+        with suppress(RuntimeError):  # Qt deleted the object while the application was closing
+            self.progressed.emit(done, total)
+
+    def _on_progress(self, done: int, total: int) -> None:
+        if self._propagation is not None:
+            self.said.emit(f"propagating: {done} of {total} slices …")
+
+    def _on_propagated(self, answer: Answer | None = None) -> None:
+        self._propagation = None
+        self.propagating_changed.emit(False)
+        if answer is not None:
+            self._take(answer)
 
     # ---------------------------------------------------------------------------------------------------- from the layers
 

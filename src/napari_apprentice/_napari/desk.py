@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from napari_apprentice._napari import keys
 from napari_apprentice._napari.click_layer import ClickLayer
 from napari_apprentice._napari.mask_layer import Box, MaskLayer
+from napari_apprentice._napari.outline import Outline
+from napari_apprentice._napari.placement import show_plane, shown_plane
 from napari_apprentice._napari.strokes import Stroke
-from napari_apprentice.types import Click
+from napari_apprentice.types import Click, Plane
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -46,6 +48,15 @@ class Wishes(Protocol):
     def discard(self) -> None:
         """The open object is to go."""
 
+    def propagate(self) -> None:
+        """The object is to be carried to other slices; if that is going on, it is to end."""
+
+    def show_doubtful(self) -> None:
+        """The user wants to see the most doubtful slice."""
+
+    def peek(self, on: bool) -> None:
+        """The user wants to see what the untaught model would have said, or no longer."""
+
     def switch_sign(self) -> None:
         """A plain click is to mean the opposite."""
 
@@ -67,7 +78,7 @@ class Desk:
 
     def __init__(self, viewer: ViewerModel, image_layer: ImageLayer, session: Session, labels: npt.NDArray[Any], wishes: Wishes) -> None:
         self.session = session
-        self._viewer = viewer
+        self._viewer, self._image_layer = viewer, image_layer
         image = session.image
         self.clicks = ClickLayer(viewer, image_layer, image.shape, clicked=wishes.click, undo=wishes.undo, tell=wishes.tell)
         self.mask = MaskLayer(
@@ -81,8 +92,12 @@ class Desk:
                 keys.SWITCH_SIGN: wishes.switch_sign,
                 keys.ACCEPT: wishes.accept,
                 keys.DISCARD: wishes.discard,
-            }
+                keys.PROPAGATE: wishes.propagate,
+                keys.DOUBTFUL: wishes.show_doubtful,
+            },
+            {keys.PEEK: wishes.peek},
         )
+        self.outline = Outline(viewer, image_layer, image.shape)
         viewer.add_layer(self.mask.layer)
         viewer.add_layer(self.clicks.layer)
         for layer in self._layers:
@@ -97,9 +112,19 @@ class Desk:
         self.mask.choose(label)
         self.clicks.draw(clicks)
 
+    @property
+    def plane(self) -> Plane | None:
+        """The plane of the image that the viewer shows, if it shows one."""
+        return shown_plane(self._viewer.dims, self._image_layer)
+
+    def show_plane(self, plane: Plane) -> None:
+        """Let the viewer show a plane of the image."""
+        show_plane(self._viewer.dims, self._image_layer, plane)
+
     def close(self) -> None:
         """Give everything back to napari."""
         self._keys.release()
+        self.outline.close()
         self.clicks.close()
         self.mask.close()
         if self.clicks.layer in self._viewer.layers:

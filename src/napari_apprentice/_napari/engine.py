@@ -20,6 +20,10 @@ POLICIES = {
     "mi+pi": "clicks + objects",
     "pi": "accepted objects",
     "mi": "clicks",
+    "sa": "clicks, after the object",
+    "ia": "clicks, for the object",
+    "ia+sa": "clicks, for the object + after",
+    "ia+pi": "clicks, for the object + objects",
     "none": "nothing",
 }
 """Policy name → what the model learns from; the names are those of `napari_apprentice.assembly.POLICIES`, which imports torch."""
@@ -36,12 +40,16 @@ class Wish:
     policy, device : names as in `POLICIES` and `DEVICES`
     labels : (S) integer array to start from, or None
     resume : continue this folder's session instead of starting one
+    cohort : name of the study that the model belongs to, or None
+    knowledge : file of what the model has learnt, to begin with, or None
     """
 
     policy: str = "mi+pi"
     device: str = "auto"
     labels: npt.NDArray[np.integer] | None = None
     resume: Path | None = None
+    cohort: str | None = None
+    knowledge: Path | None = None
 
 
 class Engine(Protocol):
@@ -57,4 +65,12 @@ def default_engine(image: Image, wish: Wish, folder: Path) -> Session:
 
     if wish.resume is not None:
         return assembly.resume_session(wish.resume, image, device=wish.device)
-    return assembly.open_session(image, policy=wish.policy, device=wish.device, labels=wish.labels, folder=folder)
+    return assembly.open_session(
+        image,
+        policy=wish.policy,
+        device=wish.device,
+        labels=wish.labels,
+        folder=folder,
+        knowledge=wish.knowledge,
+        cohort=wish.cohort,
+    )

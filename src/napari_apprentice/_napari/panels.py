@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_apprentice._napari.click_layer import NEGATIVE_COLOR, POSITIVE_COLOR
 
-__all__ = ["More", "SignSwitch", "Status", "button", "line", "row"]
+__all__ = ["Fold", "More", "SignSwitch", "Status", "button", "line", "row"]
 
 
 def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
@@ -81,22 +81,47 @@ class SignSwitch(QWidget):
         (self._positive if positive else self._negative).setChecked(True)
 
 
-class More(QWidget):
-    """What most people never need, folded away."""
+class Fold(QWidget):
+    """A title over some content that is folded away until the title is pressed."""
 
-    forget_clicked = Signal()
-    upright_changed = Signal(bool)
+    unfolded = Signal(bool)
 
-    def __init__(self, policies: Mapping[str, str], devices: tuple[str, ...]) -> None:
+    def __init__(self, title: str) -> None:
         super().__init__()
+        self._content = QWidget()
         self._toggle = QToolButton()
-        self._toggle.setText("More")
+        self._toggle.setText(title)
         self._toggle.setCheckable(True)
         self._toggle.setAutoRaise(True)
         self._toggle.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self._toggle.setArrowType(Qt.ArrowType.RightArrow)
         self._toggle.toggled.connect(self.unfold)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._toggle)
+
+    def fill(self, content: QWidget) -> None:
+        """Put the content in, folded away."""
+        self._content = content
+        self.layout().addWidget(content)
+        self.unfold(False)
+
+    def unfold(self, unfolded: bool) -> None:
+        """Show or hide the content."""
+        self._toggle.setChecked(unfolded)
+        self._toggle.setArrowType(Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow)
+        self._content.setVisible(unfolded)
+        self.unfolded.emit(unfolded)
+
+
+class More(Fold):
+    """What most people never need, folded away."""
+
+    upright_changed = Signal(bool)
+
+    def __init__(self, policies: Mapping[str, str], devices: tuple[str, ...]) -> None:
+        super().__init__("More")
         self.policy = QComboBox()
         for name, meaning in policies.items():
             self.policy.addItem(meaning, name)
@@ -106,22 +131,7 @@ class More(QWidget):
         self.upright = QCheckBox("anterior and superior up")
         self.upright.setToolTip("Draw the second world axis upwards, as people look at heads.\nIt changes the view only.")
         self.upright.toggled.connect(self.upright_changed)
-        self.forget = button(
-            "Forget what was learnt", "Make the model what it was when this session began.\nClicks and labels stay; can be undone."
-        )
-        self.forget.clicked.connect(self.forget_clicked)
-        self._content = self._arranged()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._toggle)
-        layout.addWidget(self._content)
-        self.unfold(False)
-
-    def unfold(self, unfolded: bool) -> None:
-        """Show or hide the content."""
-        self._toggle.setChecked(unfolded)
-        self._toggle.setArrowType(Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow)
-        self._content.setVisible(unfolded)
+        self.fill(self._arranged())
 
     def _arranged(self) -> QWidget:
         self.policy.setToolTip("What the model learns from while you work. Takes effect at the next start.")
@@ -137,7 +147,6 @@ class More(QWidget):
             combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             form.addRow(words, combo)
         form.addRow("view", self.upright)
-        form.addRow(self.forget)
         return content
 
 
@@ -148,7 +157,7 @@ class Status(QWidget):
         super().__init__()
         self._words = QLabel()
         self._words.setWordWrap(True)
-        self._words.setMinimumHeight(2 * self._words.fontMetrics().lineSpacing() + 4)
+        self._words.setMinimumHeight(3 * self._words.fontMetrics().lineSpacing() + 4)
         self._words.setAlignment(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft)
         self._words.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self._bar = QProgressBar()
@@ -173,7 +182,14 @@ class Status(QWidget):
     def say(self, words: str) -> None:
         """Show these words."""
         self._words.setText(words)
+        self._words.setToolTip(words)
 
     def show_busy(self, busy: bool) -> None:
         """Show the moving bar, or leave its place empty."""
+        self._bar.setRange(0, 0)
         self._bar.setVisible(busy)
+
+    def show_progress(self, done: int, total: int) -> None:
+        """Let the bar say how far it is."""
+        self._bar.setRange(0, total)
+        self._bar.setValue(done)

@@ -14,7 +14,7 @@ import dask.array
 import numpy as np
 import numpy.typing as npt
 
-from napari_apprentice.types import Image, ImageError
+from napari_apprentice.types import Image, ImageError, Plane
 
 if TYPE_CHECKING:
     from napari.components import Dims, ViewerModel
@@ -27,6 +27,8 @@ __all__ = [
     "layer_arguments",
     "look_upright",
     "same_placement",
+    "show_plane",
+    "shown_plane",
     "shown_straight",
     "standing_image",
 ]
@@ -138,6 +140,26 @@ def hidden_axis(dims: Dims, ndim: int) -> int | None:
     if ndim == 2:
         return 0 if not hidden else None
     return hidden[0] if len(hidden) == 1 else None
+
+
+def shown_plane(dims: Dims, layer: Layer) -> Plane | None:
+    """The plane of ``layer`` that the viewer shows; None if it does not show one."""
+    axis = hidden_axis(dims, layer.ndim)
+    if axis is None:
+        return None
+    return Plane(axis, int(np.rint(layer.world_to_data(dims.point[-layer.ndim :])[axis]))) if layer.ndim == 3 else Plane(0, 0)
+
+
+def show_plane(dims: Dims, layer: Layer, plane: Plane) -> None:
+    """Let the viewer slice across the plane's axis, at the plane. ``layer`` is a volume; the order of the other axes is kept."""
+    first = dims.ndim - layer.ndim
+    hidden = first + plane.axis
+    dims.ndisplay = 2
+    if dims.order[-3] != hidden:
+        dims.order = (*(axis for axis in dims.order if axis < first), hidden, *(axis for axis in range(first, dims.ndim) if axis != hidden))
+    voxel = np.zeros(layer.ndim)
+    voxel[plane.axis] = plane.index
+    dims.set_point(hidden, layer.data_to_world(voxel)[plane.axis])
 
 
 def look_upright(viewer: ViewerModel, upright: bool) -> None:

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from itertools import count, islice
 from pathlib import Path
 
-from platformdirs import user_data_dir
-
+from napari_apprentice.cohorts import home
 from napari_apprentice.journal import JOURNAL_NAME, fingerprint
 from napari_apprentice.types import Image
 
 __all__ = ["fresh_folder", "home", "newest_folder"]
-
-
-def home() -> Path:
-    """``$APPRENTICE_HOME``, or the user's data folder of this system."""
-    return Path(os.environ.get("APPRENTICE_HOME") or user_data_dir("napari-apprentice", appauthor=False))
 
 
 def newest_folder(image: Image) -> Path | None:

@@ -14,9 +14,12 @@ from napari_apprentice import files
 from napari_apprentice._napari.answers import State
 from napari_apprentice._napari.bridge import NOTHING_OPEN, Bridge
 from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine
-from napari_apprentice._napari.keys import ACCEPT, DISCARD, KEYS, SWITCH_SIGN
+from napari_apprentice._napari.keys import ACCEPT, DISCARD, DOUBTFUL, KEYS, PROPAGATE, SWITCH_SIGN
+from napari_apprentice._napari.model_panel import ModelPanel
+from napari_apprentice._napari.outline import OUTLINE_KEY
 from napari_apprentice._napari.panels import More, SignSwitch, Status, button, line, row
 from napari_apprentice._napari.placement import look_upright
+from napari_apprentice.cohorts import cohorts
 
 if TYPE_CHECKING:
     import napari
@@ -25,6 +28,8 @@ __all__ = ["ApprenticeWidget"]
 
 _NO_LABELS = "nothing"
 _MOST_OBJECTS = 65535
+_PROPAGATE = f"Propagate   ({KEYS[PROPAGATE]})"
+_CANCEL = f"Cancel   ({KEYS[PROPAGATE]})"
 
 
 class ApprenticeWidget(QWidget):
@@ -70,12 +75,19 @@ class ApprenticeWidget(QWidget):
             f"Accept   ({KEYS[ACCEPT]})",
             f"The mask is good: finish and protect this object, learn from it, go on to the next.\nKey {KEYS[ACCEPT]}.",
         )
+        self.propagate = button(
+            _PROPAGATE, f"Carry this object, or the one accepted last, to the slices above and below.\nKey {KEYS[PROPAGATE]}."
+        )
+        self.doubtful = button(
+            f"Doubtful   ({KEYS[DOUBTFUL]})", f"Go to the slice that is most likely wrong, to correct it.\nKey {KEYS[DOUBTFUL]}."
+        )
         self.accept.setMinimumHeight(34)
         self.accept.setStyleSheet("QPushButton:enabled { font-weight: bold; }")
         self.undo = button("Undo", "Take the last action back: click, mask and model together.\nCtrl+Z on any of the session's layers.")
         self.redo = button("Redo", "Do again what was taken back.\nCtrl+Shift+Z on any of the session's layers.")
         self.discard = button("Discard", f"Drop this object's clicks and mask (can be undone).\nKey {KEYS[DISCARD]}.")
         self.save = button("Save labels", "Write the labels beside the image, in its own format and geometry.")
+        self.model = ModelPanel()
         self.more = More(POLICIES, DEVICES)
         self.status = Status()
 
@@ -93,11 +105,13 @@ class ApprenticeWidget(QWidget):
         inner.addLayout(row(QLabel("Object"), self.object, self.clicks))
         inner.addWidget(self.sign)
         inner.addWidget(self.accept)
+        inner.addLayout(row(self.propagate, self.doubtful))
         inner.addLayout(row(self.undo, self.redo, self.discard))
         inner.addWidget(self.save)
         layout.addWidget(self._session_controls)
         layout.addWidget(self.status)
         layout.addWidget(line())
+        layout.addWidget(self.model)
         layout.addWidget(self.more)
         layout.addStretch(1)
 
@@ -109,15 +123,25 @@ class ApprenticeWidget(QWidget):
         self.sign.changed.connect(self._on_sign)
         self.object.valueChanged.connect(bridge.select)
         self.accept.clicked.connect(bridge.accept)
+        self.propagate.clicked.connect(bridge.propagate)
+        self.doubtful.clicked.connect(bridge.show_doubtful)
         self.undo.clicked.connect(bridge.undo)
         self.redo.clicked.connect(bridge.redo)
         self.discard.clicked.connect(bridge.discard)
         self.save.clicked.connect(self._on_save)
-        self.more.forget_clicked.connect(bridge.forget)
+        self.model.go_back_clicked.connect(bridge.go_back)
+        self.model.pin_clicked.connect(bridge.pin)
+        self.model.export_clicked.connect(bridge.export)
+        self.model.forget_clicked.connect(bridge.forget)
+        self.model.peeked.connect(bridge.peek)
+        self.model.unfolded.connect(self._on_unfolded)
+        self.more.unfolded.connect(lambda unfolded: self.model.unfold(False) if unfolded else None)
         self.more.upright_changed.connect(self._on_upright)
         bridge.state_changed.connect(self._on_state)
         bridge.said.connect(self.status.say)
         bridge.busy_changed.connect(self.status.show_busy)
+        bridge.progressed.connect(self.status.show_progress)
+        bridge.propagating_changed.connect(self._on_propagating)
         bridge.sign_changed.connect(self.sign.show_sign)
         bridge.earlier_found.connect(self._on_earlier_found)
         for happened in (layers.events.inserted, layers.events.removed, layers.events.renamed):
@@ -139,7 +163,7 @@ class ApprenticeWidget(QWidget):
         _choose(self.image, index)
         if self.chosen_image != chosen:
             self._on_image_chosen()
-        names = [layer.name for layer in self._viewer.layers if isinstance(layer, Labels)]
+        names = [layer.name for layer in self._viewer.layers if isinstance(layer, Labels) and OUTLINE_KEY not in layer.metadata]
         _refill(self.more.labels, [_NO_LABELS, *names])
         self._show_state(self.bridge.state)
 
@@ -180,10 +204,19 @@ class ApprenticeWidget(QWidget):
     def _wish(self, resume: Path | None = None) -> Wish:
         name = self.more.labels.currentText()
         labels = self._viewer.layers[name].data if self.more.labels.currentIndex() > 0 else None
-        return Wish(self.more.policy.currentData(), self.more.device.currentText(), labels, resume)
+        return Wish(self.more.policy.currentData(), self.more.device.currentText(), labels, resume, self.model.cohort, self.model.knowledge)
 
     def _on_sign(self, positive: bool) -> None:
         self.bridge.positive = positive
+
+    def _on_propagating(self, going: bool) -> None:
+        self.propagate.setText(_CANCEL if going else _PROPAGATE)
+
+    def _on_unfolded(self, unfolded: bool) -> None:
+        """One of both folds is open at a time, so that all fits on a small screen."""
+        if unfolded:
+            self.more.unfold(False)
+            self.model.list_studies(tuple(sorted({cohort.name for cohort in cohorts()})))
 
     def _on_upright(self, upright: bool) -> None:
         look_upright(self._viewer, upright)
@@ -227,7 +260,7 @@ class ApprenticeWidget(QWidget):
         self.start.setEnabled(bool(self._images))
         self.resume.setEnabled(idle and self._earlier is not None)
         self._session_controls.setEnabled(working)
-        self.more.forget.setEnabled(working)
+        self.model.show_versions(state.versions if state is not None else None)
         if state is None:
             self.clicks.setText("")
             return
@@ -236,6 +269,9 @@ class ApprenticeWidget(QWidget):
         self.object.blockSignals(False)
         count = len(state.clicks)
         self.clicks.setText("no clicks yet" if not count else "1 click" if count == 1 else f"{count} clicks")
+        image = self.bridge.image
+        self.propagate.setEnabled(image is not None and image.ndim == 3)
+        self.doubtful.setEnabled(bool(state.doubts))
         self.undo.setEnabled(state.can_undo)
         self.redo.setEnabled(state.can_redo)
 

@@ -1,0 +1,298 @@
+"""Studies (cohorts): named models that grow from session to session, so that what one study teaches never reaches another.
+
+A study is a folder on the user's own disk, ``<home>/cohorts/<name>/<digest of the shipped weights>``. Nothing of it is sent anywhere. Its
+model files hold weights, and small views of the accepted cases that the gate judges by: whoever hands a model on exports it, which leaves
+those pictures out unless asked.
+
+Every change is a new record, ``000007.json``, that names a model file, or none for the model as shipped; the newest record says which model
+is in use. Records are made whole and exclusively, and only on top of the record that their maker knew: of two sessions that work on one
+study at the same time the slower one learns again on top of what the faster one has learnt. No lesson is lost and nothing is overwritten.
+An undo takes its lesson out of the study as long as no other session has built on it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_data_dir
+
+from napari_apprentice.checkpoints import SnapshotStore
+from napari_apprentice.types import InputError, ReadError, SessionError, WriteError
+from napari_apprentice.versions import KEPT_VERSIONS, Catalogue, Version
+
+__all__ = ["Cohort", "Record", "cohorts", "home"]
+
+
+def home() -> Path:
+    """``$APPRENTICE_HOME``, or the user's data folder of this system."""
+    return Path(os.environ.get("APPRENTICE_HOME") or user_data_dir("napari-apprentice", appauthor=False))
+
+
+def cohorts() -> tuple[Cohort, ...]:
+    """All studies on this disk, in the order of their names."""
+    return tuple(Cohort(folder.parent.name, folder.name) for folder in sorted((home() / "cohorts").glob("*/*")) if folder.is_dir())
+
+
+@dataclass(frozen=True)
+class Record:
+    """One change of a study.
+
+    Attributes
+    ----------
+    number : from 1
+    model : file of the model that is in use from then on; None for the one as shipped
+    cause : "learnt", "undone", "gone back" or "forgotten"
+    time : ISO 8601 in UTC
+    facts : for "learnt": of the version (see `versions.Version`), with what the gate said and the effort saved
+    """
+
+    number: int
+    model: str | None
+    cause: str
+    time: str
+    facts: Mapping[str, Any]
+
+
+class Cohort:
+    """One study, for one network.
+
+    Parameters
+    ----------
+    name : letters, digits, spaces, dots, hyphens and underscores, beginning with a letter or digit
+    digest : of the shipped weights; what was learnt on top of others is kept apart
+    store : reads and writes its models; a study that is only looked at needs none
+
+    Raises
+    ------
+    InputError : the name cannot be one
+    """
+
+    def __init__(self, name: str, digest: str, store: SnapshotStore | None = None) -> None:
+        if not re.fullmatch(r"\w([\w .-]{0,58}[\w-])?", name):
+            raise InputError(
+                f"a study called {name!r} arrived; expected at most 60 letters, digits, spaces, dots, hyphens and underscores, "
+                f"beginning with a letter or digit"
+            )
+        self.name, self.digest = name, digest
+        self.folder = home() / "cohorts" / name / digest
+        self._store = store
+
+    # --- what there is ---
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """All changes, oldest first.
+
+        Raises
+        ------
+        ReadError : one of them is damaged
+        """
+        return tuple(_read(path) for path in sorted(self.folder.glob("[0-9]*.json")))
+
+    @property
+    def head(self) -> str | None:
+        """File of the model in use; None for the one as shipped."""
+        newest = self._newest()
+        return newest.model if newest else None
+
+    def start(self) -> Version | None:
+        """The version that a session begins with; None if that is the model as shipped."""
+        newest = self._newest()
+        if newest is None or newest.model is None:
+            return None
+        known, pinned = self.load(newest.model), self.pinned(newest.model)
+        return Version(1, origin=f"study {self.name}", time=newest.time, shared=newest.model, pinned=pinned, snapshot=known)
+
+    def load(self, model: str) -> Any:
+        """The model in a file of this study.
+
+        Raises
+        ------
+        WeightsError, ReadError : it is missing or damaged
+        """
+        return self._kept_by.load(self.folder / model)
+
+    def pinned(self, model: str) -> bool:
+        """Whether a model is kept whatever the budget."""
+        return self._pin(model).exists()
+
+    # --- what can be done ---
+
+    def append(self, version: Version, basis: str | None) -> str | None:
+        """Take a new version in, if ``basis`` is still the model in use.
+
+        Returns
+        -------
+        the file that holds it now; None if another session was faster
+
+        Raises
+        ------
+        WriteError : it cannot be written
+        """
+        model = f"model-{uuid.uuid4().hex[:12]}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._kept_by.save(version.snapshot, self.folder / model)
+            with (self.folder / model).open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+        facts = version.facts()
+        facts |= {"report": _measured(asdict(version.report))} if version.report else {}
+        facts |= {"effort": asdict(version.effort)} if version.effort else {}
+        if not self._point(model, basis, "learnt", facts):
+            (self.folder / model).unlink(missing_ok=True)
+            return None
+        self._clear_away()
+        return model
+
+    def follow(self, before: Catalogue, after: Catalogue) -> None:
+        """Go along with a session that has moved from one version to another (undone, redone, gone back), and with its pins.
+
+        Where another session has built on ``before`` meanwhile, the model in use stays.
+
+        Raises
+        ------
+        WriteError : it cannot be written
+        """
+        was = {version.number: version.pinned for version in before.versions}
+        for version in after.versions:
+            if version.shared is not None and version.pinned != was.get(version.number, version.pinned):
+                self._set_pin(version.shared, version.pinned)
+        old, new = before.current, after.current
+        if old.number == new.number and old.shared == new.shared:
+            return
+        expected, model, cause = old.shared, new.shared, "gone back" if new.shared else "forgotten"
+        if new.parent == old.number and new.number not in {v.number for v in before.versions}:
+            expected, cause = new.basis, "learnt"
+        elif old.parent == new.number and old.number not in {v.number for v in after.versions}:
+            model, cause = old.basis, "undone"
+        if model is None or (self.folder / model).exists():
+            self._point(model, expected, cause, {})
+
+    def forget(self) -> None:
+        """Let the next session begin with the model as shipped. The versions stay.
+
+        Raises
+        ------
+        SessionError : there is no such study
+        """
+        self._there()
+        self._point(None, self.head, "forgotten", {})
+
+    def erase(self) -> None:
+        """Delete all of it, pictures included.
+
+        Raises
+        ------
+        SessionError : there is no such study
+        WriteError : it cannot be deleted
+        """
+        self._there()
+        try:
+            shutil.rmtree(self.folder)
+            with suppress(OSError):
+                self.folder.parent.rmdir()  # models on top of other weights may still lie there
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    # --- files ---
+
+    @property
+    def _kept_by(self) -> SnapshotStore:
+        if self._store is None:
+            raise SessionError(f"the study {self.name!r} was opened to look at; expected a store that reads and writes its models")
+        return self._store
+
+    def _there(self) -> None:
+        if not self.folder.is_dir():
+            raise SessionError(f"there is no study called {self.name!r} on top of the weights {self.digest}; expected one that was taught")
+
+    def _newest(self) -> Record | None:
+        path = max(self.folder.glob("[0-9]*.json"), default=None)
+        return _read(path) if path is not None else None
+
+    def _point(self, model: str | None, expected: str | None, cause: str, facts: Mapping[str, Any]) -> bool:
+        """Add a record, if the model in use is still the expected one; whether it was."""
+        newest = self._newest()
+        if (newest.model if newest else None) != expected:
+            return False
+        if model == expected:
+            return True
+        number = newest.number + 1 if newest else 1
+        record = Record(number, model, cause, datetime.now(UTC).isoformat(timespec="seconds"), facts)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return _made(self.folder / f"{number:06}.json", json.dumps(asdict(record), allow_nan=False).encode())
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _pin(self, model: str) -> Path:
+        return self.folder / f"{model}.pinned"
+
+    def _set_pin(self, model: str, pinned: bool) -> None:
+        try:
+            if pinned and (self.folder / model).exists():
+                self._pin(model).touch()
+            elif not pinned:
+                self._pin(model).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _clear_away(self) -> None:
+        """Delete the models of records that are neither among the newest `KEPT_VERSIONS` nor pinned. Files without a record are left."""
+        models = list(dict.fromkeys(record.model for record in reversed(self.records) if record.model))
+        for model in models[KEPT_VERSIONS:]:
+            if not self.pinned(model):
+                with suppress(OSError):
+                    (self.folder / model).unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> WriteError:
+        if isinstance(error, WriteError):
+            return error
+        place = f"the study {self.name!r} cannot be written in {self.folder}"
+        return WriteError(f"{place} ({error.strerror}); expected free space and permission")
+
+
+def _made(path: Path, content: bytes) -> bool:
+    """Make a file that is whole from its first moment; False if there is one already."""
+    unfinished = path.with_name(f".{uuid.uuid4().hex}.unfinished")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links here
+            with path.open("xb") as file:
+                file.write(content)
+    except FileExistsError:
+        return False
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return True
+
+
+def _read(path: Path) -> Record:
+    try:
+        return Record(**json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ReadError(f"the record {path} of a study is damaged ({error}); expected one that a session wrote") from error
+
+
+def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what was not measured."""
+    return {key: value for key, value in values.items() if value == value}

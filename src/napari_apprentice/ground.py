@@ -1,0 +1,86 @@
+"""What of an object's slices is the user's, and what may be written: the ground that propagation walks on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from napari_apprentice.history import Origin
+from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.painting import crossing_lines
+from napari_apprentice.shapes import bounding_box
+from napari_apprentice.types import Box, Plane, Prediction
+
+__all__ = ["Ground", "accepted_slices"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+def accepted_slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> dict[int, Mask]:
+    """Index and (H, W) mask of the slices that are the user's: clicked or painted in, or there before, however empty.
+
+    What was propagated is nobody's, and so are the lines in which planes across other axes cut a slice.
+    """
+    known = (*origin.own, *origin.carried)
+    accepted = {}
+    for index in range(labels.array.shape[axis]):
+        plane = Plane(axis, index)
+        mask = labels.plane(plane) == label
+        if plane in origin.own:
+            accepted[index] = mask
+        elif plane not in origin.carried and mask.any():
+            rest = mask.copy()
+            for line in crossing_lines(known, plane):
+                rest[line] = False
+            if rest.any():
+                accepted[index] = mask
+    return accepted
+
+
+class Ground:
+    """What may be written of one object across one axis."""
+
+    def __init__(self, labels: LabelMap, origin: Origin, label: int, axis: int) -> None:
+        self._labels, self._origin, self._label = labels, origin, label
+        self.axis = axis
+
+    def open(self, index: int) -> Mask:
+        """(H, W) voxels of a slice that are nobody's or the object's."""
+        return np.isin(self._labels.plane(Plane(self.axis, index)), (0, self._label))
+
+    def free(self, index: int) -> Mask:
+        """The open ones through which no other slice goes that the user accepted."""
+        free = self.open(index)
+        for line in crossing_lines(self._origin.own, Plane(self.axis, index)):
+            free[line] = False
+        return free
+
+    def patch(self, answers: Mapping[int, Prediction]) -> Patch | None:
+        """What changes when the answers replace whatever was carried across this axis before."""
+        earlier = {plane.index for plane in self._origin.carried if plane.axis == self.axis}
+        boxes = {}
+        for index in {*answers, *earlier}:
+            differs = self._renewed(index, answers) != self._labels.plane(Plane(self.axis, index))
+            if differs.any():
+                boxes[index] = bounding_box(differs)
+        if not boxes:
+            return None
+        box = Box(*(edge(sides) for edge, sides in zip((min, min, max, max), zip(*boxes.values(), strict=True), strict=True)))
+        region = list(box.slices)
+        region.insert(self.axis, slice(min(boxes), max(boxes) + 1))
+        values = self._labels.array[tuple(region)]
+        values = values.astype(np.result_type(values, np.min_scalar_type(self._label)))
+        for index in boxes:
+            np.moveaxis(values, self.axis, 0)[index - min(boxes)] = self._renewed(index, answers)[box.slices]
+        return self._labels.patch(region, values)
+
+    def _renewed(self, index: int, answers: Mapping[int, Prediction]) -> npt.NDArray[Any]:
+        """(H, W) labels of a slice with its answer, or without any."""
+        here, free = self._labels.plane(Plane(self.axis, index)), self.free(index)
+        new = np.where(free, 0, here).astype(np.result_type(here, np.min_scalar_type(self._label)))
+        if index in answers:
+            new[free & answers[index].mask] = self._label
+        return new

@@ -1,0 +1,293 @@
+"""Laws of studies: what one learns stays there, nothing that two sessions teach at once is lost, and an undo takes its lesson out."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_apprentice import cohorts as cohorts_module
+from napari_apprentice.cohorts import Cohort, cohorts, home
+from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
+from napari_apprentice.journal import Journal
+from napari_apprentice.session import Session, resume
+from napari_apprentice.types import Click, Image, InputError, ReadError, SessionError, WriteError
+from napari_apprentice.versions import Version
+
+VOLUME = Image(np.random.default_rng(0).random((1, 5, 40, 50)), name="volume")
+SHIPPED = DiskWeights(4.0)
+
+
+@pytest.fixture(autouse=True)
+def disk(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("APPRENTICE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def study(name: str = "mri") -> Cohort:
+    return Cohort(name, "0123", FakeStore())
+
+
+def begin(name: str = "mri", policy: FakePolicy | None = None, folder: Path | None = None) -> Session:
+    cohort = study(name)
+    journal = None if folder is None else Journal.create(folder, VOLUME, cohort=name)
+    segmenter = DiskSegmenter(4.0)
+    return Session(VOLUME, segmenter, policy or FakePolicy(0, 1.0), journal=journal, store=FakeStore(), start=cohort.start(), cohort=cohort)
+
+
+def teach(session: Session, count: int = 1) -> Session:
+    for _ in range(count):
+        session.add(Click((len(session.finished) % 5, 20, 25)))
+        session.accept()
+    return session
+
+
+def model(session: Session) -> DiskWeights:
+    return session._segmenter.snapshot()
+
+
+def begins_with(name: str = "mri") -> DiskWeights:
+    """What the next session would begin with."""
+    start = study(name).start()
+    return start.snapshot if start else SHIPPED
+
+
+def test_the_next_session_goes_on_where_the_last_one_stopped():
+    teach(begin(), 2)
+    again = begin()
+    assert model(again) == DiskWeights(6.0, 2)
+    assert again.versions.current.sentence == "study mri"
+    assert [version.number for version in again.versions.versions] == [0, 1]
+    teach(again)
+    assert begins_with() == DiskWeights(7.0, 3)
+
+
+def test_what_one_study_learns_never_reaches_another():
+    teach(begin("mri"), 2)
+    teach(begin("em"))
+    assert (begins_with("mri").lessons, begins_with("em").lessons, begins_with("third").lessons) == (2, 1, 0)
+    assert Cohort("mri", "other weights", FakeStore()).start() is None
+
+
+def test_two_sessions_on_one_study_lose_nothing():
+    first, second = begin(), begin()
+    for _ in range(3):
+        teach(first)
+        teach(second)
+    assert begins_with() == DiskWeights(10.0, 6), "somebody's lesson is missing"
+    assert model(second) == DiskWeights(10.0, 6)
+    teach(first)
+    assert model(first) == DiskWeights(11.0, 7)
+
+
+def test_sessions_in_threads_lose_nothing():
+    sessions = [begin() for _ in range(4)]
+    barrier = threading.Barrier(4)
+
+    def work(session):
+        barrier.wait()
+        teach(session, 5)
+
+    threads = [threading.Thread(target=work, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert begins_with() == DiskWeights(24.0, 20)
+    records = study().records
+    assert [record.number for record in records] == list(range(1, 21))
+    assert len({record.model for record in records}) == 20
+
+
+def test_whoever_is_slower_learns_again_on_top():
+    fast = begin()
+    asked = []
+
+    class Overtaken(FakePolicy):
+        def on_accept(self, segmenter, lesson):
+            asked.append(segmenter.radius)
+            if len(asked) == 1:
+                teach(fast)
+            return super().on_accept(segmenter, lesson)
+
+    slow = teach(begin(policy=Overtaken(0, 1.0)))
+    assert asked == [4.0, 5.0]
+    assert begins_with() == model(slow) == DiskWeights(6.0, 2)
+
+
+def test_an_undo_takes_the_lesson_out_of_the_study_and_a_redo_puts_it_in_again():
+    session = teach(begin(), 2)
+    session.undo()
+    assert begins_with() == DiskWeights(5.0, 1)
+    session.redo()
+    assert begins_with() == DiskWeights(6.0, 2)
+    session.go_back(1)
+    assert begins_with() == DiskWeights(5.0, 1)
+    session.forget()
+    assert begins_with() == SHIPPED
+    session.undo()
+    session.undo()
+    assert begins_with() == DiskWeights(6.0, 2)
+    while session.can_undo:
+        session.undo()
+    assert begins_with() == SHIPPED
+    while session.can_redo:
+        session.redo()
+    assert begins_with() == SHIPPED  # the last of them was to forget
+    assert [record.cause for record in study().records][:3] == ["learnt", "learnt", "undone"]
+
+
+def test_what_another_session_has_built_on_stays():
+    first = teach(begin())
+    second = teach(begin())
+    first.undo()
+    assert begins_with() == model(second) == DiskWeights(6.0, 2)
+
+
+def test_undoing_a_lesson_that_was_learnt_on_top_of_another_session_s_keeps_theirs():
+    first, second = begin(), begin()
+    teach(first)
+    teach(second)
+    second.undo()
+    assert begins_with() == DiskWeights(5.0, 1)
+    assert model(second) == SHIPPED
+    second.redo()
+    assert begins_with() == DiskWeights(6.0, 2)
+
+
+def test_a_refused_lesson_is_not_in_the_study():
+    session = teach(begin())
+    other = teach(begin(), 1)
+    session._policy.refusing = True
+    before = model(session)
+    teach(session)
+    assert begins_with() == model(other)
+    assert model(session) is before
+
+
+def test_a_session_that_cannot_be_journaled_leaves_the_study_as_it_was(tmp_path):
+    session = teach(begin(folder=tmp_path / "work"))
+    session.add(Click((3, 20, 25)))
+    session._journal.close()
+    with pytest.raises(WriteError):
+        session.accept()
+    assert begins_with() == model(session) == DiskWeights(5.0, 1)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_study_as_it_was(tmp_path, monkeypatch):
+    session = teach(begin(folder=tmp_path / "work"))
+    session.add(Click((3, 20, 25)))
+    monkeypatch.setattr(session._checkpoints, "save", lambda *_: (_ for _ in ()).throw(WriteError("full")))
+    with pytest.raises(WriteError, match="full"):
+        session.accept()
+    assert begins_with() == model(session) == DiskWeights(5.0, 1)
+
+
+def test_a_study_that_cannot_be_written_refuses_the_lesson(disk, monkeypatch):
+    session = teach(begin())
+
+    def fail(self, *_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FakeStore, "save", fail)
+    before = model(session)
+    session.add(Click((3, 20, 25)))
+    with pytest.raises(WriteError, match=r"'mri' cannot be written .* \(No space left on device\)"):
+        session.accept()
+    assert model(session) is before
+    assert len(study().records) == 1
+
+
+def test_a_resumed_session_adds_to_its_study(tmp_path):
+    teach(begin())
+    session = teach(begin(folder=tmp_path / "work"))
+    session.close()
+    teach(begin())  # somebody else, meanwhile
+    again = resume(tmp_path / "work", VOLUME, DiskSegmenter(4.0), FakePolicy(0, 1.0), FakeStore(), study())
+    assert again.versions == session.versions
+    assert model(again) == DiskWeights(6.0, 2)
+    teach(again)
+    assert begins_with() == DiskWeights(8.0, 4)
+
+
+def test_only_the_newest_models_and_pinned_ones_stay_on_the_disk(monkeypatch):
+    monkeypatch.setattr(cohorts_module, "KEPT_VERSIONS", 3)
+    session = teach(begin())
+    pinned = session.versions.current.shared
+    session.pin(1)
+    teach(session, 6)
+    models = {path.name for path in study().folder.glob("model-*.safetensors")}
+    assert len(models) == 4
+    assert pinned in models
+    session.pin(1, False)
+    assert not study().pinned(pinned)
+    session.undo()
+    assert study().pinned(pinned)
+    assert len(study().records) == 7
+
+
+def test_the_record_says_what_made_a_version():
+    teach(begin())
+    (record,) = study().records
+    assert record.cause == "learnt"
+    assert record.facts["objects"] == [1]
+    assert record.facts["case"] == "volume"
+    assert record.facts["report"]["loss_after"] == 0.5
+    assert "remembered_after" not in record.facts["report"]  # was not measured
+    assert record.facts["effort"] == {"clicks": 1, "taught_iou": 1.0, "untaught_iou": 1.0}
+
+
+def test_forgetting_a_study_keeps_its_versions_and_erasing_does_not():
+    teach(begin(), 2)
+    study().forget()
+    assert begins_with() == SHIPPED
+    assert len(list(study().folder.glob("model-*.safetensors"))) == 2
+    running = begin()
+    teach(running)
+    assert begins_with() == DiskWeights(5.0, 1)
+    study().erase()
+    assert not (home() / "cohorts" / "mri").exists()
+    for action in (study().forget, study().erase):
+        with pytest.raises(SessionError, match="no study called 'mri'"):
+            action()
+
+
+def test_all_studies_are_found_by_name():
+    assert cohorts() == ()
+    teach(begin("mri study 2"))
+    teach(begin("em"))
+    assert [(cohort.name, cohort.digest) for cohort in cohorts()] == [("em", "0123"), ("mri study 2", "0123")]
+    with pytest.raises(SessionError, match="expected a store"):
+        cohorts()[0].start()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".hidden", "-x", "a" * 61, "a:b", "ends ", "two\nlines"])
+def test_names_that_cannot_be_folders_are_refused(name):
+    with pytest.raises(InputError, match="a study called"):
+        Cohort(name, "0123")
+
+
+def test_a_damaged_record_is_told(disk):
+    teach(begin())
+    (study().folder / "000002.json").write_text("{")
+    with pytest.raises(ReadError, match="damaged"):
+        begin()
+
+
+def test_where_there_are_no_hard_links_records_are_exclusive_all_the_same(monkeypatch):
+    def link(source, target):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    first, second = begin(), begin()
+    teach(first, 2)
+    teach(second, 2)
+    assert begins_with() == DiskWeights(8.0, 4)
+    version = Version(9, snapshot=DiskWeights(1.0))
+    assert study().append(version, basis=study().records[0].model) is None
+    assert begins_with() == DiskWeights(8.0, 4)
+    assert not math.isnan(begins_with().radius)

@@ -1,0 +1,335 @@
+"""Laws of propagation: what the user accepted stays, one undo takes all of it back, a cancelled one never was; and what it finds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
+from napari_apprentice.ground import accepted_slices
+from napari_apprentice.history import Origin
+from napari_apprentice.journal import Journal, read_journal, replay_labels
+from napari_apprentice.labelmap import LabelMap
+from napari_apprentice.propagation import Carrying, propagate
+from napari_apprentice.replay import replay
+from napari_apprentice.session import Session, resume
+from napari_apprentice.types import Box, Click, Image, Plane, Prediction, SessionError
+
+SHAPE = (13, 40, 44)
+ROWS, COLS = np.mgrid[: SHAPE[1], : SHAPE[2]]
+
+
+class Echo(DiskSegmenter):
+    """Says again what it is told."""
+
+    def predict(self, image_slice, prompt):
+        return super().predict(image_slice, prompt) if prompt.previous is None else prompt.previous
+
+
+def disk(row: float, col: float, radius: float) -> np.ndarray:
+    return (ROWS - row) ** 2 + (COLS - col) ** 2 <= radius**2
+
+
+def scene(masks, spacing=(1.0, 1.0, 1.0), noise=4.0, seed=0) -> Image:
+    """Bright objects on a textured ground that does not move."""
+    rng = np.random.default_rng(seed)
+    values = 80 + 60 * np.stack(masks) + 10 * np.sin(ROWS / 3) + rng.normal(0, noise, (len(masks), *ROWS.shape))
+    return Image(values[None], np.diag([*spacing, 1.0]), "mm", name="scene")
+
+
+MOVING = [disk(18, 14 + index, 8) if 2 <= index <= 10 else np.zeros(ROWS.shape, bool) for index in range(SHAPE[0])]
+SCENE = scene(MOVING)
+
+
+def iou(first, second) -> float:
+    return (first & second).sum() / (first | second).sum()
+
+
+def painted(image=SCENE, slices=(6,), masks=MOVING, segmenter=None, **options) -> Session:
+    """A session whose object 1 was painted in some slices."""
+    session = Session(image, segmenter or Echo(), FakePolicy(), **options)
+    for index in slices:
+        session.paint((slice(index, index + 1),), masks[index][None].astype(np.uint8))
+    return session
+
+
+def observed(session) -> tuple[object, ...]:
+    return session.labels.astype(np.uint32).tobytes(), session.clicks, session.finished, session.doubtful(), session._segmenter.snapshot()
+
+
+# --- what it finds ---
+
+
+def test_a_disk_that_moves_is_followed_and_its_end_is_noticed():
+    session = painted()
+    _, outcome = session.propagate()
+    for index in range(2, 11):
+        assert iou(session.labels[index] == 1, MOVING[index]) > 0.85
+    assert not session.labels[0].any()
+    assert not session.labels[12].any()
+    assert {stop.reason for stop in outcome.stops} == {"the object is gone"}
+
+
+def test_identical_slices_keep_the_mask():
+    image = Image(np.repeat(SCENE.data[:, 6:7], 5, axis=1))
+    session = Session(image, Echo(), FakePolicy())
+    session.paint((slice(2, 3),), MOVING[6][None].astype(np.uint8))
+    session.propagate()
+    assert (session.labels == MOVING[6]).all()
+    assert max(doubt.error for doubt in session.doubtful()) < 0.2
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_every_axis_is_as_good(axis):
+    image = Image(np.moveaxis(SCENE.data, 1, axis + 1))
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[6] = MOVING[6]
+    session = Session(image, Echo(), FakePolicy(), labels=np.moveaxis(labels, 0, axis))
+    session.propagate(1, axis)
+    straight = painted()
+    straight.propagate()
+    np.testing.assert_array_equal(np.moveaxis(session.labels, axis, 0), straight.labels)
+
+
+def test_a_longer_step_is_trusted_less():
+    near, far = (painted(scene(MOVING, (step, 1.0, 1.0))) for step in (0.5, 8.0))
+    for session in (near, far):
+        session.propagate()
+    errors = [{doubt.plane.index: doubt.error for doubt in session.doubtful()} for session in (near, far)]
+    assert all(errors[1][index] > errors[0][index] for index in (5, 7))
+
+
+def test_the_network_is_heeded_where_it_finds_what_was_accepted():
+    class Wrong(DiskSegmenter):
+        def predict(self, image_slice, prompt):
+            return Prediction(np.full(image_slice.shape, 9.0, np.float32), Box(0, 0, *image_slice.shape), image_slice.shape)
+
+    alone, deaf = painted(), painted(segmenter=Wrong())
+    for session in (alone, deaf):
+        session.propagate()
+    np.testing.assert_array_equal(deaf.labels, alone.labels)
+
+
+def test_between_two_slices_both_ends_count():
+    masks = [disk(18, 20, 4 + index) for index in range(9)]
+    image = Image(np.repeat(np.random.default_rng(0).normal(size=(1, 1, *ROWS.shape)), 9, axis=1))  # shows nothing
+    session = painted(image, (0, 8), masks)
+    _, outcome = session.propagate()
+    assert sorted(outcome.carried) == list(range(1, 8))
+    assert outcome.stops == ()
+    areas = [(session.labels[index] == 1).sum() for index in range(9)]
+    assert areas == sorted(areas)
+
+
+def test_it_stops_before_a_slice_that_shows_nothing():
+    values = SCENE.data.copy()
+    values[0, 8] = 7.0
+    _, outcome = painted(Image(values)).propagate()
+    assert max(outcome.carried) <= 8
+    assert any(stop.index == 8 and "constant" in stop.reason for stop in outcome.stops)
+
+
+def test_a_single_slice_has_nowhere_to_go():
+    session = Session(Image(SCENE.data[:, 6:7]), Echo(), FakePolicy())
+    session.paint((slice(0, 1),), MOVING[6][None].astype(np.uint8))
+    change, outcome = session.propagate()
+    assert change.region is None
+    assert outcome.sentence == "no slice was filled"
+    session.undo()
+    assert not session.can_undo  # nothing was done
+
+
+# --- what it must not touch ---
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    own=st.sets(st.integers(2, 10), min_size=1, max_size=3),
+    other=st.tuples(st.integers(0, 12), st.integers(0, 30), st.integers(0, 30)),
+    label=st.sampled_from([1, 300]),
+)
+def test_whatever_is_somebodys_stays_and_one_undo_takes_all_back(own, other, label):
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[tuple(slice(start, start + 8) for start in other)] = 7
+    for index in own:
+        labels[index][MOVING[index] & (labels[index] == 0)] = label
+    session = Session(SCENE, Echo(), FakePolicy(), labels=labels)
+    before = observed(session)
+    session.propagate(label)
+    after = observed(session)
+    for index in own:
+        np.testing.assert_array_equal(session.labels[index], labels[index])
+    np.testing.assert_array_equal(session.labels[labels != 0], labels[labels != 0])
+    assert set(np.unique(session.labels)) <= {0, 7, label}
+    assert all(doubt.plane.index not in own and 0 <= doubt.error <= 1 for doubt in session.doubtful())
+    session.undo()
+    assert observed(session) == before
+    session.redo()
+    assert observed(session) == after
+
+
+def test_a_corrected_slice_is_never_touched_and_its_neighbours_follow():
+    session = painted()
+    session.propagate()
+    moved = disk(18, 26, 5)
+    session.paint((slice(8, 9),), moved[None].astype(np.uint8))
+    assert Plane(0, 8) not in {doubt.plane for doubt in session.doubtful()}
+    before = session.labels.copy()
+    session.propagate()
+    for index in (6, 8):
+        np.testing.assert_array_equal(session.labels[index], before[index])
+    np.testing.assert_array_equal(session.labels[:6], before[:6])  # they did not depend on it
+    assert (session.labels[9] != before[9]).any()
+
+
+def test_a_slice_that_the_user_emptied_is_a_wall():
+    session = painted()
+    session.propagate()
+    session.paint((slice(4, 5),), np.zeros((1, *ROWS.shape), np.uint8))
+    session.propagate()
+    assert not session.labels[:5].any()
+    assert session.labels[5].any()
+
+
+def test_lines_of_planes_that_the_user_accepted_across_other_axes_stay():
+    session = painted()
+    column = np.zeros((SHAPE[0], SHAPE[1], 1), np.uint8)
+    column[:, 4:7] = 1  # far from the object
+    session.paint((slice(None), slice(None), slice(20, 21)), np.where(session.labels[:, :, 20:21] == 1, 1, column))
+    before = session.labels[:, :, 20].copy()
+    assert sorted(accepted_slices(session._labels, session._state.origin(1), 1, 0)) == [6]
+    session.propagate()
+    np.testing.assert_array_equal(session.labels[:, :, 20], before)
+    assert session.labels[5].sum() > 20
+
+
+def test_a_click_makes_a_slice_the_users():
+    session = painted(segmenter=DiskSegmenter(5.0))
+    session.propagate()
+    session.add(Click((7, 18, 21), True, 0))
+    before = session.labels[7].copy()
+    session.propagate()
+    np.testing.assert_array_equal(session.labels[7], before)
+    assert Plane(0, 7) in session._state.origin(1).own
+
+
+def test_discarding_forgets_where_slices_came_from():
+    session = painted()
+    session.propagate()
+    session.discard()
+    assert session.doubtful() == []
+    with pytest.raises(SessionError, match="no accepted slice across axis 0"):
+        session.propagate()
+
+
+# --- as an action ---
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_cancelled_in_the_middle_nothing_has_happened(after, tmp_path):
+    with Journal.create(tmp_path, SCENE) as journal:
+        session = painted(journal=journal)
+        before, written = observed(session), journal.sequence
+
+        def stop(done, total):
+            assert 1 <= done <= total
+            if done >= after:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            session.propagate(on_slice=stop)
+        assert observed(session) == before
+        assert journal.sequence == written
+        session.propagate()
+        assert session.doubtful()
+
+
+def test_progress_ends_where_it_said():
+    told = []
+    painted(slices=(4, 8)).propagate(on_slice=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1][0] == told[-1][1]
+    assert len({total for _, total in told}) == 1
+
+
+def test_the_journal_gives_it_back_without_a_model_and_a_replay_does_it_again(tmp_path):
+    session = Session(SCENE, Echo(), FakePolicy(), journal=Journal.create(tmp_path, SCENE), store=FakeStore())
+    session.add(Click((6, 18, 20)))
+    session.accept()
+    session.propagate()
+    session.select(1)
+    session.add(Click((9, 18, 23)))
+    session.propagate()
+    session.undo()
+    session.redo()
+    expected = observed(session)
+    session.undo()
+    undone = observed(session)
+    session.redo()
+    session.close()
+    np.testing.assert_array_equal(replay_labels(tmp_path), session.labels)
+    events = read_journal(tmp_path)[1]
+    assert [event.kind for event in events if event.axis is not None] == ["propagate", "propagate"]
+
+    resumed = resume(tmp_path, SCENE, Echo(), FakePolicy(), FakeStore())
+    assert observed(resumed) == expected
+    resumed.undo()
+    assert observed(resumed) == undone
+    resumed.close()
+
+    again = Session(SCENE, Echo(), FakePolicy())
+    replay(again, [event for event in events if event.kind not in ("undo", "redo")])
+    assert observed(again) == expected
+
+
+def test_the_ranking_is_worst_first_and_over_all_objects():
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[6] = MOVING[6]
+    labels[5, 30:36, 30:38] = 2
+    session = Session(SCENE, Echo(), FakePolicy(), labels=labels)
+    for label in (1, 2):
+        session.propagate(label)
+    errors = [doubt.error for doubt in session.doubtful()]
+    assert errors == sorted(errors, reverse=True)
+    assert {doubt.label for doubt in session.doubtful()} == {1, 2}
+
+
+def test_by_default_it_takes_the_open_object_or_the_one_accepted_last():
+    session = painted()
+    assert session.candidate == 1
+    session.accept()
+    assert (session.label, session.candidate) == (2, 1)
+    session.propagate()
+    assert {doubt.label for doubt in session.doubtful()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("image", "axis", "reason"),
+    [(SCENE, 3, "expected axis 0, 1 or 2"), (SCENE, 0, "no accepted slice"), (Image(SCENE.data[:, 6]), 0, "of a volume")],
+)
+def test_what_cannot_be_propagated_is_refused(image, axis, reason):
+    session = Session(image, Echo(), FakePolicy())
+    with pytest.raises(SessionError, match=reason):
+        session.propagate(1, axis)
+    assert not session.can_undo
+
+
+def test_background_is_no_object():
+    with pytest.raises(SessionError, match="expected an id from 1 on"):
+        painted().propagate(0)
+
+
+def test_a_split_ends_the_walk():
+    masks = [disk(18, 20, 9) for _ in range(5)] + [disk(18, 11, 5) | disk(18, 31, 5) for _ in range(4)]
+
+    class Sees(DiskSegmenter):
+        def predict(self, image_slice, prompt):
+            return Prediction.from_mask(masks[image_slice.plane.index], 6.0)
+
+    labels = np.zeros((9, *ROWS.shape), np.uint8)
+    labels[2] = masks[2]
+    image = scene(masks, (8.0, 1.0, 1.0))
+    outcome = propagate(image, Sees(), LabelMap(labels.shape, labels), Origin(), 1, carrying=Carrying(doubtful=1.0, faded=0.0))
+    assert any(stop.reason == "the object splits" for stop in outcome.stops), outcome.sentence
