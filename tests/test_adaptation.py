@@ -13,6 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_apprentice.adaptation import POLICIES, Adaptation, _point_and_learn, _step, _targets, lesson_windows, make_policy, remember
+from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Knowledge
 from napari_apprentice.losses import dice_focal
@@ -248,6 +249,19 @@ def test_objects_of_any_size_and_place_can_be_learnt(segmenter, mask):
     report = small("pi").on_accept(segmenter, lesson(mask, clicks=()))
     assert report.accepted
     assert all(bool(torch.isfinite(w).all()) for w in segmenter.snapshot().weights.values())
+
+
+@pytest.mark.parametrize("error", [0.0, 0.2, 0.6, 0.9])
+def test_the_rate_follows_from_how_wrong_the_first_answer_was(segmenter, monkeypatch, error):
+    used = []
+    monkeypatch.setattr(_point_and_learn, "advance", lambda of, loss, rate, anchor: not used.append(rate))
+    monkeypatch.setattr(Batch, "iou", lambda batch, logits: 1 - error)
+    small("pi", post_rate=1e-3, full_error=0.6).on_accept(segmenter, lesson())
+    assert used == pytest.approx([1e-3 * min(error / 0.6, 1)] * len(used))
+    used.clear()
+    small("pi", post_rate=1e-3, full_error=0.0).on_accept(segmenter, lesson())
+    assert used
+    assert set(used) == {1e-3}
 
 
 def test_memory_holds_the_newest_objects_and_no_more(segmenter):

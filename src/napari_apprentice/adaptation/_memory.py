@@ -76,6 +76,11 @@ class Batch:
         guidance = torch.cat([segmenter.maps(c, self.images.shape[-1]) for c in clicks])
         return segmenter.run(self.images, guidance, torch.zeros_like(self.targets) if previous is None else previous)[0]
 
+    def iou(self, logits: Tensor) -> float:
+        """Mean IoU of the answers with the targets."""
+        found, wanted = (logits > 0).flatten(1), self.targets.flatten(1) > 0.5
+        return float(((found & wanted).sum(1) / (found | wanted).sum(1).clamp_min(1)).mean())
+
 
 # --- to judge ---------------------------------------------------------------------------------------------------------------------------
 
@@ -111,13 +116,7 @@ def _score(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> tuple[
     """Mean IoU of remembered objects from the first click alone, and from all the user's clicks; 1 where there are no objects."""
     if not objects:
         return 1.0, 1.0
-    scores, previous = [], None
     with torch.no_grad():
         batch = Batch(objects, segmenter.device)
-        wanted = batch.targets.flatten(1) > 0.5
-        for clicks in (batch.firsts, batch.clicks):
-            logits = batch.logits(segmenter, clicks, previous)
-            found = (logits > 0).flatten(1)
-            scores.append(float(((found & wanted).sum(1) / (found | wanted).sum(1).clamp_min(1)).mean()))
-            previous = torch.sigmoid(logits)
-    return scores[0], scores[1]
+        first = batch.logits(segmenter, batch.firsts)
+        return batch.iou(first), batch.iou(batch.logits(segmenter, batch.clicks, torch.sigmoid(first)))

@@ -62,13 +62,21 @@ class PostInteraction:
 
     def __call__(self, factor: float) -> tuple[float, float] | None:
         """Rounds of two steps, with the rate times ``factor``: the first and the last loss, None if a step failed."""
-        rounds = []
+        rounds, rate = [], self.settings.post_rate * factor * self._need()
         for _ in range(self.settings.post_rounds):
-            losses = self._round(self.settings.post_rate * factor)
+            losses = self._round(rate)
             if losses is None:
                 return None
             rounds.append(losses)
         return (rounds[0][0], rounds[-1][1]) if rounds else (float("nan"), float("nan"))
+
+    def _need(self) -> float:
+        """How much there is to learn, 0..1: the error of the answers to the first click, as long as it is small."""
+        if not self.settings.full_error:
+            return 1.0
+        batch = Batch([self.new], self.segmenter.device)
+        with torch.no_grad():
+            return min((1 - batch.iou(batch.logits(self.segmenter, batch.firsts))) / self.settings.full_error, 1.0)
 
     def _round(self, rate: float) -> tuple[float, float] | None:
         """One step from first clicks and one from corrections, on the new object and a few remembered ones."""

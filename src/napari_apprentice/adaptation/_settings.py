@@ -23,6 +23,8 @@ class Settings:
     name : as the command line calls it
     mid, post : You Point, I Learn: learn after a click; learn after a finished mask
     mid_rate, post_rate : Adam's step sizes
+    full_error : error (1 - IoU) of the answer to the first click from which on `post_rate` counts in full; below it counts in proportion, as
+        what is right already need not be taught; 0 for in full always
     mid_steps, post_rounds : steps after a click; rounds of two steps after a mask
     size : working size of the windows that are learnt from
     click_weight : weight of the click-centred Gaussian term beside dice-focal; 0 leaves it out
@@ -51,6 +53,7 @@ class Settings:
     post: bool = False
     mid_rate: float = 1e-4
     post_rate: float = 2e-4
+    full_error: float = 0.3
     mid_steps: int = 1
     post_rounds: int = 2
     size: int = 128
