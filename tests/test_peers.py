@@ -303,6 +303,8 @@ def test_files_of_another_format_are_refused(encoder, decoder, said):
 
 
 def test_onnxruntime_is_asked_for_only_where_files_are_given(monkeypatch, disks_set, capsys):
+    for needed, _ in classical.NEEDS.values():
+        pytest.importorskip(needed)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert peers.main([str(disks_set), "--onnx", "a.onnx", "b.onnx"]) == 2
     assert capsys.readouterr().err == "peers: onnxruntime is not installed; expected it to be: pip install onnxruntime\n"

@@ -23,7 +23,7 @@ class Settings:
     name : as the command line calls it
     mid, post : You Point, I Learn: learn after a click; learn after a finished mask
     mid_rate, post_rate : Adam's step sizes
-    full_error : error (1 - IoU) of the answer to the first click from which on `post_rate` counts in full; below it counts in proportion, as
+    full_error : error (1 - IoU) of the answer to the first click from which on `post_rate` counts in full; below in proportion, as
         what is right already need not be taught; 0 for in full always
     mid_steps, post_rounds : steps after a click; rounds of two steps after a mask
     size : working size of the windows that are learnt from
