@@ -71,13 +71,18 @@ def digest(session: Session) -> str:
     return hashlib.sha256(repr(facts).encode() + session.labels.astype(np.uint32).tobytes()).hexdigest()
 
 
+def say(*words: object) -> None:
+    """One line in one write, whole even if it is the last: printing writes word by word where Python does not buffer."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
 def work(folder: Path) -> None:
     """Work until killed."""
-    print(os.getpid(), flush=True)
+    say(os.getpid())
     session = go_on(folder) if (folder / "journal.jsonl").exists() else begin(folder)
     while True:
         act(session)
-        print(session._journal.sequence, digest(session), flush=True)
+        say(session._journal.sequence, digest(session))
 
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be forked")
@@ -103,7 +108,8 @@ def killed(worker: subprocess.Popen[str], folder: Path, chance: random.Random) -
     assert "dead\n" not in done, "it died on its own, see its standard error"
     time.sleep(chance.choice([0, chance.uniform(0, 0.003), chance.uniform(0, 0.05)]))
     os.kill(process_id, signal.SIGKILL)
-    while (line := worker.stdout.readline().strip()) != "dead":
+    while (line := worker.stdout.readline()) != "dead\n":
+        assert line, "the process that starts the others has ended"
         done.append(line)
     acknowledged = [line.split() for line in done if len(line.split()) == 2 and len(line.split()[1]) == 64]
     return (int(acknowledged[-1][0]), acknowledged[-1][1]) if acknowledged else None
@@ -153,4 +159,4 @@ if __name__ == "__main__":
         if not child:
             work(Path(line.strip()))
         os.waitpid(child, 0)
-        print("dead", flush=True)
+        say("dead")
