@@ -4,14 +4,35 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_apprentice.guidance import WindowClick
-from napari_apprentice.losses import click_centred_gaussian, click_windows, dice_focal, focal, normalised_focal, soft_dice
+from napari_apprentice.guidance import WindowClick, gaussian
+from napari_apprentice.losses import (
+    LOSSES,
+    OF_CANDIDATES,
+    adaptive_focal,
+    balanced_cross_entropy,
+    click_centred_gaussian,
+    click_constraint,
+    click_windows,
+    cross_entropy,
+    dice_focal,
+    diversified_training,
+    focal,
+    hindsight,
+    iou_distance,
+    normalised_focal,
+    poly,
+    ranked_diversity,
+    soft_dice,
+    soft_iou,
+    weighted_cross_entropy,
+)
 
 many = settings(max_examples=40)
 
@@ -32,7 +53,34 @@ def random_pair(seed: int, batch: int = 2, size: tuple[int, int] = (7, 9)) -> tu
     return logits, (torch.rand(batch, 1, *size, generator=generator) > 0.5).double()
 
 
+def random_clicks(seed: int, batch: int = 2, size: tuple[int, int] = (7, 9)) -> list[list[WindowClick]]:
+    """Up to three clicks an image on whole pixels."""
+    rng = np.random.default_rng(seed)
+    return [
+        [WindowClick(float(rng.integers(size[0])), float(rng.integers(size[1])), bool(rng.integers(2))) for _ in range(rng.integers(4))]
+        for _ in range(batch)
+    ]
+
+
+def candidates_like(logits: torch.Tensor, count: int, seed: int = 0) -> torch.Tensor:
+    """(B, ``count``, h, w) random masks."""
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(len(logits), count, *logits.shape[2:], generator=generator, dtype=logits.dtype)
+
+
 seeds = st.integers(0, 10_000)
+PIXEL_LOSSES = {
+    "bce": cross_entropy,
+    "weighted_bce": weighted_cross_entropy,
+    "balanced_ce": balanced_cross_entropy,
+    "soft_iou": soft_iou,
+    "dice": soft_dice,
+    "focal": focal,
+    "nfl": normalised_focal,
+    "poly": poly,
+    "afl": adaptive_focal,
+    "dice_focal": dice_focal,
+}
 
 # --- by hand ----------------------------------------------------------------------------------------------------------------------------
 
@@ -54,6 +102,66 @@ def test_normalised_focal_by_hand():
     scale = 2 / (0.2**2 + 0.4**2)
     expected = -0.5 / 2 * scale * (0.2**2 * math.log(0.8) + 0.4**2 * math.log(0.6))
     assert float(normalised_focal(logits, target)) == pytest.approx(expected)
+
+
+def test_cross_entropies_by_hand():
+    logits, target = pair((0.8, 1), (0.4, 0), (0.1, 0))
+    a, b, c = -math.log(0.8), -math.log(0.6), -math.log(0.9)
+    assert float(cross_entropy(logits, target)) == pytest.approx((a + b + c) / 3)
+    assert float(weighted_cross_entropy(logits, target)) == pytest.approx((3 * a + b + c) / 3)
+    assert float(balanced_cross_entropy(logits, target)) == pytest.approx((3 * a + (b + c) / 2) / 4)
+
+
+def test_soft_iou_by_hand():
+    logits, target = pair((0.5, 1), (0.25, 0), (0.75, 1))
+    # min: 0.5, 0, 0.75; max: 1, 0.25, 1
+    assert float(soft_iou(logits, target)) == pytest.approx(1 - 1.25 / 2.25)
+
+
+def test_poly_by_hand():
+    logits, target = pair((0.8, 1), (0.4, 0))
+    expected = (-(0.2**2) * math.log(0.8) - 0.4**2 * math.log(0.6) + 0.2**3 + 0.4**3) / 2
+    assert float(poly(logits, target)) == pytest.approx(expected)
+
+
+def test_adaptive_focal_by_hand():
+    logits, target = pair((0.8, 1), (0.4, 1), (0.3, 0))
+    exponent = 2 + 1 - (0.8 + 0.4) / 2  # γ_d = 2.4
+    by_miss = [0.2**exponent, 0.6**exponent, 0.3**exponent]
+    weight = 3 / (sum(by_miss) * (1 + 0.4 * exponent))
+    terms = zip(by_miss, (0.8, 0.4, 0.7), strict=True)
+    expected = sum(-weight * m * math.log(p) + m * (1 - p) for m, p in terms) / 3
+    assert float(adaptive_focal(logits, target)) == pytest.approx(expected)
+
+
+def test_click_constraint_by_hand():
+    logits, _ = pair((0.8, 1), (0.3, 1), (0.4, 0))
+    clicks = [WindowClick(0, 0, True), WindowClick(0.2, 1.8, False), WindowClick(-0.3, 1.2, True)]
+    assert float(click_constraint(logits, [clicks])) == pytest.approx(0.2 + 0.4 + 0.7)
+    once_more = [*clicks, WindowClick(0, 0.1, True), WindowClick(0, 7, True), WindowClick(-1, 0, False)]
+    assert float(click_constraint(logits, [once_more])) == pytest.approx(0.2 + 0.4 + 0.7)
+
+
+def test_losses_of_candidates_by_hand():
+    first, target = pair((0.5, 1), (0.25, 0))
+    second, _ = pair((0.9, 1), (0.6, 0))
+    logits = torch.cat([first, second], dim=1)
+    clicks = [[WindowClick(0, 0, True), WindowClick(0, 1, False)]]
+    distances = 1 - 0.5 / 1.25, 1 - 0.9 / 1.6
+    costs = distances[0] + 0.5 + 0.25, distances[1] + 0.1 + 0.6
+    assert float(hindsight(logits, target, clicks)) == pytest.approx(min(costs))
+    ranked = min(costs) + 0.02 * distances[0] + 0.01 * distances[1]
+    assert float(ranked_diversity(logits, target, clicks)) == pytest.approx(ranked)
+
+
+def test_diversified_training_by_hand():
+    main, target = pair((0.5, 1), (0.25, 0))
+    one, two = pair((0.9, 1), (0.6, 0))[0], pair((0.7, 1), (0.2, 0))[0]
+    near = math.exp(-1 / 200)  # one pixel away at σ = 10
+    a, b = (-math.log(0.9), -math.log(0.4)), (-math.log(0.7), -math.log(0.8))
+    expected = 0.5 * (-math.log(0.5) - math.log(0.75)) / 2 + min(sum(a), sum(b)) / 2 + (a[0] + near * a[1]) / 2 + (b[0] + near * b[1]) / 2
+    found = diversified_training(torch.cat([main, one, two], dim=1), target, [[WindowClick(0, 0, False)]])
+    assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
 def test_dice_focal_by_hand():
@@ -109,20 +217,95 @@ def test_normalised_weights_sum_to_the_pixels_of_every_image(seed):
 @given(seeds)
 def test_every_loss_is_the_mean_over_the_images(seed):
     logits, target = random_pair(seed, batch=3)
-    for loss in (soft_dice, focal, normalised_focal, dice_focal):
-        apart = torch.stack([loss(z[None], t[None]) for z, t in zip(logits, target, strict=True)]).mean()
-        torch.testing.assert_close(loss(logits, target), apart)
+    clicks = random_clicks(seed, batch=3)
+    for name, loss in LOSSES.items():
+        masks = candidates_like(logits, 3, seed) if name in OF_CANDIDATES else logits
+        apart = [loss(z[None], t[None], [c]) for z, t, c in zip(masks, target, clicks, strict=True)]
+        torch.testing.assert_close(loss(masks, target, clicks), torch.stack(apart).mean())
+
+
+@many
+@given(seeds)
+def test_the_limits_of_the_focal_family(seed):
+    logits, target = random_pair(seed)
+    bce, plain = cross_entropy(logits, target), {"adapts_difficulty": False, "adapts_gradient": False}
+    torch.testing.assert_close(poly(logits, target, alpha=0.0), focal(logits, target))
+    torch.testing.assert_close(poly(logits, target, gamma=0.0, alpha=0.0), bce)
+    torch.testing.assert_close(adaptive_focal(logits, target, **plain), poly(logits, target))
+    torch.testing.assert_close(adaptive_focal(logits, target, alpha=0.0, **plain), focal(logits, target))
+    torch.testing.assert_close(adaptive_focal(logits, target, gamma=0.0, alpha=0.0, **plain), bce)
+    # with the gradient's correction alone, and of no order, it is the normalised focal loss
+    normalised = normalised_focal(logits, target, alpha=1.0)
+    torch.testing.assert_close(adaptive_focal(logits, target, delta=0.0, alpha=0.0, adapts_difficulty=False), normalised)
+
+
+@many
+@given(seeds)
+def test_the_focus_adapts_to_how_unsure_the_foreground_is(seed):
+    logits, target = random_pair(seed, batch=1)
+    target[0, 0, 0, 0] = 1
+    unsure = float((1 - torch.sigmoid(logits))[target > 0].mean())
+    fixed = adaptive_focal(logits, target, gamma=2 + unsure, adapts_difficulty=False)
+    torch.testing.assert_close(adaptive_focal(logits, target), fixed)
+
+
+@many
+@given(seeds)
+def test_the_gradients_weights_of_adaptive_focal_sum_to_the_pixels(seed):
+    """μ·Σ (1 − p_t)^γ_d (1 + δγ_d) = N in every image: what its definition is for."""
+    logits, target = random_pair(seed)
+    log_losses = -F.logsigmoid(logits * (2 * target - 1))
+    miss = 1 - (-log_losses).exp()
+    for image in range(len(logits)):
+        z, t, m = logits[image : image + 1], target[image : image + 1], miss[image]
+        focused = float((m**2 * log_losses[image]).mean())
+        weight = float(adaptive_focal(z, t, alpha=0.0, adapts_difficulty=False)) / focused
+        assert weight * float((m**2 * (1 + 0.4 * 2)).sum()) == pytest.approx(m.numel())
+
+
+@many
+@given(seeds)
+def test_equal_weights_and_classes_of_equal_size_make_all_cross_entropies_one(seed):
+    logits, target = random_pair(seed, size=(4, 6))
+    target[:, :, :2], target[:, :, 2:] = 1, 0
+    bce = cross_entropy(logits, target)
+    torch.testing.assert_close(weighted_cross_entropy(logits, target, positive=1.0), bce)
+    torch.testing.assert_close(balanced_cross_entropy(logits, target, 1.0, 1.0), bce)
+
+
+@many
+@given(seeds)
+def test_more_background_of_the_same_kind_changes_no_balanced_loss(seed):
+    logits, target = random_pair(seed, batch=1, size=(1, 8))
+    target[..., :3], target[..., 3:] = 1, 0
+    more = [torch.cat([x, x[..., 3:], x[..., 3:]], dim=3) for x in (logits, target)]
+    torch.testing.assert_close(balanced_cross_entropy(*more), balanced_cross_entropy(logits, target))
+    assert float(weighted_cross_entropy(*more)) != pytest.approx(float(weighted_cross_entropy(logits, target)))
+
+
+@many
+@given(seeds)
+def test_the_soft_iou_is_the_sum_of_minima_over_the_sum_of_maxima(seed):
+    logits, target = random_pair(seed)
+    masks = candidates_like(logits, 3, seed)
+    p, y = torch.sigmoid(masks).numpy(), np.broadcast_to(target.numpy(), masks.shape)
+    expected = 1 - np.minimum(p, y).sum((2, 3)) / np.maximum(p, y).sum((2, 3))
+    np.testing.assert_allclose(iou_distance(masks, target).numpy(), expected)
+    sharp = 60 * masks.sign()
+    hard = (sharp > 0).numpy()
+    overlap = (hard & (y > 0)).sum((2, 3)) / (hard | (y > 0)).sum((2, 3))
+    np.testing.assert_allclose(1 - iou_distance(sharp, target).numpy(), overlap, atol=1e-9)
 
 
 @many
 @given(seeds)
 def test_inverting_mask_and_truth_changes_no_pixel_loss(seed):
     logits, target = random_pair(seed)
-    for loss in (focal, normalised_focal):
+    for loss in (cross_entropy, focal, normalised_focal, poly):
         torch.testing.assert_close(loss(-logits, 1 - target), loss(logits, target))
 
 
-@pytest.mark.parametrize("loss", [soft_dice, focal, normalised_focal, dice_focal])
+@pytest.mark.parametrize("loss", PIXEL_LOSSES.values(), ids=PIXEL_LOSSES)
 def test_right_is_cheaper_than_wrong_and_extreme_logits_stay_finite(loss):
     target = (torch.arange(64).reshape(1, 1, 8, 8) % 3 == 0).float()
     right = (200 * (2 * target - 1)).requires_grad_()
@@ -140,6 +323,11 @@ def clicks_for_gradients() -> list[WindowClick]:
     return [WindowClick(1.25, 2, True), WindowClick(3, 1.5, False), WindowClick(-2, 3, True)]
 
 
+def several(logits: torch.Tensor) -> torch.Tensor:
+    """Three candidates that depend on one mask."""
+    return torch.cat([logits, logits.flip(2) - 0.5, 0.3 * logits + 0.2], dim=1)
+
+
 @pytest.mark.parametrize(
     "loss",
     [
@@ -147,10 +335,23 @@ def clicks_for_gradients() -> list[WindowClick]:
         focal,
         lambda z, t: focal(z, t, gamma=3.5),
         dice_focal,
+        cross_entropy,
+        weighted_cross_entropy,
+        balanced_cross_entropy,
+        soft_iou,
+        poly,
+        lambda z, t: adaptive_focal(z, t, adapts_difficulty=False, adapts_gradient=False),
+        lambda z, t: click_constraint(z, [clicks_for_gradients(), []]),
+        lambda z, t: hindsight(several(z), t, [clicks_for_gradients(), []]),
+        lambda z, t: ranked_diversity(several(z), t, [clicks_for_gradients(), []]),
+        lambda z, t: diversified_training(several(z), t, [clicks_for_gradients(), []]),
         lambda z, t: click_centred_gaussian(z[:1], t[:1], clicks_for_gradients()),
         lambda z, t: click_centred_gaussian(z[:1], t[:1], clicks_for_gradients(), form="linear", normalised=False),
     ],
-    ids=["soft_dice", "focal", "focal-3.5", "dice_focal", "click-ce", "click-linear"],
+    ids=[
+        *["soft_dice", "focal", "focal-3.5", "dice_focal", "bce", "weighted", "balanced", "soft_iou", "poly", "afl"],
+        *["constraint", "hindsight", "ranked", "diversified", "click-ce", "click-linear"],
+    ],
 )
 def test_gradients_are_those_of_finite_differences(loss):
     logits, target = random_pair(3, size=(4, 5))
@@ -170,6 +371,137 @@ def test_the_gradient_of_normalised_focal_takes_the_weights_as_constant():
     assert torch.autograd.gradcheck(with_these_weights, (logits,))
     got = torch.autograd.grad(normalised_focal(logits, target), logits)[0]
     torch.testing.assert_close(got, torch.autograd.grad(with_these_weights(logits), logits)[0])
+
+
+def test_the_gradient_of_adaptive_focal_takes_both_adaptations_as_constant():
+    logits, target = random_pair(6, batch=1, size=(3, 4))
+    target[0, 0, 0, 0] = 1
+    logits.requires_grad_()
+    miss = (1 - torch.where(target > 0, torch.sigmoid(logits), 1 - torch.sigmoid(logits))).detach()
+    exponent = 2 + float(miss[target > 0].mean())
+    weight = miss.numel() / float((miss**exponent * (1 + 0.4 * exponent)).sum())
+
+    def with_these(z: torch.Tensor) -> torch.Tensor:
+        p_t = torch.where(target > 0, torch.sigmoid(z), 1 - torch.sigmoid(z))
+        return (-weight * (1 - p_t) ** exponent * p_t.log() + (1 - p_t) ** (exponent + 1)).mean()
+
+    assert torch.autograd.gradcheck(with_these, (logits,))
+    got = torch.autograd.grad(adaptive_focal(logits, target), logits)[0]
+    torch.testing.assert_close(got, torch.autograd.grad(with_these(logits), logits)[0])
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_an_object_that_is_missing_or_fills_the_image_is_harmless(name):
+    for value in (0.0, 1.0):
+        logits = torch.randn(2, 3 if name in OF_CANDIDATES else 1, 6, 6, requires_grad=True)
+        clicks = [[WindowClick(1, 1, bool(value)), WindowClick(3, 3, not value)], []]
+        loss = LOSSES[name](logits, torch.full((2, 1, 6, 6), value), clicks)
+        assert loss.ndim == 0
+        assert bool(torch.isfinite(torch.autograd.grad(loss, logits)[0]).all())
+
+
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"click_constraint", "ccg"}))
+def test_following_the_gradient_finds_the_object(name):
+    """The same for every name of the table: a mask that is free to become anything becomes the truth."""
+    torch.manual_seed(0)
+    target = torch.zeros(1, 1, 8, 8)
+    target[..., 2:6, 3:7] = 1
+    logits = (0.1 * torch.randn(1, 3 if name in OF_CANDIDATES else 1, 8, 8)).requires_grad_()
+    optimiser = torch.optim.Adam([logits], lr=0.3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        LOSSES[name](logits, target, [[WindowClick(4, 4, True), WindowClick(0, 0, False)]]).backward()
+        optimiser.step()
+    assert bool(((logits > 0).float() == target).flatten(2).all(2).any())
+
+
+# --- the table --------------------------------------------------------------------------------------------------------------------------
+
+
+@many
+@given(seeds)
+def test_names_lead_to_their_losses(seed):
+    logits, target = random_pair(seed)
+    clicks, masks = random_clicks(seed), candidates_like(logits, 4, seed)
+    for name, loss in PIXEL_LOSSES.items():
+        assert torch.equal(LOSSES[name](logits, target, clicks), loss(logits, target))
+    near = [click_centred_gaussian(z[None], t[None], c) for z, t, c in zip(logits, target, clicks, strict=True)]
+    torch.testing.assert_close(LOSSES["ccg"](logits, target, clicks), sum(near) / len(near))
+    assert torch.equal(LOSSES["click_constraint"](logits, target, clicks), click_constraint(logits, clicks))
+    for name, loss in (("hindsight", hindsight), ("ranked_diversity", ranked_diversity), ("diversified_training", diversified_training)):
+        assert torch.equal(LOSSES[name](masks, target, clicks), loss(masks, target, clicks))
+    assert set(LOSSES) == {*PIXEL_LOSSES, "ccg", "click_constraint", *OF_CANDIDATES}
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------------------------
+
+
+@many
+@given(seeds)
+def test_candidate_losses_by_loops(seed):
+    """Slow and plain: image by image, candidate by candidate, pixel by pixel."""
+    logits, target = random_pair(seed, size=(4, 5))
+    masks, clicks = candidates_like(logits, 4, seed), random_clicks(seed, size=(4, 5))
+    p, y = torch.sigmoid(masks).numpy(), target.numpy()
+    least, ranked, diverse = [], [], []
+    for image in range(len(masks)):
+        costs, spread, plain, near = [], 0.0, [], []
+        for m in range(4):
+            pixels = [(p[image, m, r, c], y[image, 0, r, c], r, c) for r in range(4) for c in range(5)]
+            distance = 1 - sum(min(a, b) for a, b, *_ in pixels) / sum(max(a, b) for a, b, *_ in pixels)
+            said = {(int(c.row), int(c.col), c.positive) for c in clicks[image]}
+            costs.append(distance + sum(1 - p[image, m, r, c] if positive else p[image, m, r, c] for r, c, positive in said))
+            spread += 0.01 * 2 ** (4 - (m + 1)) * distance
+            errors = [-math.log(a if b else 1 - a) for a, b, *_ in pixels]
+            weights = [max([0.0, *(math.exp(-((r - k.row) ** 2 + (c - k.col) ** 2) / 200) for k in clicks[image])]) for *_, r, c in pixels]
+            plain.append(sum(errors) / 20)
+            near.append(sum(e * w for e, w in zip(errors, weights, strict=True)) / 20)
+        least.append(min(costs))
+        ranked.append(min(costs) + spread)
+        diverse.append(0.5 * plain[0] + min(plain[1:]) + sum(near[1:]))
+    assert float(hindsight(masks, target, clicks)) == pytest.approx(np.mean(least))
+    assert float(ranked_diversity(masks, target, clicks)) == pytest.approx(np.mean(ranked))
+    assert float(diversified_training(masks, target, clicks)) == pytest.approx(np.mean(diverse), rel=1e-5)
+
+
+@many
+@given(seeds)
+def test_hindsight_does_not_care_for_the_order_and_the_ranked_loss_wants_the_best_first(seed):
+    logits, target = random_pair(seed, batch=1)
+    masks, clicks = candidates_like(logits, 4, seed), random_clicks(seed, batch=1)
+    best_first = masks[:, iou_distance(masks, target)[0].argsort()]
+    torch.testing.assert_close(hindsight(best_first, target, clicks), hindsight(masks, target, clicks))
+    assert float(ranked_diversity(best_first, target, clicks)) <= float(ranked_diversity(masks, target, clicks)) + 1e-12
+    torch.testing.assert_close(ranked_diversity(masks, target, clicks, scale=0.0), hindsight(masks, target, clicks))
+
+
+@many
+@given(seeds)
+def test_only_the_best_candidate_learns_by_hindsight(seed):
+    logits, target = random_pair(seed, batch=1)
+    masks, clicks = candidates_like(logits, 4, seed).requires_grad_(), random_clicks(seed, batch=1)
+    costs = [float(hindsight(masks[:, m : m + 1].detach(), target, clicks)) for m in range(4)]
+    gradient = torch.autograd.grad(hindsight(masks, target, clicks), masks)[0]
+    assert gradient.flatten(2).abs().sum(2)[0].nonzero().flatten().tolist() == [int(np.argmin(costs))]
+
+
+@many
+@given(seeds)
+def test_one_candidate_is_a_mask_that_obeys_its_clicks(seed):
+    logits, target = random_pair(seed)
+    clicks = random_clicks(seed)
+    torch.testing.assert_close(hindsight(logits, target, clicks), soft_iou(logits, target) + click_constraint(logits, clicks))
+    torch.testing.assert_close(diversified_training(logits, target, clicks), 0.5 * cross_entropy(logits, target))
+
+
+def test_heads_that_are_not_the_best_still_learn_near_clicks_alone():
+    logits, target = random_pair(8, batch=1, size=(60, 60))
+    heads = torch.cat([logits, 10 * (2 * target - 1), logits, -logits], dim=1).requires_grad_()
+    click = WindowClick(5, 5, True)
+    gradient = torch.autograd.grad(diversified_training(heads, target, [[click]]), heads)[0]
+    near = gaussian([(5, 5)], (60, 60), 10.0)
+    expected = near * (torch.sigmoid(heads[0, 3]) - target[0, 0]) / 3600
+    torch.testing.assert_close(gradient[0, 3], expected.double(), rtol=1e-5, atol=1e-12)
 
 
 # --- windows about clicks ---------------------------------------------------------------------------------------------------------------

@@ -11,16 +11,20 @@ import lightning_fabric
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.torch import save_file
 from scipy import ndimage
 
 from napari_apprentice import training
-from napari_apprentice.networks import build
+from napari_apprentice.guidance import WindowClick, click_maps
+from napari_apprentice.losses import LOSSES, normalised_focal, soft_dice
+from napari_apprentice.networks import Output, build
 from napari_apprentice.samples import SampleStream
 from napari_apprentice.training import Recipe, first_clicks, next_click, read_recipe, train
-from napari_apprentice.types import RecipeError
+from napari_apprentice.types import RecipeError, WeightsError
 from napari_apprentice.weights import load_weights, save_weights
 
 TINY = """
@@ -113,6 +117,9 @@ def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_pat
         "sets = { nuclei = 0 }",
         "sets = { nuclei = 'all' }",
         "start_from = 'first.safetensors'",
+        "loss = 'l2'",
+        "terms = { ccg = 0 }",
+        "terms = { ccg = 'much' }",
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(recipe, line):
@@ -222,6 +229,101 @@ def test_the_rate_warms_up_and_fades():
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0)
+
+
+# --- the objective ----------------------------------------------------------------------------------------------------------------------
+
+
+def asked_and_said(candidates: int = 0) -> tuple[Output, torch.Tensor, training._Asked]:
+    """What a network might say of two objects, what is true, and what it was asked."""
+    torch.manual_seed(0)
+    target = torch.zeros(2, 1, 16, 16)
+    target[..., 4:10, 5:12] = 1
+    clicks = [[WindowClick(6, 7, True), WindowClick(1, 1, False)], [WindowClick(8, 8, True)]]
+    several = torch.randn(2, candidates, 16, 16) if candidates else None
+    maps = torch.stack([click_maps(c, (16, 16)) for c in clicks])
+    return Output(torch.randn(2, 1, 16, 16), torch.randn(2), several), target, training._Asked(maps, torch.zeros_like(target), clicks)
+
+
+def total(recipe: Recipe, candidates: int = 0, network: torch.nn.Module | None = None) -> torch.Tensor:
+    return training._loss(network or torch.nn.Identity(), *asked_and_said(candidates), recipe)
+
+
+def test_a_recipe_that_names_no_loss_means_what_it_always_meant():
+    output, target, _ = asked_and_said()
+    estimate = F.binary_cross_entropy_with_logits(output.iou_logits, training._iou(output.logits > 0, target))
+    expected = normalised_focal(output.logits, target) + 0.7 * soft_dice(output.logits, target) + 0.2 * estimate
+    assert torch.equal(total(Recipe(dice_weight=0.7, iou_weight=0.2)), expected)
+    assert torch.equal(total(Recipe(dice_weight=0.7, iou_weight=0.2, loss="nfl")), expected)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_a_recipe_chooses_its_loss_and_adds_others_by_name(name):
+    output, target, asked = asked_and_said()
+    alone = LOSSES[name](output.logits, target, asked.clicks)
+    bare = {"dice_weight": 0.0, "iou_weight": 0.0}
+    torch.testing.assert_close(total(Recipe(loss=name, **bare)), alone)
+    torch.testing.assert_close(total(Recipe(terms={name: 0.17}, **bare)), total(Recipe(**bare)) + 0.17 * alone)
+
+
+def test_losses_of_candidates_are_asked_of_the_candidates_and_all_others_of_the_mask():
+    output, target, asked = asked_and_said(candidates=3)
+    bare = {"dice_weight": 0.0, "iou_weight": 0.0}
+    assert torch.equal(total(Recipe(loss="hindsight", **bare), 3), LOSSES["hindsight"](output.candidates, target, asked.clicks))
+    assert torch.equal(total(Recipe(loss="afl", **bare), 3), LOSSES["afl"](output.logits, target, asked.clicks))
+
+
+def test_a_networks_own_objective_stands_unless_the_recipe_names_one():
+    class Opinionated(torch.nn.Module):
+        def loss(self, output, target, guidance):
+            return guidance.sum() * 0 + 42
+
+    bare = {"dice_weight": 0.5, "iou_weight": 0.0}
+    assert float(total(Recipe(**bare), network=Opinionated())) == 42
+    assert torch.equal(total(Recipe(loss="afl", **bare), network=Opinionated()), total(Recipe(loss="afl", **bare)))
+
+
+def test_unknown_losses_are_refused_with_the_known_ones(recipe):
+    recipe.write_text("terms = { l2 = 1.0 }")
+    assert "l2" in refusal(recipe)
+    assert "diversified_training" in refusal(recipe)
+
+
+# --- weights of others ------------------------------------------------------------------------------------------------------------------
+
+DEEPLAB = """
+network = "deeplab"
+learning_rate = 0.0
+foreign = "resnet18.safetensors"
+config = { encoder = "resnet18", width = 8, norm = "batch", aspp_width = 16, low_width = 8, atrous = [1, 2] }
+"""
+
+
+def test_training_begins_with_the_backbone_of_a_file_beside_the_recipe(recipe, tmp_path):
+    """And a network whose batches normalise is scored, averaged and written with what it remembers of them."""
+    tensors = build("deeplab", {"encoder": "resnet18", "width": 8, "norm": "batch"}).encoder.state_dict()
+    tensors["conv1.weight"] = tensors["conv1.weight"][:, :3]
+    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "resnet18.safetensors")
+    recipe.write_text("\n".join(line for line in TINY.splitlines() if "config" not in line) + DEEPLAB, "utf-8")
+    found = load_weights(train(recipe, None, tmp_path / "out" / "w.safetensors", device="cpu", threads=1))
+    encoder = found.network.encoder.state_dict()
+    torch.testing.assert_close(encoder["layer3.0.conv2.weight"], tensors["layer3.0.conv2.weight"])
+    assert not torch.equal(encoder["bn1.running_mean"], tensors["bn1.running_mean"])
+    assert int(encoder["bn1.num_batches_tracked"]) > 0
+    assert all(bool(v.isfinite().all()) for v in found.importance.values())
+
+
+def test_foreign_weights_that_do_not_fit_end_the_training_before_it_begins(recipe, tmp_path):
+    save_file({"layer1.0.conv1.weight": torch.zeros(3)}, tmp_path / "resnet18.safetensors")
+    recipe.write_text("\n".join(line for line in TINY.splitlines() if "config" not in line) + DEEPLAB, "utf-8")
+    with pytest.raises(WeightsError, match=r"resnet18\.safetensors.*bn1\.bias is missing"):
+        train(recipe, None, tmp_path / "out" / "w.safetensors", device="cpu", threads=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_beginning_is_enough(recipe):
+    recipe.write_text("start_from = 'first.toml'\nforeign = 'resnet18.pth'")
+    assert "expected one of them" in refusal(recipe)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import lightning_fabric
 import numpy as np
@@ -29,10 +29,11 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from napari_apprentice.foreign import load_foreign
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.importance import memory_aware_synapses
-from napari_apprentice.losses import normalised_focal, soft_dice
-from napari_apprentice.networks import Output, build, config_of
+from napari_apprentice.losses import LOSSES, OF_CANDIDATES, soft_dice
+from napari_apprentice.networks import Output, build, config_of, configuration
 from napari_apprentice.samples import VIEWS, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.types import RecipeError
@@ -47,7 +48,8 @@ class Recipe:
 
     Attributes
     ----------
-    network, config : what to build
+    network, network_size, config : what to build: a name, one of the sizes of that network (empty for "small"), and values that differ
+        from that size (see `networks.configuration`)
     seed : of everything that is random
     steps, learning_rate, weight_decay, warmup : AdamW under one cosine cycle over all steps
     stop_after : end after so many steps, before the cycle is over; 0 for never
@@ -57,17 +59,21 @@ class Recipe:
     sets : training set -> relative share of the real samples
     held_out : share of the cases of every set that is only scored, never learnt from
     rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
-    dice_weight, iou_weight : weights beside the normalised focal loss
+    loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
+    terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
+    dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
     average : decay of the exponential moving average of the weights
     workers : processes that make samples
     report_every, save_every : in steps
     precision : as Lightning Fabric names it
     start_from : recipe of the stage before, beside this one; its weights are looked for, or else trained first, in the folder of the
         output (``NAME.toml`` makes ``NAME.safetensors``); empty to start from random weights
+    foreign : file of a backbone's weights from elsewhere, beside this recipe (see `foreign`); empty for none
     importance : samples that tell how much every weight matters (see `importance.memory_aware_synapses`); 0 leaves that out of the file
     """
 
     network: str = "unet"
+    network_size: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     seed: int = 1
     steps: int = 6000
@@ -81,6 +87,8 @@ class Recipe:
     sets: dict[str, float] = field(default_factory=dict)
     held_out: float = 0.1
     rounds: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
+    loss: str = ""
+    terms: dict[str, float] = field(default_factory=dict)
     dice_weight: float = 0.5
     iou_weight: float = 0.2
     average: float = 0.998
@@ -89,6 +97,7 @@ class Recipe:
     save_every: int = 250
     precision: str = "32-true"
     start_from: str = ""
+    foreign: str = ""
     importance: int = 200
 
 
@@ -140,13 +149,19 @@ def _complaint(recipe: Recipe) -> str:
         return f"gives importance = {recipe.importance}; expected 0 or a number of samples"
     if recipe.start_from and Path(recipe.start_from).suffix != ".toml":
         return f"starts from {recipe.start_from!r}; expected the .toml recipe of the stage before"
-    config: Any = build(recipe.network, recipe.config).config
+    if recipe.start_from and recipe.foreign:
+        return f"starts from {recipe.start_from!r} and from the foreign weights {recipe.foreign!r}; expected one of them"
+    config = configuration(recipe.network, recipe.config, recipe.network_size)
     if not recipe.sizes or any(not _numbers(pair, 2) or pair[0] < 1 or pair[0] % config.stride or pair[1] < 1 for pair in recipe.sizes):
         return f"gives sizes = {recipe.sizes}; expected pairs of a working size, a multiple of {config.stride}, and a batch of 1 or more"
     if not _numbers(recipe.rounds) or min(recipe.rounds) < 0 or sum(recipe.rounds) <= 0:
         return f"gives rounds = {recipe.rounds}; expected chances of 0, 1, 2, ... rounds, not all of them 0"
     if not recipe.views or any(not _numbers(view, 3) or not 0 < view[1] <= view[2] or view[0] < 0 for view in recipe.views):
         return f"gives views = {recipe.views}; expected triples of a chance, a least and a largest extent above 0"
+    if unknown := sorted({recipe.loss or "nfl", *recipe.terms} - set(LOSSES)):
+        return f"names the losses {', '.join(unknown)}; expected only {', '.join(LOSSES)}"
+    if not _numbers(tuple(recipe.terms.values()) or (1,)) or min(recipe.terms.values(), default=1) <= 0:
+        return f"gives terms = {recipe.terms}; expected a weight above 0 for each"
     if not _numbers(tuple(recipe.sets.values()) or (1,)) or min(recipe.sets.values(), default=1) <= 0:
         return f"gives sets = {recipe.sets}; expected a share above 0 for each"
     return ""
@@ -246,12 +261,20 @@ def _rounds(
     return previous, masks
 
 
-def _asked(network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """(guidance, previous): clicks as the recipe draws them, after rounds of corrections without gradient."""
+class _Asked(NamedTuple):
+    """What a network is asked: click maps (B, 2, h, w), previous masks (B, 1, h, w), and the clicks of each image."""
+
+    guidance: Tensor
+    previous: Tensor
+    clicks: list[list[WindowClick]]
+
+
+def _asked(network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator) -> _Asked:
+    """Clicks as the recipe draws them, after rounds of corrections without gradient."""
     clicks = [first_clicks(rng, truth) for truth in target[:, 0].cpu().numpy() > 0.5]
     rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
     previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5)
-    return _maps(clicks, target.shape[-1], network, target.device), previous
+    return _Asked(_maps(clicks, target.shape[-1], network, target.device), previous, clicks)
 
 
 def _iou(mask: Tensor, target: Tensor) -> Tensor:
@@ -260,10 +283,23 @@ def _iou(mask: Tensor, target: Tensor) -> Tensor:
     return (m & t).sum(1) / (m | t).sum(1).clamp_min(1)
 
 
-def _loss(output: Output, target: Tensor, recipe: Recipe) -> Tensor:
+def _loss(network: nn.Module, output: Output, target: Tensor, asked: _Asked, recipe: Recipe) -> Tensor:
+    """What the recipe names, or the network's own objective; and beside it the error of the estimated IoU."""
     logits = output.logits.float()
     estimate = F.binary_cross_entropy_with_logits(output.iou_logits.float(), _iou(logits > 0, target))
-    return normalised_focal(logits, target) + recipe.dice_weight * soft_dice(logits, target) + recipe.iou_weight * estimate
+    if hasattr(network, "loss") and not recipe.loss:
+        total = cast(Any, network).loss(output, target, asked.guidance)
+    else:
+        total = _named(recipe.loss or "nfl", output, target, asked) + recipe.dice_weight * soft_dice(logits, target)
+    for name, weight in recipe.terms.items():
+        total = total + weight * _named(name, output, target, asked)
+    return total + recipe.iou_weight * estimate
+
+
+def _named(name: str, output: Output, target: Tensor, asked: _Asked) -> Tensor:
+    """One of `LOSSES`: of the candidates if it is about several and the network proposes them, else of the mask."""
+    candidates = output.candidates if name in OF_CANDIDATES else None
+    return LOSSES[name]((output.logits if candidates is None else candidates).float(), target, asked.clicks)
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------------------------
@@ -324,7 +360,10 @@ class _Average:
     def update(self, network: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         for key, value in network.state_dict().items():
-            self.weights[key].lerp_(value.detach(), 1 - decay)
+            if value.is_floating_point():
+                self.weights[key].lerp_(value.detach(), 1 - decay)
+            else:  # how many batches a normalisation has seen
+                self.weights[key].copy_(value)
 
 
 def train(
@@ -363,7 +402,8 @@ def train(
     fabric = lightning_fabric.Fabric(accelerator=device, devices="auto" if device != "cpu" else 1, precision=recipe.precision)
     fabric.launch()
     fabric.seed_everything(recipe.seed)
-    return _Run(recipe, folder, out, fabric, hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest()[:12]).finish(resume)
+    foreign = Path(recipe_path).parent / recipe.foreign if recipe.foreign else None
+    return _Run(recipe, folder, out, fabric, hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest()[:12], foreign).finish(resume)
 
 
 def _weights_of(stage: str, out: Path) -> Path:
@@ -374,15 +414,19 @@ def _weights_of(stage: str, out: Path) -> Path:
 class _Run:
     """One training run: what it needs, and the loop."""
 
-    def __init__(self, recipe: Recipe, folder: Path | None, out: Path, fabric: lightning_fabric.Fabric, digest: str) -> None:
+    def __init__(
+        self, recipe: Recipe, folder: Path | None, out: Path, fabric: lightning_fabric.Fabric, digest: str, foreign: Path | None = None
+    ) -> None:
         self.recipe, self.folder, self.out, self.fabric, self.digest = recipe, folder, out, fabric, digest
         self.resume_path = out.with_suffix(".resume")
-        network = build(recipe.network, recipe.config)
+        network = build(recipe.network, recipe.config, recipe.network_size)
         if recipe.start_from:
             before = load_weights(_weights_of(recipe.start_from, out)).network
             if config_of(before) != config_of(network):
                 raise RecipeError(f"the recipe starts from {recipe.start_from}, which trains another network; expected the same network")
             network.load_state_dict(before.state_dict())
+        if foreign:
+            load_foreign(network, foreign)
         decayed = [p for p in network.parameters() if p.ndim > 1]
         other = [p for p in network.parameters() if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}]
@@ -442,9 +486,10 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(recipe, self.step)
         features = self.network.encode(image)
-        guidance, previous = _asked(self.network, recipe, features, target, rng)
-        output = self.network.decode(features, guidance, previous)
-        loss = _loss(output, target, recipe)
+        asked = _asked(self.network, recipe, features, target, rng)
+        torch.manual_seed(int(rng.integers(2**31)))  # what a network draws is the same after a --resume
+        output = self.network.decode(features, asked.guidance, asked.previous)
+        loss = _loss(self.plain, output, target, asked, recipe)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
@@ -454,7 +499,7 @@ class _Run:
 
     def held_out(self, images: Tensor, targets: Tensor) -> list[float]:
         """IoU of the averaged weights."""
-        averaged = build(self.recipe.network, self.recipe.config).to(self.fabric.device)
+        averaged = build(*config_of(self.plain)).to(self.fabric.device).eval()
         averaged.load_state_dict(self.average.weights)
         return _score(averaged, images, targets)
 
@@ -504,7 +549,7 @@ class _Run:
                 progress.update(task, completed=self.step, said=f"loss {recent:.3f} {said}")
         self.plain.load_state_dict(self.average.weights)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
-        save_weights(self.plain, self.out, facts, _importance(self.plain, recipe, self.scenes))
+        save_weights(self.plain.eval(), self.out, facts, _importance(self.plain, recipe, self.scenes))
         self.resume_path.unlink(missing_ok=True)
         return self.out
 
@@ -554,6 +599,7 @@ def _importance(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequenc
         stream = SampleStream(scenes, recipe.sets, recipe.synthetic, ((size, 1),), recipe.seed + 101, 0, views=recipe.views)
         for _, (image, target) in zip(range(recipe.importance), stream, strict=False):
             features = cast(Any, network).encode(image.to(device))
-            yield image.to(device), *_asked(network, recipe, features, target.to(device), rng)
+            asked = _asked(network, recipe, features, target.to(device), rng)
+            yield image.to(device), asked.guidance, asked.previous
 
     return memory_aware_synapses(network, samples()) if recipe.importance else {}

@@ -8,20 +8,15 @@ its own IoU with the truth.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Output", "UNet", "UNetConfig"]
+from napari_apprentice.networks._interface import Output
 
-
-class Output(NamedTuple):
-    """``logits`` (B, 1, h, w) of the foreground; ``iou_logits`` (B,) of the estimated IoU."""
-
-    logits: Tensor
-    iou_logits: Tensor
+__all__ = ["UNet", "UNetConfig"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,8 @@ class Residual(nn.Module):
 
 class UNet(nn.Module):
     """See the module. Inputs: image (B, 3, h, w) standardised, guidance (B, 2, h, w) in 0..1, previous (B, 1, h, w) probability."""
+
+    SIZES: ClassVar[dict[str, UNetConfig]] = {"small": UNetConfig()}
 
     def __init__(self, config: UNetConfig | None = None) -> None:
         super().__init__()
