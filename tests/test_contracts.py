@@ -36,7 +36,8 @@ def test_every_module_of_core_and_clicking_wing_is_banned_from_torch_and_qt():
     """The other contract would also hold for a module that nobody listed."""
     learning = {f"napari_apprentice.{name}" for name in ("adaptation", "guidance", "importance", "knowledge", "losses", "networks")}
     learning |= {
-        f"napari_apprentice.{name}" for name in ("refinement", "samples", "segmenter", "synthetic", "training", "weights", "windows")
+        f"napari_apprentice.{name}"
+        for name in ("foreign", "refinement", "samples", "segmenter", "synthetic", "training", "weights", "windows")
     }
     faces = {f"napari_apprentice.{name}" for name in ("_napari", "assembly", "cli", "demo")}
     package = ROOT / "src" / "napari_apprentice"

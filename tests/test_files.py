@@ -85,7 +85,7 @@ def one_sentence(error: pytest.ExceptionInfo, *words: str) -> None:
 def test_labels_of_a_volume_come_back_exactly_in_the_smallest_type(tmp_path, extension, largest):
     labels = some_labels((3, 5, 7), largest)
     path = tmp_path / f"a{extension}"
-    if ".ome" in extension and largest >= 2**32:
+    if ".ome.tif" in extension and largest >= 2**32:
         with pytest.raises(WriteError) as error:
             write(path, labels, like=phantom())
         one_sentence(error, "uint64", ".tif")
@@ -300,6 +300,8 @@ HOLDS = {
     ".ome.tiff": "u1 u2 u4 i1 i2 i4 f4 f8",
     ".mha": "u1 u2 u4 u8 i1 i2 i4 i8 f4 f8",
     ".nrrd": "u1 u2 u4 u8 i1 i2 i4 i8 f4 f8",
+    ".ome.zarr": "u1 u2 u4 u8 i1 i2 i4 i8 f2 f4 f8",
+    ".zarr": "u1 u2 u4 u8 i1 i2 i4 i8 f2 f4 f8",
     ".png": "u1 u2",
 }
 
@@ -699,7 +701,7 @@ def test_nrrd_in_another_world_frame_is_the_same_image(tmp_path):
 # ------------------------------------------------------------------------------------------------------------------------ bad input
 
 
-@pytest.mark.parametrize("extension", READABLE)
+@pytest.mark.parametrize("extension", [extension for extension in READABLE if not extension.endswith(".zarr")])  # see test_large_volumes
 def test_what_is_not_such_a_file_gives_one_sentence(tmp_path, extension):
     path = tmp_path / f"scan{extension}"
     cases: list[tuple[str, object]] = [("does not exist", None), ("is empty (0 bytes)", b""), ("does not begin as", b"patient,age\n" * 40)]
@@ -1043,6 +1045,8 @@ def test_the_same_labels_give_the_same_bytes(tmp_path):
     image = phantom(affine=oblique())
     labels = some_labels(image.shape)
     for extension in VOLUME_FORMATS:
+        if extension.endswith(".zarr"):  # a folder
+            continue
         (tmp_path / "x").mkdir(exist_ok=True)
         first = write(tmp_path / f"a{extension}", labels, like=image).read_bytes()
         assert write(tmp_path / "x" / f"b{extension}", labels, like=image).read_bytes() == first

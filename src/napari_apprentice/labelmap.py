@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.types import LabelsError, Plane
 
-__all__ = ["LARGEST_ID", "LabelMap", "Patch", "as_ids", "as_region"]
+__all__ = ["LARGEST_ID", "LabelMap", "Patch", "as_ids", "as_region", "check_shape"]
 
 LARGEST_ID = int(np.iinfo(np.uint32).max)
 """Ids are whole numbers from 1 to this; 0 is background."""
@@ -42,9 +44,7 @@ class Patch:
         differs = old != new
         if not differs.any():
             return None
-        axes = range(old.ndim)
-        extents = [np.flatnonzero(differs.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-        inner = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in extents)
+        inner = _extents(differs)
         region = tuple(slice(side.start + first, side.stop + first) for side, first in zip(inner, origin, strict=True))
         dtype = np.min_scalar_type(max(int(old[inner].max()), int(new[inner].max())))
         return cls(region, dtype.name, _packed(old[inner], dtype), _packed(new[inner], dtype), int(differs.sum()))
@@ -74,7 +74,7 @@ class Patch:
 
 
 class LabelMap:
-    """Ids of objects on a grid, 0 is background.
+    """Ids of objects on a grid, 0 is background; in memory, or in blocks on the disk where there are too many voxels for that.
 
     The array has the smallest unsigned type that held all ids when it was made, and widens when a patch needs it.
 
@@ -82,31 +82,60 @@ class LabelMap:
     ----------
     shape : (S), 2 or 3 axes
     labels : (S) ids to start from; copied
+    folder : where blocks are kept, see `blocks.BlockArray`
     """
 
-    def __init__(self, shape: tuple[int, ...], labels: npt.ArrayLike | None = None) -> None:
-        self._array: npt.NDArray[Any] = np.zeros(shape, np.uint8) if labels is None else np.array(as_ids(labels, shape))
+    def __init__(self, shape: tuple[int, ...], labels: Any = None, folder: Path | None = None) -> None:
+        self._array: npt.NDArray[Any] | BlockArray
+        if is_large(shape):
+            self._array = BlockArray(shape, folder=folder)
+            if labels is not None:
+                _copy(labels, self._array)
+        else:
+            self._array = np.zeros(shape, np.uint8) if labels is None else np.array(as_ids(labels, shape))
 
     @property
-    def array(self) -> npt.NDArray[Any]:
-        """(S) ids; a read-only view that later changes show in until the type widens."""
+    def shape(self) -> tuple[int, ...]:
+        """(S)."""
+        return self._array.shape
+
+    @property
+    def array(self) -> Any:
+        """(S) ids; a read-only view that later changes show in until the type widens.
+
+        A numpy array, or a `BlockArray`: numpy arrays come out of that by indexing.
+        """
+        if isinstance(self._array, BlockArray):
+            return self._array.readonly()
         view = self._array.view()
         view.flags.writeable = False
         return view
 
     def ids(self) -> tuple[int, ...]:
         """All ids in use, ascending."""
-        layers = [np.unique(layer) for layer in self._array]
-        return tuple(int(i) for i in np.unique(np.concatenate(layers)) if i)
+        return tuple(sorted({int(i) for _, values in self._pieces() for i in np.unique(values)} - {0}))
 
     def plane(self, plane: Plane) -> npt.NDArray[Any]:
         """(H, W) ids of one plane; a read-only view."""
-        return self.array[self._index(plane)]
+        here: npt.NDArray[Any] = self.array[self._index(plane)]
+        return here
+
+    def box_of(self, label: int) -> tuple[slice, ...] | None:
+        """The smallest box that holds an object; None if it has no voxel."""
+        corners = []
+        for region, values in self._pieces(label):
+            held = values == label
+            if held.any():
+                inner = _extents(held)
+                corners.append([(side.start + i.start, side.start + i.stop) for side, i in zip(region, inner, strict=True)])
+        if not corners:
+            return None
+        return tuple(slice(min(first for first, _ in along), max(last for _, last in along)) for along in zip(*corners, strict=True))
 
     def layers_with(self, label: int) -> slice | None:
         """Between which indices of the first axis an object lies; None if it has no voxel."""
-        found = [i for i, layer in enumerate(self._array) if (layer == label).any()]
-        return slice(found[0], found[-1] + 1) if found else None
+        box = self.box_of(label)
+        return None if box is None else box[0]
 
     def patch(self, region: Sequence[slice], values: npt.NDArray[Any]) -> Patch | None:
         """What would change if ``values`` stood in ``region``; nothing changes yet."""
@@ -116,11 +145,25 @@ class LabelMap:
     def plane_patch(self, plane: Plane, values: npt.NDArray[Any]) -> Patch | None:
         """What would change if the (H, W) ``values`` stood in ``plane``."""
         region = tuple(slice(i, i + 1) if isinstance(i, int) else i for i in self._index(plane))
-        return self.patch(region, values.reshape(self._array[region].shape))
+        whole = as_region(region, self._array.shape)
+        return self.patch(region, values.reshape([side.stop - side.start for side in whole]))
+
+    def patches(self) -> Iterator[Patch]:
+        """What makes this map out of an empty one; no patch is larger than memory."""
+        if isinstance(self._array, BlockArray):
+            pieces: Iterable[tuple[tuple[slice, ...], npt.NDArray[Any]]] = self._pieces()
+        else:
+            pieces = [(tuple(slice(0, size) for size in self.shape), self._array)]
+        for region, values in pieces:
+            if (patch := Patch.between(np.zeros_like(values), values, tuple(side.start for side in region))) is not None:
+                yield patch
 
     def widen(self, dtype: npt.DTypeLike) -> None:
         """Make room for values of ``dtype``; no id changes."""
-        self._array = self._array.astype(np.result_type(self._array, dtype), copy=False)
+        if isinstance(self._array, BlockArray):
+            self._array.widen(dtype)
+        else:
+            self._array = self._array.astype(np.result_type(self._array, dtype), copy=False)
 
     def write(self, region: tuple[slice, ...], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Write one side of a patch, for which there has to be room. Returns the values in the map's own type."""
@@ -128,11 +171,46 @@ class LabelMap:
         self._array[region] = values
         return values
 
+    def _pieces(self, label: int | None = None) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[Any]]]:
+        """Region and values of parts that together hold all there is, or all there is of one object."""
+        if isinstance(self._array, BlockArray):
+            yield from self._array.pieces(label)
+        else:
+            rest = tuple(slice(0, size) for size in self._array.shape[1:])
+            for i in range(len(self._array)):
+                yield (slice(i, i + 1), *rest), self._array[i : i + 1]
+
     def _index(self, plane: Plane) -> tuple[int | slice, ...]:
         index: list[int | slice] = [slice(None)] * self._array.ndim
         if self._array.ndim == 3:
             index[plane.axis] = int(plane.index)
         return tuple(index)
+
+
+def _copy(labels: Any, blocks: BlockArray) -> None:
+    """Write ids from an array that may be larger than memory into empty blocks."""
+    check_shape(labels, blocks.shape)
+    for region in blocks.regions():
+        values = np.asarray(labels[region])
+        if values.any():
+            ids = as_ids(values, values.shape)
+            blocks.widen(ids.dtype)
+            blocks[region] = ids
+
+
+def check_shape(labels: Any, shape: tuple[int, ...]) -> None:
+    """Raise `LabelsError` unless ``labels`` are integers of a shape."""
+    if tuple(labels.shape) != shape:
+        raise LabelsError(f"labels of shape {tuple(labels.shape)} arrived; expected {shape}")
+    if labels.dtype != bool and not np.issubdtype(labels.dtype, np.integer):
+        raise LabelsError(f"labels of type {labels.dtype} arrived; expected integers")
+
+
+def _extents(held: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds what is True; there is some."""
+    axes = range(held.ndim)
+    found = [np.flatnonzero(held.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
+    return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
 
 
 def as_ids(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -143,10 +221,7 @@ def as_ids(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     LabelsError : another shape, or anything but whole numbers from 0 to `LARGEST_ID`
     """
     array = np.asarray(values)
-    if array.shape != shape:
-        raise LabelsError(f"labels of shape {array.shape} arrived; expected {shape}")
-    if array.dtype != bool and not np.issubdtype(array.dtype, np.integer):
-        raise LabelsError(f"labels of type {array.dtype} arrived; expected integers")
+    check_shape(array, shape)
     if not array.size:
         return array.astype(np.uint8)
     lowest, highest = int(array.min()), int(array.max())

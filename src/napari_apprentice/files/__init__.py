@@ -1,4 +1,4 @@
-"""Images and label maps on disk, with their geometry: NIfTI, TIFF and OME-TIFF, MetaImage, NRRD, PNG, JPEG.
+"""Images and label maps on disk, with their geometry: NIfTI, TIFF and OME-TIFF, MetaImage, NRRD, OME-Zarr, PNG, JPEG.
 
 What every format becomes (`read`), and what a label map becomes in every format (`write`):
 
@@ -8,6 +8,7 @@ extensions       axes on disk                        geometry
 .nii .nii.gz     x, y[, z[, t]]; grey, RGB           full affine, any orientation; units converted to mm ("unknown" counts as mm)
 .mha .mhd .nrrd  x, y[, z[, t]]; grey, RGB           full affine (LPS converted to RAS); mm
 .tif .ome.tif    [T, Z,] Y, X; grey, RGB, 3 channels  spacing of OME, ImageJ or resolution tags; no rotation, no origin
+.ome.zarr .zarr  [t, c,] [z,] y, x; grey, RGB        scale and translation of OME-Zarr; the whole affine in what we wrote ourselves
 .png             Y, X; grey, RGB, palette            spacing of the pHYs chunk, in whole pixels per metre
 .jpg             Y, X; grey, RGB                     none (its density says how to print it)
 ===============  ==================================  ===========================================================================
@@ -20,8 +21,12 @@ extensions       axes on disk                        geometry
 - Alpha is dropped. A fourth axis of length one is dropped; a longer one is a series, of which ``time=`` chooses one.
 - A density that is usual for screens and print (72, 96, 300 dots per inch and the like) is what programs write when nobody measured
   anything: it is copied to the label map, but not taken for a spacing.
+- OME-Zarr, NIfTI that is not compressed, and TIFF stay on the disk where they are larger than `lazy.LARGE_BYTES`: `Image.data` then reads
+  what it is asked for. Nobody may change such a file meanwhile.
+- A zarr is a folder; what lies in one (a group of labels, an array) can be named, too: ``image.ome.zarr/labels/cells``.
 
-Writing is atomic: the old file stays whole until the new one is complete on the disk.
+Writing is atomic: the old file stays whole until the new one is complete on the disk. (A folder is moved away before the new one
+takes its name, and only one that we wrote ourselves.)
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -41,10 +46,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_apprentice.files._content import Content, RefusedError, channels_first
+from napari_apprentice.blocks import BlockArray, is_large
+from napari_apprentice.files import _grid
+from napari_apprentice.files._content import Content, RefusedError, channels_first, coarser_channels_first
+from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import FileError, Image, ImageError, LabelsError, ReadError, WriteError
 
-__all__ = ["READABLE", "WRITABLE", "labels_path", "read", "read_labels", "save_image", "write"]
+__all__ = ["READABLE", "WRITABLE", "labels_path", "object_paths", "read", "read_labels", "save_image", "write", "write_objects"]
 
 LabelArray = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -55,6 +63,12 @@ class _Format:
 
     name: str
     module: str
+    is_folder: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What people call it."""
+        return "folder" if self.is_folder else "file"
 
     @property
     def codec(self) -> ModuleType:
@@ -68,8 +82,10 @@ _META = _Format("MetaImage", "_itk")
 _NRRD = _Format("NRRD", "_itk")
 _PNG = _Format("PNG", "_picture")
 _JPEG = _Format("JPEG", "_picture")
+_ZARR = _Format("zarr", "_zarr", is_folder=True)
+_PLACED = (_NIFTI, _META, _NRRD)  # tell where voxels lie in the world, not only how far apart
 
-# The longest extension that fits decides, so ".nii.gz" and ".ome.tif" stand before their own endings.
+# The longest extension that fits decides, so ".nii.gz", ".ome.tif" and ".ome.zarr" stand before their own endings.
 _FORMATS = {
     ".nii.gz": _NIFTI,
     ".nii": _NIFTI,
@@ -80,10 +96,13 @@ _FORMATS = {
     ".mha": _META,
     ".mhd": _META,
     ".nrrd": _NRRD,
+    ".ome.zarr": _ZARR,
+    ".zarr": _ZARR,
     ".png": _PNG,
     ".jpeg": _JPEG,
     ".jpg": _JPEG,
 }
+_FOLDERS = tuple(extension for extension, form in _FORMATS.items() if form.is_folder)
 # Label maps of these are written in the nearest format that holds them: one lossless file.
 _STAND_INS = {".mhd": ".mha", ".jpeg": ".png", ".jpg": ".png"}
 
@@ -94,43 +113,53 @@ WRITABLE: tuple[str, ...] = tuple(extension for extension in _FORMATS if extensi
 """Extensions that `write` and `save_image` take, lower case."""
 
 
-def read(path: Path | str, *, time: int | None = None) -> Image:
+def read(path: Path | str, *, time: int | None = None, level: int = 0) -> Image:
     """Read an image with its geometry.
 
     Parameters
     ----------
     path : a file with one of the `READABLE` extensions
     time : which time point of a series, counted from 0
+    level : which resolution of an OME-Zarr image, 0 for the finest
 
     Returns
     -------
-    Image with data (C, *S) in the file's own type (scaled to float32 where a NIfTI header states a slope and intercept) and in memory
+    Image with data (C, *S) in the file's own type (scaled to float32 where a NIfTI header states a slope and intercept), in memory unless
+    it is large (see above)
 
     Raises
     ------
     ReadError : not there, damaged, not what its extension says, or not a grey or RGB image of 2 or 3 axes
     """
     path = Path(path)
-    content = _load(path, time, exact=False)
+    content = _load(path, time, exact=False, level=level)
     name = path.name[: len(path.name) - len(_extension(path) or "")]
     try:
-        return Image(channels_first(content), content.affine, content.units, name, path, content.source)
+        data, coarser = channels_first(content), coarser_channels_first(content)
+        return Image(data, content.affine, content.units, name, path, content.source, coarser)
     except (RefusedError, ImageError) as error:
         raise ReadError(f"{path.name!r} {error if isinstance(error, RefusedError) else f'cannot be used: {error}'}") from error
 
 
-def read_labels(path: Path | str) -> LabelArray:
+def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:
     """Read a label map: the exact integers of the file.
 
     A file that states a slope and intercept counts as what other programs show, and must come out whole.
 
+    Parameters
+    ----------
+    path : a file with one of the `READABLE` extensions, JPEG excepted
+    like : the image that they have to be labels of
+
     Returns
     -------
-    (S) array of the smallest unsigned type that holds the labels
+    (S) array of the smallest unsigned type that holds the labels; large ones stay on the disk, as they are and unchecked: a
+    `LazyArray`
 
     Raises
     ------
-    ReadError : as `read`; or the file is lossy (JPEG), has colours, or has values that are negative or not whole
+    ReadError : as `read`; or the file is lossy (JPEG), has colours, has values that are negative or not whole, or lies on another grid
+        than the image
     """
     path = Path(path)
     if _format(path, READABLE, ReadError) is _JPEG:
@@ -140,18 +169,23 @@ def read_labels(path: Path | str) -> LabelArray:
         data = channels_first(content)
         if len(data) != 1:
             raise RefusedError(f"has {len(data)} channels; expected a label map, which has one")
+        if like is not None:
+            _grid.check(content, data.shape[1:], like, placed=_places(path) and (like.path is None or _places(like.path)))
+        if isinstance(data, LazyArray):
+            return _lazy_labels(data)
         return _smallest_unsigned(data[0])
     except (RefusedError, LabelsError) as error:
         raise ReadError(f"{path.name!r} {error if isinstance(error, RefusedError) else f'is no label map: {error}'}") from error
 
 
-def write(path: Path | str, labels: npt.ArrayLike, *, like: Image) -> Path:
+def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image) -> Path:
     """Write a label map so that it overlays exactly on the image it belongs to.
 
     Parameters
     ----------
     path : where to; its extension, one of `WRITABLE`, chooses the format
-    labels : (S) integers (or whole floats) from 0, of the image's shape; stored as the smallest unsigned type that holds them
+    labels : (S) integers (or whole floats) from 0, of the image's shape; stored as the smallest unsigned type that holds them. What a
+        session keeps on the disk goes from there to the file block by block, which only OME-Zarr can take
     like : the image, whose geometry the file gets
 
     Returns
@@ -165,11 +199,48 @@ def write(path: Path | str, labels: npt.ArrayLike, *, like: Image) -> Path:
     """
     path = Path(path)
     chosen = _format(path, WRITABLE, WriteError)
-    given = np.asarray(labels)
+    given = labels if isinstance(labels, BlockArray) else np.asarray(labels)
     if given.shape != like.shape:
         raise LabelsError(f"labels of shape {given.shape} arrived for {like.name!r}; expected its shape, {like.shape}")
-    array = _smallest_unsigned(given)[None]
+    if isinstance(given, BlockArray) and chosen is not _ZARR:
+        size = f"{given.nbytes / 2**30:.1f} GiB"
+        raise WriteError(f"{path.name!r} was asked for, but {size} of labels cannot be written to {chosen.name}; expected .ome.zarr")
+    array = given if isinstance(given, BlockArray) else _smallest_unsigned(given)[None]
     return _replace(path, lambda temporary: chosen.codec.save(temporary, array, like, labels=True))
+
+
+def write_objects(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image) -> tuple[Path, ...]:
+    """Write every object of a label map to a file of its own, as a mask of 0 and 1, each as `write` does.
+
+    ``scan_labels.nii.gz`` -> ``scan_labels_1.nii.gz``, ``scan_labels_2.nii.gz`` and so on, see `object_paths`; numbers are the objects'
+    ids, with as many digits as the largest one. Other files stay as they are.
+
+    Returns
+    -------
+    The paths, by ascending id.
+
+    Raises
+    ------
+    LabelsError, WriteError : as `write`; the files that came before are whole
+    """
+    if isinstance(labels, BlockArray):
+        raise WriteError(
+            f"{Path(path).name!r} was asked for each object of {labels.nbytes / 2**30:.1f} GiB of labels; expected one .ome.zarr"
+        )
+    array = _smallest_unsigned(np.asarray(labels))
+    ids = [int(label) for label in np.unique(array) if label]
+    return tuple(write(each, array == label, like=like) for label, each in zip(ids, object_paths(path, ids), strict=True))
+
+
+def object_paths(path: Path | str, ids: Sequence[int]) -> tuple[Path, ...]:
+    """The files that `write_objects` writes objects of these ids to.
+
+    >>> [each.name for each in object_paths("scan_labels.nii.gz", [2, 11])]
+    ['scan_labels_02.nii.gz', 'scan_labels_11.nii.gz']
+    """
+    path = Path(path)
+    length, width = len(path.name) - len(_extension(path) or ""), len(str(max(ids, default=0)))
+    return tuple(path.with_name(f"{path.name[:length]}_{label:0{width}}{path.name[length:]}") for label in ids)
 
 
 def save_image(path: Path | str, image: Image) -> Path:
@@ -190,15 +261,17 @@ def labels_path(image: Image) -> Path:
     """Where the labels of an image go unless the user says otherwise: beside it, in its own format.
 
     ``scan.nii.gz`` -> ``scan_labels.nii.gz``; ``photo.jpg`` -> ``photo_labels.png`` (JPEG changes labels), ``scan.mhd`` ->
-    ``scan_labels.mha`` (one file instead of two); an image that is from no file -> ``<name>_labels.tif`` in the working directory.
+    ``scan_labels.mha`` (one file instead of two); an image that is from no file -> ``<name>_labels.tif`` in the working directory; labels
+    that a session keeps on the disk -> ``.ome.zarr``, whatever the image is.
     """
     extension = _extension(image.path) if image.path is not None else None
+    large = is_large(image.shape)
     if image.path is None or extension is None:
         name = re.sub(r"[^\w.-]+", "_", image.name).strip("._") or "image"
-        return Path.cwd() / f"{name}_labels.tif"
+        return Path.cwd() / f"{name}_labels{'.ome.zarr' if large else '.tif'}"
     ending = image.path.name[len(image.path.name) - len(extension) :]
     stem = image.path.name[: -len(extension)]
-    return image.path.with_name(f"{stem}_labels{_STAND_INS.get(extension, ending)}")
+    return image.path.with_name(f"{stem}_labels{'.ome.zarr' if large else _STAND_INS.get(extension, ending)}")
 
 
 def _extension(path: Path) -> str | None:
@@ -207,38 +280,70 @@ def _extension(path: Path) -> str | None:
     return next((extension for extension in _FORMATS if name.endswith(extension)), None)
 
 
+def _lies_in_zarr(path: Path) -> bool:
+    return any(parent.name.lower().endswith(".zarr") for parent in path.parents)
+
+
+def _places(path: Path) -> bool:
+    return _FORMATS.get(_extension(path) or "") in _PLACED
+
+
 def _format(path: Path, allowed: tuple[str, ...], error: type[FileError]) -> _Format:
     """The format that a path's extension names, if it is one of ``allowed``."""
     extension = _extension(path)
     if extension in _STAND_INS and extension not in allowed:
         raise error(f"{path.name!r} was asked for, which cannot hold labels in one lossless file; expected e.g. {_STAND_INS[extension]}")
+    if extension is None and allowed is READABLE and _lies_in_zarr(path):
+        return _ZARR
     if extension is None:
         raise error(f"{path.name!r} arrived, whose extension is not known; expected one of {', '.join(allowed)}")
     return _FORMATS[extension]
 
 
-def _load(path: Path, time: int | None, *, exact: bool) -> Content:
+def _load(path: Path, time: int | None, *, exact: bool, level: int = 0) -> Content:
     """What a file holds, with every way in which it can be unusable turned into one sentence."""
     chosen = _format(path, READABLE, ReadError)
     try:
-        if path.is_dir():
-            raise RefusedError(f"is a folder; expected a {chosen.name} file")
-        with path.open("rb") as file:
-            head = file.read(4096)
-        if not head:
-            raise RefusedError(f"is empty (0 bytes); expected a {chosen.name} file")
+        head = _head(path, chosen)
         if not chosen.codec.begins(head, path):
-            raise RefusedError(f"does not begin as a {chosen.name} file does; expected what its extension says")
-        content: Content = chosen.codec.load(path, time, exact=exact)
+            wrong = "holds no zarr group or array" if chosen.is_folder else f"does not begin as a {chosen.name} file does"
+            raise RefusedError(f"{wrong}; expected what its extension says")
+        if level and not chosen.is_folder:
+            raise RefusedError(f"has one resolution, but level={level} was asked for; expected level=0, or an OME-Zarr image")
+        options = {"level": level} if chosen.is_folder else {}
+        content: Content = chosen.codec.load(path, time, exact=exact, **options)
     except RefusedError as error:
         raise ReadError(f"{path.name!r} {error}") from error
     except FileNotFoundError as error:
-        raise ReadError(f"{str(path)!r} does not exist; expected a {chosen.name} file") from error
+        raise ReadError(f"{str(path)!r} does not exist; expected a {chosen.name} {chosen.kind}") from error
     except PermissionError as error:
-        raise ReadError(f"{str(path)!r} may not be read by this user; expected a readable {chosen.name} file") from error
+        raise ReadError(f"{str(path)!r} may not be read by this user; expected a readable {chosen.name} {chosen.kind}") from error
     except Exception as error:  # what the format libraries raise on damaged files has no common class
-        raise ReadError(f"{path.name!r} is damaged or truncated ({_in_short(error)}); expected a complete {chosen.name} file") from error
+        raise ReadError(
+            f"{path.name!r} is damaged or truncated ({_in_short(error)}); expected a complete {chosen.name} {chosen.kind}"
+        ) from error
     return content
+
+
+def _head(path: Path, chosen: _Format) -> bytes:
+    """The first bytes of a file, of which there have to be some; none of a folder."""
+    if path.is_dir() and chosen.is_folder:
+        return b""
+    if path.is_dir() or (chosen.is_folder and path.exists()):
+        raise RefusedError(f"is a {'folder' if path.is_dir() else 'file'}; expected a {chosen.name} {chosen.kind}")
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if not head:
+        raise RefusedError(f"is empty (0 bytes); expected a {chosen.name} file")
+    return head
+
+
+def _lazy_labels(data: Any) -> LabelArray:
+    """The labels of a grey image that stays on the disk; whoever indexes them has numpy arrays."""
+    if data.dtype.kind not in "bui":
+        raise RefusedError(f"holds {data.dtype} values; expected a label map, which has integers")
+    labels: LabelArray = data.at(0, 0)
+    return labels
 
 
 def _smallest_unsigned(labels: npt.NDArray[Any]) -> LabelArray:
@@ -258,17 +363,23 @@ def _smallest_unsigned(labels: npt.NDArray[Any]) -> LabelArray:
 def _replace(path: Path, save: Callable[[Path], None]) -> Path:
     """Let ``save`` write a temporary file beside ``path``, then put it in its place in one step."""
     target = Path(os.path.realpath(path))
-    if target.is_dir():
+    if target.is_dir() and _extension(path) not in _FOLDERS:
         raise WriteError(f"{path.name!r} is a folder; expected the name of a file")
+    if target.exists() and _extension(path) in _FOLDERS and not _ZARR.codec.is_own(target):
+        raise WriteError(f"{path.name!r} is there and was not written by this program; expected a name that is free")
     extension = _extension(target) or _extension(path) or ""
     temporary = target.with_name(f".{target.name[: len(target.name) - len(extension)]}.{secrets.token_hex(4)}{extension}")
+    aside = temporary.with_name(f"{temporary.name}.old")
     try:
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, "is write-protected")
         save(temporary)
-        _flush_to_disk(temporary)
+        for written in (temporary, *temporary.rglob("*")):
+            _flush_to_disk(written)
         if target.exists():
             shutil.copymode(target, temporary)
+        if target.is_dir():
+            os.replace(target, aside)
         os.replace(temporary, target)
         _flush_to_disk(target.parent)
     except RefusedError as error:
@@ -276,7 +387,13 @@ def _replace(path: Path, save: Callable[[Path], None]) -> Path:
     except Exception as error:  # what the format libraries raise when the disk refuses has no common class
         raise WriteError(_why_not_written(path, target.parent, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if aside.exists() and not target.exists():
+            os.replace(aside, target)
+        for left in (temporary, aside):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
     return path
 
 

@@ -6,6 +6,8 @@ Every format module has three functions:
 - ``load(path, time, *, exact) -> Content``: read it; ``exact`` for label maps (no rounding, no colour tables);
 - ``save(path, array, image, *, labels) -> None``: write ``array`` (C, *S) with the geometry of ``image``.
 
+Arrays larger than `lazy.LARGE_BYTES` stay on the disk where the format allows that: as a `LazyArray`.
+
 Axis names are those of tifffile: T time, Z, Y, X space, S samples (colours).
 """
 
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image
 
 
@@ -44,17 +47,19 @@ class Content:
 
     Attributes
     ----------
-    array : one axis for each letter of ``axes``
+    array : numpy array or `LazyArray`, one axis for each letter of ``axes``
     axes : letters of "ZYXS" in any order, each at most once; no T
     affine, units : as in `Image`, for the spatial axes among ``axes``
     source : what the format's writer wants to find again
+    coarser : the same at lower resolutions, finest first
     """
 
-    array: npt.NDArray[Any]
+    array: Any
     axes: str
     affine: npt.NDArray[np.float64]
     units: str
     source: Source
+    coarser: tuple[Any, ...] = ()
 
 
 def details_of(image: Image, kind: type) -> Any | None:
@@ -80,23 +85,34 @@ def chosen_time(count: int, time: int | None) -> int:
     return chosen
 
 
-def channels_first(content: Content) -> npt.NDArray[Any]:
-    """(C, *S) data in native byte order, without alpha.
+def channels_first(content: Content) -> Any:
+    """(C, *S) data in native byte order, without alpha: a numpy array or a `LazyArray`.
 
     Raises
     ------
     RefusedError : not a grey or RGB image of 2 or 3 axes
     """
-    array, axes = content.array, content.axes
-    if "S" not in axes:
-        array, axes = array[None], "S" + axes
-    array = np.transpose(array, [axes.index(axis) for axis in "SZYX" if axis in axes])
-    if len(array) in (2, 4):
-        array = array[:-1]
-    if len(array) not in (1, 3):
-        raise RefusedError(f"has {len(array)} channels; expected 1 (grey) or 3 (RGB)")
+    return _channels_first(content.array, content.axes)
+
+
+def coarser_channels_first(content: Content) -> tuple[Any, ...]:
+    """The lower resolutions, each as `channels_first` gives the finest one."""
+    return tuple(_channels_first(array, content.axes) for array in content.coarser)
+
+
+def _channels_first(array: Any, axes: str) -> Any:
     if array.dtype.kind not in "biuf":
         raise RefusedError(f"holds {array.dtype} values; expected integers or real numbers")
+    if "S" not in axes:
+        array, axes = array.with_axis() if isinstance(array, LazyArray) else array[None], "S" + axes
+    order = [axes.index(axis) for axis in "SZYX" if axis in axes]
+    array = array.transposed(order) if isinstance(array, LazyArray) else np.transpose(array, order)
+    if len(array) in (2, 4):
+        array = array.head(len(array) - 1) if isinstance(array, LazyArray) else array[:-1]
+    if len(array) not in (1, 3):
+        raise RefusedError(f"has {len(array)} channels; expected 1 (grey) or 3 (RGB)")
+    if isinstance(array, LazyArray):
+        return array
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))

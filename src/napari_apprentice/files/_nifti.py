@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
+from napari_apprentice import lazy
 from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
 from napari_apprentice.geometry import reverse_axes, spacing_of
+from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image
 
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
@@ -35,17 +38,19 @@ def _both_orders(number: bytes) -> set[int]:
 
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read a NIfTI file."""
-    # Read through a stream, never memory-mapped: another program that rewrites the file must not change, or crash, what is on the screen.
+    # Read through a stream, and memory-mapped only where it is too large for that: another program that rewrites the file must not
+    # change, or crash, what is on the screen.
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
         size_of_header = stream.read(4)
         stream.seek(0)
         kind = nibabel.Nifti2Image if _HEADER_SIZES[1] in _both_orders(size_of_header) else nibabel.Nifti1Image
         loaded = kind.from_stream(stream)
-        n_axes, array = _volume(loaded, time, exact)
-        while stream.read(2**20):  # the checksum of a compressed file stands at its end
+        mapped = _mapped(path, kind, loaded, time)
+        n_axes, array = mapped or _volume(loaded, time, exact)
+        while not mapped and stream.read(2**20):  # the checksum of a compressed file stands at its end
             pass
     axes = "XYZ"[:n_axes]
-    if array.dtype.fields:  # RGB24 and RGBA32
+    if not isinstance(array, LazyArray) and array.dtype.fields:  # RGB24 and RGBA32
         array, axes = np.stack([array[channel] for channel in "RGB"], axis=-1), axes + "S"
     affine = _affine(loaded.header, n_axes)
     return Content(array, axes, affine, "mm", Source(affine, loaded.header.copy()))
@@ -73,11 +78,31 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> 
     kind(data, None, header).to_filename(path)
 
 
+def _mapped(path: Path, kind: Any, loaded: nibabel.Nifti1Image, time: int | None) -> tuple[int, LazyArray] | None:
+    """Number of spatial axes, and one time point that stays on the disk; None where it is small, compressed, or has colours."""
+    shape, stored = loaded.shape, loaded.get_data_dtype()
+    if math.prod(shape[:3]) * stored.itemsize <= lazy.LARGE_BYTES or stored.fields or path.name.lower().endswith(".gz"):
+        return None
+    _check_axes(shape)
+    chosen, n_axes = chosen_time(shape[3] if len(shape) > 3 else 1, time), min(len(shape), 3)
+    proxy = kind.from_filename(path, mmap="r").dataobj
+    raw, slope, inter = proxy.get_unscaled(), float(proxy.slope), float(proxy.inter)
+    as_stored = (slope, inter) == (1, 0)
+    array = LazyArray(raw) if as_stored else LazyArray(raw, convert=lambda values: values * slope + inter, dtype=np.float32)
+    for axis in reversed(range(3, len(shape))):
+        array = array.at(axis, chosen if axis == 3 else 0)
+    return n_axes, array
+
+
+def _check_axes(shape: tuple[int, ...]) -> None:
+    if len(shape) < 2 or any(length != 1 for length in shape[4:]):
+        raise RefusedError(f"has {len(shape)} axes, of shape {shape}; expected (x, y), (x, y, z) or (x, y, z, time)")
+
+
 def _volume(loaded: nibabel.Nifti1Image, time: int | None, exact: bool) -> tuple[int, npt.NDArray[Any]]:
     """Number of spatial axes (2 or 3), and the array (x, y[, z]) of one time point, scaled if the header says so."""
     shape = loaded.shape
-    if len(shape) < 2 or any(length != 1 for length in shape[4:]):
-        raise RefusedError(f"has {len(shape)} axes, of shape {shape}; expected (x, y), (x, y, z) or (x, y, z, time)")
+    _check_axes(shape)
     chosen = chosen_time(shape[3] if len(shape) > 3 else 1, time)
     # Only the chosen volume is read. Axes beyond the fourth have length one.
     index = (slice(None), slice(None), slice(None), chosen, *[0] * (len(shape) - 4))

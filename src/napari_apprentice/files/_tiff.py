@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tifffile
+import zarr
 
+from napari_apprentice import lazy
 from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
 from napari_apprentice.files._lengths import MM_PER, is_print_density, unit_for, unit_named
 from napari_apprentice.geometry import affine_from_spacing
+from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image
 
 _OME_TYPES = ("u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8")
@@ -56,16 +59,24 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
         _check_complete(file, series)
         shape, names = series.shape, _axes(series.axes, series.shape)
         chosen = chosen_time(shape[names.index("T")] if "T" in names else 1, time)
-        array = series.asarray()
+        array = _mapped(path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
         if array.shape != shape:
             raise ValueError(f"{shape} voxels are stated, {array.shape} are there")
         calibration = _calibration(file)
     if "T" in names:
-        array, names = array.take(chosen, names.index("T")), names.replace("T", "")
+        at, names = names.index("T"), names.replace("T", "")
+        array = array.at(at, chosen) if isinstance(array, LazyArray) else array.take(chosen, at)
     n = 3 if "Z" in names else 2
     scale = MM_PER[calibration.unit] if calibration.unit else 1.0
     affine = affine_from_spacing([length * scale for length in calibration.spacing[-n:]])
     return Content(array, names, affine, "mm" if calibration.unit else "pixel", Source(affine, calibration))
+
+
+def _mapped(path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
+    """A series that stays on the disk: mapped where it lies there as one piece, else read page by page, or tile by tile."""
+    if series.dataoffset is not None and series.keyframe.is_memmappable:
+        return LazyArray(tifffile.memmap(path, series=0, mode="r"))
+    return LazyArray(zarr.open_array(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r"))
 
 
 def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
@@ -186,10 +197,18 @@ def _flavour(path: Path, data: npt.NDArray[Any], axes: str, calibration: _Calibr
         if calibration.density is None:
             for axis, size in sizes.items():
                 metadata |= {f"PhysicalSize{axis}": size, f"PhysicalSize{axis}Unit": unit or "pixel"}
-        return {"ome": True, "metadata": metadata}
+        return {"ome": True, "metadata": metadata, **(_density_per_cm(calibration) if calibration.density is None else {})}
     if wants_ome:
         raise RefusedError(f"cannot hold values of type {data.dtype}; expected at most 32-bit integers, or a name that ends in .tif")
     return {"metadata": {"axes": axes, "spacing": z, "unit": unit or "pixel"}}
+
+
+def _density_per_cm(calibration: _Calibration) -> dict[str, Any]:
+    """Options of tifffile that tell the spacing in a slice to programs which know nothing but TIFF itself."""
+    if calibration.unit is None:
+        return {"resolution": (1, 1), "resolutionunit": 1}
+    *_, y, x = (length * MM_PER[calibration.unit] / MM_PER["cm"] for length in calibration.spacing)
+    return {"resolution": (1 / x, 1 / y), "resolutionunit": 3}
 
 
 def _ratio(value: Any) -> float:
