@@ -1,0 +1,98 @@
+"""What every object of a session cost, as its journal tells: clicks, active seconds, and the version of the model."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from napari_apprentice.journal import Event, Header, effective, fingerprint, read_journal
+from napari_apprentice.measure import Work
+from napari_apprentice.types import Image, ReadError
+
+__all__ = ["PAUSE_S", "active_seconds", "work_in", "work_of"]
+
+PAUSE_S = 20.0
+"""Who does nothing for longer does something else: such a gap between two actions is no work."""
+
+_SHAPING = ("add", "accept", "paint", "propagate")
+_BY_ITSELF = ("open", "learn")
+
+
+def work_in(path: Path | str, image: Image) -> dict[int, Work]:
+    """What the objects of a session cost, by id.
+
+    Parameters
+    ----------
+    path : of the journal, or of its folder
+    image : what the journal has to be about
+
+    Raises
+    ------
+    ReadError : as `journal.read_journal`; or it is about another image
+    """
+    header, events = read_journal(path)
+    if header.fingerprint != fingerprint(image):
+        raise ReadError(f"the journal {path} is about {header.image!r} of shape {header.shape}; expected one about {image.name!r}")
+    return work_of(header, events)
+
+
+def work_of(header: Header, events: Sequence[Event]) -> dict[int, Work]:
+    """What objects cost, by the ids that they have in the end: what was merged cost what its parts did.
+
+    Clicks count, and take time, whether or not they were taken back. The version is the one in use at the last action that shaped the
+    object and was not taken back.
+    """
+    entries, done = effective(events)
+    standing = [entry.action for entry in entries[:done]]
+    renamed = [(event.sequence, event.label, event.into) for event in standing if event.kind in ("relabel", "merge") and event.into]
+
+    def final(event: Event) -> int:
+        label = event.label
+        for sequence, before, after in renamed:
+            label = after if label == before and event.sequence <= sequence else label
+        return label
+
+    clicks = Counter(final(event) for event in events if event.kind == "add")
+    seconds: dict[int, float] = {}
+    for event, active_s in active_seconds(header, events):
+        seconds[final(event)] = seconds.get(final(event), 0.0) + active_s
+    versions = {final(event): number for event, number in _versions(events)}
+    return {label: Work(clicks[label], seconds[label], versions.get(label)) for label in sorted(seconds) if label}
+
+
+def active_seconds(header: Header, events: Iterable[Event]) -> Iterator[tuple[Event, float]]:
+    """Every action of the user and the seconds that led to it, from the action before; 0 after a pause (see `PAUSE_S`).
+
+    Learning is no action of the user.
+    """
+    before = header.time
+    for event in events:
+        if event.kind not in _BY_ITSELF:
+            gap = _seconds(before, event.time)
+            yield event, gap if 0 <= gap <= PAUSE_S else 0.0
+            before = event.time
+
+
+def _versions(events: Sequence[Event]) -> Iterator[tuple[Event, int]]:
+    """The actions that shaped an object and were not taken back, each with the version of the model that was in use."""
+    opened = next((event.version for event in events if event.kind == "open" and event.version is not None), None)
+    current = opened.number if opened is not None else 0
+    entries, done = effective(events)
+    for entry in entries[:done]:
+        if entry.action.kind in _SHAPING:
+            yield entry.action, current
+        elif entry.action.kind in ("go_back", "forget"):
+            current = entry.action.number or 0
+        if entry.learn is not None and entry.learn.version is not None:
+            current = entry.learn.version.number
+
+
+def _seconds(before: str, after: str) -> float:
+    """NaN where one of the times was not written down."""
+    try:
+        return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
+    except ValueError:
+        return math.nan
