@@ -66,7 +66,7 @@ def refused(capsys, *arguments):
 # --- help ---
 
 
-@pytest.mark.parametrize("command", ["demo", "segment", "propagate", "benchmark", "train", "info"])
+@pytest.mark.parametrize("command", ["demo", "segment", "propagate", "measure", "benchmark", "train", "info"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -78,7 +78,7 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     named = set(re.findall(r"^    ([a-z]+) +\w", capsys.readouterr().out, re.MULTILINE))
-    assert named == {"demo", "segment", "propagate", "benchmark", "train", "info", "cohort"}
+    assert named == {"demo", "segment", "propagate", "measure", "benchmark", "train", "info", "cohort"}
 
 
 def test_without_a_command_the_usage_is_shown(capsys):
@@ -228,7 +228,34 @@ def test_benchmark_keeps_the_rows_that_were_there_when_it_was_stopped(disks, dis
 def test_benchmark_hands_weights_and_network_on(disks, disks_set):
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--network", "unet", "--device", "cpu"])
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--weights", "x.safetensors", "--device", "cpu"])
-    assert [(one["network"], str(one["weights"])) for one in disks] == [("unet", "None"), (None, "x.safetensors")]
+    cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--weights", "unet=y.safetensors", "--device", "cpu"])
+    asked = [(one["network"], str(one["weights"])) for one in disks]
+    assert asked == [("unet", "None"), (None, "x.safetensors"), ("unet", "y.safetensors")]
+
+
+def test_benchmark_crosses_networks_and_policies(disks, disks_set, monkeypatch, tmp_path):
+    monkeypatch.setattr(assembly, "find_weights", lambda network: tmp_path)
+    path = tmp_path / "rows.json"
+    command = ["benchmark", str(disks_set), "--max-clicks", "1", "--network", "unet,cdnet", "--policy", "none,mi+pi"]
+    cli.main([*command, "--weights", "cdnet=a.safetensors", "--json", str(path), "--device", "cpu"])
+    assert [(one["network"], str(one["weights"])) for one in disks] == [("unet", "None"), ("cdnet", "a.safetensors")]
+    assert [row["policy"] for row in json.loads(path.read_text())["rows"]] == ["none", "mi+pi", "none", "mi+pi"]
+
+
+def test_benchmark_tells_how_to_get_weights_that_are_missing(disks, disks_set, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(assembly, "DEFAULT_WEIGHTS", tmp_path / "unet.safetensors")
+    said = refused(capsys, "benchmark", disks_set, "--network", "unet")
+    assert "'unet'" in said
+    assert "apprentice train recipes/default.toml --data DIR --out runs/unet.safetensors" in said
+    assert disks == []
+
+
+def test_benchmark_refuses_weights_of_no_network_that_is_compared(disks, disks_set, capsys):
+    assert "NAME=FILE" in refused(capsys, "benchmark", disks_set, "--network", "unet", "--weights", "a.safetensors")
+    assert "NAME=FILE" in refused(capsys, "benchmark", disks_set, "--weights", "a.safetensors", "--weights", "b.safetensors")
+    assert "cdnet" in refused(capsys, "benchmark", disks_set, "--network", "unet", "--weights", "cdnet=a.safetensors")
+    assert "'vnet'" in refused(capsys, "benchmark", disks_set, "--network", "vnet")
 
 
 def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
@@ -240,9 +267,7 @@ def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
     assert "clicks" in refused(capsys, "benchmark", disks_set, "--max-clicks", "0")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--order", "random"], ["--targets", "high"], ["--network", "a", "--weights", "b"], ["--device", "abacus"]]
-)
+@pytest.mark.parametrize("arguments", [["--order", "random"], ["--targets", "high"], ["--device", "abacus"]])
 def test_benchmark_refuses_arguments_that_mean_nothing(arguments):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["benchmark", "set", *arguments])
@@ -503,3 +528,90 @@ def test_cohort_export_hands_everything_on(monkeypatch, tmp_path, capsys):
     assert cli.main(["cohort", "export", "em", str(tmp_path / "x.safetensors"), "--pictures"]) == 0
     assert asked == [(("em", tmp_path / "x.safetensors"), {"weights": None, "pictures": True})]
     assert "x.safetensors" in capsys.readouterr().out
+
+
+# --- measure ---
+
+
+def write_objects_of(volume, folder, name="truth.nii.gz"):
+    labels = np.zeros((8, 24, 30), np.uint8)
+    labels[2:4, 5:10, 5:12], labels[5, 3:9, 14:20] = 3, 7
+    return files.write(folder / name, labels, like=files.read(volume))
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_measure_writes_a_row_for_every_object_of_every_label_file(volume, tmp_path, capsys):
+    first = write_objects_of(volume, tmp_path)
+    second = write_objects_of(volume, tmp_path, "other.mha")
+    (tmp_path / "other.tsv").write_text("index\tname\n3\tnucleus\n")
+    table = tmp_path / "tables" / "table.csv"
+    assert cli.main(["measure", str(volume), str(first), str(second), "--out", str(table)]) == 0
+    assert "Objects: 4" in capsys.readouterr().out
+    rows = rows_of(table)
+    told = [(row["case"], row["labels"], row["label"], row["class"]) for row in rows]
+    assert told == [
+        ("scan", "truth.nii.gz", "3", ""),
+        ("scan", "truth.nii.gz", "7", ""),
+        ("scan", "other.mha", "3", "nucleus"),
+        ("scan", "other.mha", "7", ""),
+    ]
+    assert [float(row["volume_mm3"]) for row in rows] == pytest.approx([70 * 0.7, 36 * 0.7] * 2)
+    assert "clicks" not in rows[0]
+
+
+def test_measure_tells_what_a_session_cost(disks, volume, tmp_path):
+    image = files.read(volume)
+    session = Session(image, DiskSegmenter(4.0), FakePolicy(), journal=Journal.create(tmp_path / "session", image))
+    session.add(Click((2, 10, 12)))
+    session.add(Click((2, 10, 15)))
+    session.accept()
+    labels = files.write(tmp_path / "labels.nii.gz", np.array(session.labels), like=image)
+    table = tmp_path / "table.csv"
+    assert cli.main(["measure", str(volume), str(labels), "--journal", str(tmp_path / "session"), "--out", str(table)]) == 0
+    (row,) = rows_of(table)
+    assert (row["clicks"], row["model_version"]) == ("2", "0")
+    assert 0 < float(row["active_s"]) < 20
+
+
+def test_measure_pairs_two_folders_by_name(volume, tmp_path, capsys):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
+    labels.mkdir()
+    for name in ("b.nii.gz", "a.nii.gz", "unlabelled.nii.gz"):
+        (images / name).write_bytes(volume.read_bytes())
+    write_objects_of(volume, labels, "a.nii.gz")
+    write_objects_of(volume, labels, "b_labels.mha")
+    table = tmp_path / "cohort.csv"
+    assert cli.main(["measure", str(images), str(labels), "--out", str(table)]) == 0
+    assert [(row["case"], row["label"]) for row in rows_of(table)] == [("a", "3"), ("a", "7"), ("b", "3"), ("b", "7")]
+    assert "left out: 1" in capsys.readouterr().out
+
+
+def test_measure_tells_what_it_cannot_use(volume, tmp_path, capsys):
+    labels, table = write_objects_of(volume, tmp_path), tmp_path / "table.csv"
+    table.write_text("earlier")
+    moved = AFFINE.copy()
+    moved[2, 3] += 1
+    nibabel.save(nibabel.Nifti1Image(np.zeros((30, 24, 8), np.uint8), moved), tmp_path / "moved.nii.gz")
+    assert "voxels away from 'scan'" in refused(capsys, "measure", volume, labels, tmp_path / "moved.nii.gz", "--out", table)
+    assert "folder of images" in refused(capsys, "measure", tmp_path, labels, "--out", table)
+    (tmp_path / "empty").mkdir()
+    assert "no image in" in refused(capsys, "measure", tmp_path, tmp_path / "empty", "--out", table)
+    with Journal.create(tmp_path / "session", Image(np.ones((1, 4, 5)), name="other")):
+        pass
+    assert "about 'other'" in refused(capsys, "measure", volume, labels, "--journal", tmp_path / "session", "--out", table)
+    assert table.read_text() == "earlier"
+
+
+def test_segment_writes_each_object_to_a_file_of_its_own(disks, volume, tmp_path, capsys):
+    out = tmp_path / "masks" / "m.mha"
+    out.parent.mkdir()
+    assert cli.main(["segment", str(volume), "--clicks", str(write_clicks(tmp_path)), "--out", str(out), "--each"]) == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["m_3.mha", "m_7.mha"]
+    for label in (3, 7):
+        np.testing.assert_array_equal(files.read_labels(out.parent / f"m_{label}.mha", like=files.read(volume)), by_hand(volume) == label)
+    assert "m_3.mha" in capsys.readouterr().out

@@ -162,7 +162,7 @@ def test_undoing_a_lesson_that_was_learnt_on_top_of_another_session_s_keeps_thei
 def test_a_refused_lesson_is_not_in_the_study():
     session = teach(begin())
     other = teach(begin(), 1)
-    session._policy.refusing = True
+    session._model.policy.refusing = True
     before = model(session)
     teach(session)
     assert begins_with() == model(other)
@@ -181,7 +181,7 @@ def test_a_session_that_cannot_be_journaled_leaves_the_study_as_it_was(tmp_path)
 def test_a_checkpoint_that_cannot_be_written_leaves_the_study_as_it_was(tmp_path, monkeypatch):
     session = teach(begin(folder=tmp_path / "work"))
     session.add(Click((3, 20, 25)))
-    monkeypatch.setattr(session._checkpoints, "save", lambda *_: (_ for _ in ()).throw(WriteError("full")))
+    monkeypatch.setattr(session._model.checkpoints, "save", lambda *_: (_ for _ in ()).throw(WriteError("full")))
     with pytest.raises(WriteError, match="full"):
         session.accept()
     assert begins_with() == model(session) == DiskWeights(5.0, 1)

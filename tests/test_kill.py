@@ -23,7 +23,7 @@ import pytest
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Click, Image
+from napari_apprentice.types import Click, Image, Plane
 
 KILLS, SESSIONS = 50, 10
 SHAPE = (4, 40, 30)
@@ -55,7 +55,9 @@ def act(session: Session) -> None:
         session.discard()
     elif what < 0.45:
         session.select(max(session.label, 1) + 1)
-    elif what < 0.5:
+    elif what < 0.48:
+        act_on_an_object(session, draw)
+    elif what < 0.55:
         corner = [int(draw.integers(0, size - 3)) for size in SHAPE]
         values = (session.labels[tuple(slice(c, c + 3) for c in corner)].astype(int) + 1) % 5
         session.paint(tuple(slice(c, c + 3) for c in corner), values)
@@ -63,11 +65,32 @@ def act(session: Session) -> None:
         session.add(Click(tuple(int(draw.integers(0, size)) for size in SHAPE), bool(draw.random() < 0.8), int(draw.integers(0, 3))))
 
 
+def act_on_an_object(session: Session, draw: np.random.Generator) -> None:
+    """Do something to a whole object."""
+    present = [int(i) for i in np.unique(session.labels) if i]
+    label = int(draw.choice(present)) if present else 1
+    voxels = np.argwhere(session.labels == label)
+    others = [i for i in present if i != label]
+    what = int(draw.integers(0, 6))
+    if what == 0 and len(voxels):
+        session.delete(label)
+    elif what == 1 and len(voxels):
+        session.relabel(label, max(session._state.next_id, 300))
+    elif what == 2 and others:
+        session.merge(label, int(draw.choice(others)))
+    elif what == 3 and len(voxels) > 1:
+        session.split(label, [tuple(voxels[0]), tuple(voxels[-1])])
+    elif what == 4 and (fresh := Plane(0, int(draw.integers(0, SHAPE[0])))) not in session._state.origin(label).own:
+        session.approve(fresh, label=label)
+    else:
+        session.name(label, f"class {session._journal.sequence}")
+
+
 def digest(session: Session) -> str:
     """Of all that a user can tell of a session and its model."""
     answers = sorted((plane, answer.logits.tobytes(), answer.box) for plane, answer in session.predictions.items())
     lessons = [(lesson.image_slice.plane, lesson.clicks, lesson.mask.tobytes()) for lesson in session.pending]
-    facts = session.label, session.clicks, session.finished, answers, lessons, session._segmenter.snapshot()
+    facts = session.label, session.clicks, session.finished, session.legend, answers, lessons, session._segmenter.snapshot()
     return hashlib.sha256(repr(facts).encode() + session.labels.astype(np.uint32).tobytes()).hexdigest()
 
 

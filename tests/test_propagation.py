@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
-from napari_apprentice.ground import accepted_slices
+from napari_apprentice.ground import Slice, accepted_slices
 from napari_apprentice.history import Origin
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.labelmap import LabelMap
@@ -182,6 +182,59 @@ def test_a_corrected_slice_is_never_touched_and_its_neighbours_follow():
         np.testing.assert_array_equal(session.labels[index], before[index])
     np.testing.assert_array_equal(session.labels[:6], before[:6])  # they did not depend on it
     assert (session.labels[9] != before[9]).any()
+
+
+def test_a_correction_makes_what_was_carried_across_there_outdated():
+    session = painted()
+    assert session.outdated(1) == ()
+    session.propagate()
+    session.approve(Plane(0, 7))
+    assert session.outdated(1) == ()
+    session.paint((slice(8, 9),), np.roll(MOVING[8], 3, axis=1)[None].astype(np.uint8))
+    session.paint((slice(None), slice(None), slice(20, 21)), session.labels[:, :, 20:21] | (session.labels[:, :, 19:20]))
+    assert session.outdated(1) == (0,)
+    session.undo()
+    session.undo()
+    assert session.outdated(1) == ()
+    session.redo()
+    session.propagate()
+    assert session.outdated(1) == ()
+
+
+def test_an_approved_slice_is_never_touched_again():
+    session = painted()
+    session.propagate()
+    moved = Session(SCENE, Echo(), FakePolicy(), labels=session.labels)  # another way to the same labels, to compare with
+    assert session.slices(1)[8] in (Slice.CARRIED, Slice.DOUBTFUL)
+    assert session.approve(Plane(0, 8)).region is None
+    assert session.slices(1)[8] == Slice.ACCEPTED
+    assert Plane(0, 8) not in {doubt.plane for doubt in session.doubtful()}
+    session.paint((slice(6, 7),), np.roll(MOVING[6], 6, axis=1)[None].astype(np.uint8))
+    session.propagate()
+    np.testing.assert_array_equal(session.labels[8], moved.labels[8])
+    assert (session.labels[5] != moved.labels[5]).any()
+    session.approve()
+    assert session.doubtful() == []
+    with pytest.raises(SessionError, match="no slice that was carried"):
+        session.approve()
+
+
+@pytest.mark.parametrize(("image", "plane"), [(SCENE, Plane(0, 99)), (SCENE, Plane(3, 0)), (Image(SCENE.data[:, 6]), Plane(0, 0))])
+def test_only_slices_that_there_are_can_be_approved(image, plane):
+    with pytest.raises(SessionError, match="expected one of an image of shape"):
+        Session(image, Echo(), FakePolicy()).approve(plane, label=1)
+
+
+def test_the_slices_are_what_is_known_of_them():
+    session = painted(slices=(6,))
+    assert [index for index, kind in enumerate(session.slices(1)) if kind == Slice.ACCEPTED] == [6]
+    _, outcome = session.propagate()
+    slices = session.slices(1)
+    for index, error in outcome.carried.items():
+        empty = not (session.labels[index] == 1).any()
+        assert slices[index] == (Slice.DOUBTFUL if error > 0.15 else Slice.EMPTY if empty else Slice.CARRIED)
+    assert slices[6] == Slice.ACCEPTED
+    assert slices[0] == Slice.EMPTY or 0 in outcome.carried
 
 
 def test_a_slice_that_the_user_emptied_is_a_wall():

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from napari_apprentice import journal as journal_module
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, read_journal, replay_labels
+from napari_apprentice.legend import Legend
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import (
     Click,
@@ -39,6 +40,7 @@ def observed(session: Session) -> tuple[object, ...]:
     lessons = [(lesson.image_slice.plane, lesson.clicks, lesson.mask.tobytes()) for lesson in session.pending]
     labels = session.labels.astype(np.uint32).tobytes()
     model = session._segmenter.snapshot(), session.versions
+    model = *model, dict(session._state.origins), session.legend
     return labels, session.label, session.clicks, session.finished, answers, lessons, *model
 
 
@@ -141,6 +143,106 @@ class AnySequence(RuleBasedStateMachine):
         self.session.paint(region, np.full([side.stop - side.start for side in region], label))
         assert (self.session.labels[region] == label).all()
         self.happened(step=not same)
+
+    @rule(axis=st.integers(0, 2), data=st.data(), label=st.integers(1, 5))
+    def approve(self, axis, data, label):
+        planes = {Plane(axis, i) for i in data.draw(st.sets(st.integers(0, SHAPE[axis] - 1), min_size=1, max_size=2))}
+        same = planes <= self.session._state.origin(label).own
+        labels = self.session.labels.copy()
+        assert self.session.approve(*planes, label=label).region is None
+        assert (self.session.labels == labels).all()
+        assert planes <= self.session._state.origin(label).own
+        assert not planes & {doubt.plane for doubt in self.session.doubtful() if doubt.label == label}
+        self.happened(step=not same)
+
+    def some_object(self, data):
+        """An id that has voxels, or one that seldom has any."""
+        return data.draw(st.sampled_from([*(int(i) for i in np.unique(self.session.labels) if i), 3]))
+
+    @rule(data=st.data())
+    def delete(self, data):
+        label = self.some_object(data)
+        there, before = (self.session.labels == label), self.session.labels.copy()
+        if not there.any() and not (label == self.session.label and self.session.clicks):
+            with pytest.raises(SessionError, match=f"object {label} was asked for"):
+                self.session.delete(label)
+            self.happened(step=False)
+            return
+        self.session.delete(label)
+        assert (self.session.labels == np.where(there, 0, before)).all()
+        assert label not in (*self.session.finished, *self.session.legend.names, *self.session._state.origins)
+        self.happened()
+
+    @rule(data=st.data(), to=st.sampled_from([1, 2, 3, 4, 5, 300]))
+    def relabel(self, data, to):
+        label = self.some_object(data)
+        there, before = (self.session.labels == label), self.session.labels.astype(int)
+        taken = (before == to).any() or (to == self.session.label and bool(self.session.clicks))
+        if label == to or not there.any() or taken:
+            if label != to:
+                with pytest.raises(SessionError, match="was asked for"):
+                    self.session.relabel(label, to)
+            self.happened(step=False)
+            return
+        finished, name, clicks = label in self.session.finished, self.session.legend.names.get(label), self.session.clicks
+        was_open = label == self.session.label
+        self.session.relabel(label, to)
+        assert (self.session.labels == np.where(there, to, before)).all()
+        assert (to in self.session.finished) == finished
+        assert self.session.legend.names.get(to, name) == name
+        if was_open:
+            assert (self.session.label, self.session.clicks) == (to, clicks)
+        assert self.session.label not in self.session.finished
+        self.happened()
+
+    @rule(data=st.data())
+    def merge(self, data):
+        label, into = self.some_object(data), self.some_object(data)
+        there, before = (self.session.labels == label), self.session.labels.astype(int)
+        if label == into or not there.any() or not (before == into).any():
+            with pytest.raises(SessionError, match="expected"):
+                self.session.merge(label, into)
+            self.happened(step=False)
+            return
+        own = self.session._state.origin(label).own | self.session._state.origin(into).own
+        finished = into in self.session.finished
+        self.session.merge(label, into)
+        assert (self.session.labels == np.where(there, into, before)).all()
+        assert self.session.label not in (label, *self.session.finished)
+        assert (into in self.session.finished) == finished
+        assert self.session._state.origin(into).own == own
+        self.happened()
+
+    @rule(data=st.data())
+    def split(self, data):
+        label = self.some_object(data)
+        voxels = [tuple(map(int, v)) for v in np.argwhere(self.session.labels == label)]
+        if len(voxels) < 2:
+            with pytest.raises(SessionError, match="a split of object"):
+                self.session.split(label, [(0, 0, 0), (1, 1, 1)])
+            self.happened(step=False)
+            return
+        seeds = data.draw(st.lists(st.sampled_from(voxels), min_size=2, max_size=3, unique=True))
+        before, finished = self.session.labels.astype(int), self.session.finished
+        self.session.split(label, seeds)
+        after = self.session.labels.astype(int)
+        assert (after == before)[before != label].all()
+        assert (after[before == label] > 0).all()
+        owners = [after[seed] for seed in seeds]
+        assert owners[0] == label
+        assert len(set(owners)) == len(seeds)
+        assert set(np.unique(after)) - set(np.unique(before)) == set(owners[1:])
+        assert self.session.finished == (*finished, *sorted(owners[1:]))
+        assert self.session.label not in self.session.finished
+        self.happened()
+
+    @rule(label=st.integers(1, 5), name=st.sampled_from(["", "disc", "cup"]), color=st.sampled_from([None, "#123456"]))
+    def name(self, label, name, color):
+        before = self.session.legend
+        self.session.name(label, name, color)
+        assert self.session.legend.names.get(label, "") == name
+        assert all(label in labels for kind, labels in self.session.legend.classes.items() if kind == name)
+        self.happened(step=self.session.legend != before)
 
     @rule()
     def discard(self):
@@ -577,6 +679,39 @@ def test_discard_keeps_the_id_and_the_other_objects():
     assert set(np.unique(session.labels)) == {0, 1}
     assert session.clicks == ()
     assert not (change.values == 2).any()
+
+
+def test_names_that_a_session_begins_with_are_kept_in_its_journal(tmp_path):
+    labels = np.zeros(SHAPE, int)
+    labels[2, 3:6, 3:6] = 4
+    legend = Legend().naming(4, "nucleus")
+    session = make(labels=labels, legend=legend, journal=Journal.create(tmp_path, VOLUME))
+    session.name(1, "cell", "#123456")
+    session.close()
+    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy())
+    assert again.legend == session.legend == legend.naming(1, "cell", "#123456")
+    assert again.finished == (4,)
+
+
+def test_what_is_refused_of_whole_objects_changes_nothing():
+    session = make()
+    session.add(Click((2, 5, 5)))
+    before = observed(session)
+    refused = [
+        (lambda: session.merge(1, 1), "two objects"),
+        (lambda: session.merge(1, 2), "object 2 was asked for"),
+        (lambda: session.delete(9), "object 9 was asked for"),
+        (lambda: session.relabel(9, 3), "object 9 was asked for"),
+        (lambda: session.split(1, [(2, 5, 5), (2, 5, 5)]), "two or more parts"),
+    ]
+    for action, message in refused:
+        with pytest.raises(SessionError, match=message):
+            action()
+    with pytest.raises(LabelsError, match="from 1 to"):
+        session.relabel(1, 0)
+    with pytest.raises(LabelsError, match="from 1 to"):
+        session.name(0, "background")
+    assert observed(session) == before
 
 
 def test_there_must_be_something_to_undo_or_redo():

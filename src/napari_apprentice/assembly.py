@@ -10,11 +10,14 @@ import numpy.typing as npt
 
 from napari_apprentice import adaptation
 from napari_apprentice.adaptation import make_policy
+from napari_apprentice.blocks import is_large
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.files import read
 from napari_apprentice.journal import Journal, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
-from napari_apprentice.labelmap import as_ids
+from napari_apprentice.labelmap import as_ids, check_shape
+from napari_apprentice.lazy import LARGE_BYTES, LazyArray
+from napari_apprentice.legend import Legend
 from napari_apprentice.networks import NETWORKS
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.session import Session, resume
@@ -22,22 +25,50 @@ from napari_apprentice.types import Image, Plane, SessionError, WeightsError
 from napari_apprentice.versions import Version
 from napari_apprentice.weights import DEFAULT_WEIGHTS
 
-__all__ = ["DEFAULT_POLICY", "POLICIES", "export_cohort", "load_segmenter", "make_policy", "open_session", "resume_session"]
+__all__ = ["DEFAULT_POLICY", "POLICIES", "export_cohort", "find_weights", "load_segmenter", "make_policy", "open_session", "resume_session"]
 
 POLICIES: tuple[str, ...] = tuple(adaptation.POLICIES)
 """Names of the adaptation policies."""
 
 DEFAULT_POLICY = "mi+pi"
 
+UNDO_BUDGET_BYTES = 2**30
+"""Memory for what the model knew before; more than that waits on the disk."""
 
-def load_segmenter(weights: Path | str | None = None, network: str | None = None, device: str = "auto") -> NetworkSegmenter:
+_SPARING_BUDGET_BYTES = 2**28
+
+
+def find_weights(network: str) -> Path:
+    """The weights of a network: the shipped ones, or else those trained here, ``runs/NAME.safetensors`` in the working folder.
+
+    Raises
+    ------
+    WeightsError : there is no such network, or no weights of it
+    """
+    if network not in NETWORKS:
+        raise WeightsError(f"a network called {network!r} was asked for; expected one of {', '.join(NETWORKS)}")
+    trained, shipped = Path("runs") / f"{network}.safetensors", DEFAULT_WEIGHTS.with_name(f"{network}.safetensors")
+    for path in (shipped, trained):
+        if path.exists():
+            return path
+    recipe = "default" if network == DEFAULT_WEIGHTS.stem else network
+    raise WeightsError(
+        f"there are no weights of the network {network!r}, neither shipped nor in {trained}; expected a file of them, "
+        f"as `apprentice train recipes/{recipe}.toml --data DIR --out {trained}` makes it"
+    )
+
+
+def load_segmenter(
+    weights: Path | str | None = None, network: str | None = None, device: str = "auto", *, undo_budget_bytes: int = UNDO_BUDGET_BYTES
+) -> NetworkSegmenter:
     """A segmenter ready to click with.
 
     Parameters
     ----------
-    weights : a weights file; by default the one shipped for ``network``
+    weights : a weights file; by default the one that `find_weights` finds for ``network``, or the shipped one
     network : name of a network; by default the one of ``weights``, or the default network
     device : "auto", "cpu", "cuda" or "mps"
+    undo_budget_bytes : memory for what was learnt before, see `knowledge.Shelf`
 
     Raises
     ------
@@ -45,11 +76,8 @@ def load_segmenter(weights: Path | str | None = None, network: str | None = None
     DeviceError : the device is not there
     """
     if weights is None and network is not None:
-        weights = DEFAULT_WEIGHTS.with_name(f"{network}.safetensors")
-        if network not in NETWORKS or not weights.exists():
-            shipped = sorted(p.stem for p in DEFAULT_WEIGHTS.parent.glob("*.safetensors"))
-            raise WeightsError(f"weights for a network called {network!r} were asked for; shipped are those of {', '.join(shipped)}")
-    segmenter = NetworkSegmenter(weights, device)
+        weights = find_weights(network)
+    segmenter = NetworkSegmenter(weights, device, undo_budget_bytes=undo_budget_bytes)
     if network is not None and segmenter.name != network:
         raise WeightsError(f"{weights} holds the network {segmenter.name!r}; expected {network!r}")
     return segmenter
@@ -65,12 +93,13 @@ def open_session(
     folder: Path | str | None = None,
     knowledge: Path | str | None = None,
     cohort: str | None = None,
+    legend: Legend | None = None,
 ) -> Session:
     """Start segmenting an image.
 
     Parameters
     ----------
-    image : an `Image`, or a grey array (rows, cols) or (z, y, x)
+    image : an `Image`, or a grey array (rows, cols) or (z, y, x); a large zarr or dask array stays where it is
     weights : a weights file; by default the shipped one
     policy : how the model learns: one of `POLICIES`
     device : "auto", "cpu", "cuda" or "mps"
@@ -78,6 +107,7 @@ def open_session(
     folder : where the journal of the session is kept (made if need be); None keeps none
     knowledge : what an earlier session learnt, a file written by `Session.export`, to begin with
     cohort : name of the study that the model belongs to: the session begins with what it has learnt, and adds to it (see `cohorts`)
+    legend : what the objects in ``labels`` are called, as `legend.read_legend` reads it
 
     Returns
     -------
@@ -88,11 +118,12 @@ def open_session(
     ImageError, LabelsError, WeightsError, DeviceError, InputError, WriteError : something handed over cannot be used
     """
     if not isinstance(image, Image):
-        image = Image(np.asarray(image)[None])
+        on_disk = not isinstance(image, np.ndarray) and image.nbytes > LARGE_BYTES
+        image = Image(LazyArray(image).with_axis() if on_disk else np.asarray(image)[None])
     if image.ndim == 2:
         image.slice(Plane(0, 0))
     chosen = make_policy(policy)
-    segmenter = load_segmenter(weights, device=device)
+    segmenter = load_segmenter(weights, device=device, undo_budget_bytes=_undo_budget(image))
     digest = segmenter.loaded.digest
     store = KnowledgeStore(segmenter.base, digest)
     study = None if cohort is None else Cohort(cohort, digest, store)
@@ -102,11 +133,18 @@ def open_session(
             raise SessionError(f"a file to begin with arrived, but the study {cohort!r} has a model already; expected only one of them")
         start = Version(1, origin=f"file {Path(knowledge).name}", snapshot=store.load(Path(knowledge)))
     if labels is not None:
-        labels = as_ids(labels, image.shape)  # before a journal is begun: a refusal must not leave one behind
+        # Before a journal is begun: a refusal must not leave one behind. What does not fit into memory is looked at as it is copied.
+        check_shape(labels, image.shape)
+        labels = labels if is_large(image.shape) else as_ids(labels, image.shape)
     journal = None
     if folder is not None:
         journal = Journal.create(Path(folder), image, policy=policy, model=f"{segmenter.name}:{digest}", cohort=cohort or "")
-    return Session(image, segmenter, chosen, labels=labels, journal=journal, store=store, start=start, cohort=study)
+    return Session(image, segmenter, chosen, labels=labels, legend=legend, journal=journal, store=store, start=start, cohort=study)
+
+
+def _undo_budget(image: Image) -> int:
+    """Who works in a volume that does not fit into memory needs the memory for its slices."""
+    return _SPARING_BUDGET_BYTES if is_large(image.shape) else UNDO_BUDGET_BYTES
 
 
 def export_cohort(name: str, path: Path | str, *, weights: Path | str | None = None, pictures: bool = False) -> Path:
@@ -140,7 +178,7 @@ def resume_session(folder: Path | str, image: Image | None = None, *, weights: P
     ----------
     folder : the folder that `open_session` was given
     image : the same image; by default it is read again from where it was
-    weights : the weights file that the session was opened with, if not the shipped one
+    weights : the weights file that the session was opened with; by default the shipped one, or what `find_weights` finds for its network
     device : "auto", "cpu", "cuda" or "mps"
 
     Raises
@@ -153,7 +191,10 @@ def resume_session(folder: Path | str, image: Image | None = None, *, weights: P
         if not header.path:
             raise SessionError(f"the session in {folder} names no image file; expected the image to be handed over")
         image = read(header.path)
-    segmenter = load_segmenter(weights, device=device)
+    network = header.model.partition(":")[0]
+    if weights is None and network in NETWORKS and network != DEFAULT_WEIGHTS.stem:
+        weights = find_weights(network)
+    segmenter = load_segmenter(weights, device=device, undo_budget_bytes=_undo_budget(image))
     model = f"{segmenter.name}:{segmenter.loaded.digest}"
     if header.model and header.model != model:
         raise SessionError(f"the session in {folder} was made with the weights {header.model}; expected these, but {model} arrived")

@@ -1,4 +1,4 @@
-"""The command line: ``apprentice demo | segment | propagate | benchmark | train | info | cohort``."""
+"""The command line: ``apprentice demo | segment | propagate | measure | benchmark | train | info | cohort``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from napari_apprentice import __version__
-from napari_apprentice.types import ApprenticeError, SessionError
+from napari_apprentice.types import ApprenticeError, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from napari_apprentice.cohorts import Cohort
-    from napari_apprentice.types import Segmenter
+    from napari_apprentice.types import Image, Segmenter
 
 __all__ = ["main"]
 
@@ -60,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"napari-apprentice {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_demo, _add_segment, _add_propagate, _add_benchmark, _add_train, _add_info, _add_cohort):
+    for add in (_add_demo, _add_segment, _add_propagate, _add_measure, _add_benchmark, _add_train, _add_info, _add_cohort):
         add(commands)
     return parser
 
@@ -114,6 +116,7 @@ def _add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA, NRRD, PNG or JPEG file")
     parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
+    _add_each(parser)
     parser.add_argument("--policy", default="mi+pi", metavar="P", help=f"how the model learns: {_POLICIES} (default: %(default)s)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
     parser.add_argument("--cohort", metavar="NAME", help="begin with what this study has learnt, and add to it")
@@ -141,8 +144,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     with _progress() as progress:
         task = progress.add_task("replaying", total=len(events))
         replay(session, events, lambda: progress.advance(task))
-    written = files.write(arguments.out, session.labels, like=image)
-    print(f"Objects: {len(session.finished)}. Labels: {written}")
+    print(f"Objects: {len(session.finished)}. {_write_labels(arguments, session.labels, image)}")
     if arguments.cohort is not None:
         print(f"Study {arguments.cohort}: {len(session.versions.versions) - 1} versions known to this session.")
 
@@ -160,6 +162,7 @@ def _add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA or NRRD volume")
     parser.add_argument("--labels", type=Path, required=True, metavar="IN", help="label file; slices that hold an object are given ones")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="label file to write; its extension is the format")
+    _add_each(parser)
     parser.add_argument("--label", type=int, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help="the slices lie across it (default: %(default)s, z)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
@@ -178,12 +181,90 @@ def _propagate(arguments: argparse.Namespace) -> None:
             task = progress.add_task(f"object {label}", total=None)
             _, outcome = session.propagate(label, arguments.axis, on_slice=partial(_show_slices, progress, task))
             lines.append(f"Object {label}: {outcome.sentence}")
-    written = files.write(arguments.out, session.labels, like=image)
-    print("\n".join([*lines, f"Labels: {written}"]))
+    print("\n".join([*lines, _write_labels(arguments, session.labels, image)]))
 
 
 def _show_slices(progress: Progress, task: TaskID, done: int, total: int) -> None:
     progress.update(task, completed=done, total=total)
+
+
+# --- measure ---
+
+
+def _add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "measure",
+        help="write a table of what labelled objects measure, in millimetres",
+        description="Write a table with one row for every object: volume, surface, centroid and bounding box, intensity, and what it is "
+        "called where a .tsv file beside the labels says so. Units are in the names of the columns; they are pixels where the image "
+        "states no spacing. Given two folders, all cases whose files are named alike come into one table.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image, or a folder of images")
+    parser.add_argument("labels", type=Path, nargs="+", metavar="LABELS", help="label files on the image's grid, or the folder of them")
+    parser.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
+    parser.add_argument("--journal", type=Path, metavar="JOURNAL", help="a session's journal: adds clicks, seconds and model of an object")
+    parser.set_defaults(run=_measure)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import files, report
+    from napari_apprentice.legend import legend_path, read_legend
+    from napari_apprentice.measure import as_csv, measure, table
+    from napari_apprentice.work import work_in
+
+    cases = list(_cases(arguments.image, arguments.labels))
+    if arguments.journal is not None and len(cases) > 1:
+        raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")
+    rows = []
+    with _progress() as progress:
+        task = progress.add_task("label maps", total=sum(len(paths) for _, paths in cases))
+        for image_path, paths in cases:
+            image = files.read(image_path)
+            work = work_in(arguments.journal, image) if arguments.journal is not None else None
+            for path in paths:
+                legend = legend_path(path)
+                names = read_legend(legend).names if legend.exists() else {}
+                measures = measure(files.read_labels(path, like=image), image)
+                rows += table(measures, case=image.name, labels=path.name, classes=names, work=work)
+                progress.advance(task)
+    report.write_text(arguments.out, as_csv(rows))
+    print(f"Objects: {len(rows)}. Table: {arguments.out}")
+
+
+def _cases(image: Path, labels: Sequence[Path]) -> Iterator[tuple[Path, Sequence[Path]]]:
+    """Every image with its label files; those in two folders are paired by name, with or without an ending ``_labels``."""
+    if not _is_folder(image):
+        yield image, labels
+        return
+    if len(labels) != 1 or not _is_folder(labels[0]):
+        raise ReadError(f"the folder {image} and {labels[0]} arrived; expected a folder of images and a folder of their label files")
+    images, found = _by_case(image), _by_case(labels[0])
+    pairs = {case: path for case, path in images.items() if case in found and path != found[case]}
+    if not pairs:
+        raise ReadError(f"no image in {image} has a label file in {labels[0]}; expected files of the same name")
+    for case, path in pairs.items():
+        yield path, (found[case],)
+    if left := len(images) - len(pairs):
+        print(f"Images without a label file, left out: {left}")
+
+
+def _by_case(folder: Path) -> dict[str, Path]:
+    """The images or label files of a folder, by their names without extension."""
+    from napari_apprentice import files
+
+    found = {}
+    for path in sorted(folder.iterdir()):
+        extension = next((extension for extension in files.READABLE if path.name.lower().endswith(extension)), None)
+        if extension is not None and not path.name.startswith("."):
+            found[path.name[: -len(extension)].removesuffix("_labels")] = path
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder of files, not a single image that is stored as a folder."""
+    from napari_apprentice import files
+
+    return path.is_dir() and not path.name.lower().endswith(files.READABLE)
 
 
 # --- benchmark ---
@@ -194,12 +275,13 @@ def _add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser]
         "benchmark",
         help="measure how many clicks a simulated user needs on labelled sets",
         description="Measure how many clicks a simulated user needs. Objects of a set are segmented one after the other, each scored "
-        "before the model learns from it. Policies, robots and orders may be lists separated by commas: every combination becomes a row.",
+        "before the model learns from it. Networks, policies, robots and orders may be lists separated by commas: every combination "
+        "becomes a row. The weights of a network are those of --weights NAME=FILE, else the ones that come with the program, else of "
+        "runs/NAME.safetensors.",
     )
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET_DIR", help="folder with images/, labels/ and dataset.toml")
-    model = parser.add_mutually_exclusive_group()
-    model.add_argument("--network", metavar="NAME", help="one of the networks that come with the program")
-    model.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network")
+    parser.add_argument("--network", type=_names, default=(), metavar="NAME", help="networks to compare (default: that of the weights)")
+    parser.add_argument("--weights", action="append", default=[], metavar="[NAME=]FILE", help="weights of a network; may be repeated")
     parser.add_argument("--policy", type=_names, default=("none",), metavar="P", help=f"{_POLICIES} (default: none)")
     parser.add_argument("--robot", type=_names, default=("centre",), metavar="R", help="centre or random (default: centre)")
     parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)")
@@ -237,19 +319,42 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         )
         for folder, robot, order, policy in product(arguments.sets, arguments.robot, arguments.order, arguments.policy)
     ]
+    models = _models(arguments.network, arguments.weights)
     for policy in arguments.policy:
         assembly.make_policy(policy)  # a misspelt one is told before the work begins
+    for network, weights in models:
+        if network is not None and weights is None:
+            assembly.find_weights(network)
     device = str(pick_device(arguments.device))
     about = report.machine(device, arguments.threads)
-    build = partial(_load_segmenter, arguments.weights, arguments.network, device, arguments.threads)
-    rows: dict[int, Row] = {}
+    rows: dict[tuple[int, int], Row] = {}
     with _progress() as progress:
-        task = progress.add_task("objects", total=sum(len(objects_of(trial)[1]) for trial in trials))
-        for index, row in run_all(trials, build, assembly.make_policy, jobs=arguments.jobs, on_object=lambda: progress.advance(task)):
-            rows[index] = row
-            if arguments.json is not None:
-                report.write_json(arguments.json, about, [rows[i] for i in sorted(rows)])
+        task = progress.add_task("objects", total=len(models) * sum(len(objects_of(trial)[1]) for trial in trials))
+        for number, (network, weights) in enumerate(models):
+            build = partial(_load_segmenter, weights, network, device, arguments.threads)
+            for index, row in run_all(trials, build, assembly.make_policy, jobs=arguments.jobs, on_object=lambda: progress.advance(task)):
+                rows[number, index] = row
+                if arguments.json is not None:
+                    report.write_json(arguments.json, about, [rows[i] for i in sorted(rows)])
     print(report.markdown(about, [rows[i] for i in sorted(rows)], arguments.markdown), end="")
+
+
+def _models(networks: Sequence[str], weights: Sequence[str]) -> list[tuple[str | None, Path | None]]:
+    """(network, weights file) of what is to be measured; None for the network that the weights are of, and for weights to be found."""
+    named, plain = {}, []
+    for text in weights:
+        name, given, file = text.partition("=")
+        if given and name.isidentifier():
+            named[name] = Path(file)
+        else:
+            plain.append(Path(text))
+    if plain and (networks or named or len(plain) > 1):
+        raise InputError(f"weights {plain[0]} arrived beside other networks or weights; expected NAME=FILE for each network")
+    if strange := sorted(set(named) - set(networks or named)):
+        raise InputError(
+            f"weights of {', '.join(strange)} arrived, but the networks asked for are {', '.join(networks)}; expected only these"
+        )
+    return [(name, named.get(name)) for name in dict.fromkeys(networks or named)] or [(None, plain[0] if plain else None)]
 
 
 def _load_segmenter(weights: Path | None, network: str | None, device: str, threads: int) -> Segmenter:
@@ -382,6 +487,19 @@ def _cohorts_named(name: str) -> tuple[Cohort, ...]:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=_DEVICES, default="auto", help="what computes (default: %(default)s)")
+
+
+def _add_each(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--each", action="store_true", help="write every object to a file of its own, named with its number")
+
+
+def _write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image: Image) -> str:
+    """Write labels as ``--out`` and ``--each`` say; a sentence about where they are."""
+    from napari_apprentice import files
+
+    if not arguments.each:
+        return f"Labels: {files.write(arguments.out, labels, like=image)}"
+    return f"Labels: {', '.join(map(str, files.write_objects(arguments.out, labels, like=image))) or 'none'}"
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -44,12 +44,14 @@ class DiskSegmenter:
     Parameters
     ----------
     radius : of the disks in pixels, before anything was learnt
+    masks : how many it proposes, each of disks that are larger by half the radius than the one before, with scores of 1, 1/2, 1/3, ...
     """
 
     name = "disks"
 
-    def __init__(self, radius: float = 5.0) -> None:
+    def __init__(self, radius: float = 5.0, masks: int = 1) -> None:
         self.clock = {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
+        self.masks = masks
         self._weights = DiskWeights(float(radius))
 
     @property
@@ -59,17 +61,22 @@ class DiskSegmenter:
 
     def predict(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """The disks of all clicks on top of the previous mask."""
+        best, *others = (self._painted(image_slice, prompt, self.radius * (1 + rank / 2), 1 / (1 + rank)) for rank in range(self.masks))
+        return replace(best, candidates=tuple(others))
+
+    def _painted(self, image_slice: ImageSlice, prompt: Prompt, radius: float, score: float) -> Prediction:
+        """Disks of ``radius``."""
         rows, cols = np.ogrid[: image_slice.shape[0], : image_slice.shape[1]]
         mask = np.zeros(image_slice.shape, dtype=bool) if prompt.previous is None else prompt.previous.mask
         for click in prompt.clicks:
             row, col = click.voxel
-            mask[(rows - row) ** 2 + (cols - col) ** 2 <= self.radius**2] = click.positive
+            mask[(rows - row) ** 2 + (cols - col) ** 2 <= radius**2] = click.positive
         if not mask.any():
             return Prediction(np.zeros((0, 0), np.float32), Box(0, 0, 0, 0), image_slice.shape, score=0.0)
         inside_rows, inside_cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = Box(int(inside_rows[0]), int(inside_cols[0]), int(inside_rows[-1]) + 1, int(inside_cols[-1]) + 1)
         logits = np.where(mask[box.slices], self.radius, -self.radius).astype(np.float32)
-        return Prediction(logits, box, image_slice.shape, view=box, score=1.0)
+        return Prediction(logits, box, image_slice.shape, view=box, score=score)
 
     def snapshot(self) -> DiskWeights:
         """The same object as long as nothing was learnt."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,44 @@ import numpy.typing as npt
 
 from napari_apprentice.history import Origin
 from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.objects import presence
 from napari_apprentice.painting import crossing_lines
 from napari_apprentice.shapes import bounding_box
 from napari_apprentice.types import Box, Plane, Prediction
 
-__all__ = ["Ground", "accepted_slices"]
+__all__ = ["DOUBTFUL", "Ground", "Slice", "accepted_slices", "slices"]
+
+DOUBTFUL = 0.15
+"""Expected error (1 - IoU) above which a carried slice is doubtful."""
+
 
 Mask = npt.NDArray[np.bool_]
+
+
+class Slice(IntEnum):
+    """What a slice of an object is."""
+
+    EMPTY = 0
+    """There is nothing of it, and nobody said so."""
+    ACCEPTED = 1
+    """It is the user's: clicked or painted in, approved, or there before."""
+    CARRIED = 2
+    """Propagation filled it."""
+    DOUBTFUL = 3
+    """Propagation filled it or ended before it, and is not sure of that: see `DOUBTFUL`."""
+
+
+def slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> tuple[Slice, ...]:
+    """What the slices of an object across ``axis`` are, in order."""
+    found = [Slice.ACCEPTED if there else Slice.EMPTY for there in presence(labels, label)[axis]]
+    for plane in origin.own:
+        if plane.axis == axis:
+            found[plane.index] = Slice.ACCEPTED
+    for plane, error in origin.carried.items():
+        if plane.axis == axis:
+            sure = Slice.CARRIED if found[plane.index] else Slice.EMPTY
+            found[plane.index] = Slice.DOUBTFUL if error > DOUBTFUL else sure
+    return tuple(found)
 
 
 def accepted_slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> dict[int, Mask]:
@@ -26,7 +58,9 @@ def accepted_slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> 
     """
     known = (*origin.own, *origin.carried)
     accepted = {}
-    for index in range(labels.array.shape[axis]):
+    box = labels.box_of(label)
+    held = range(box[axis].start, box[axis].stop) if box is not None else ()
+    for index in sorted({*held, *(plane.index for plane in origin.own if plane.axis == axis)}):
         plane = Plane(axis, index)
         mask = labels.plane(plane) == label
         if plane in origin.own:

@@ -10,34 +10,56 @@ from typing import Any
 import numpy as np
 
 from napari_apprentice.labelmap import Patch
+from napari_apprentice.legend import Legend
 from napari_apprentice.types import Click, LearningReport, Lesson, Plane, Prediction
 from napari_apprentice.versions import Catalogue, Effort, Version
 
 __all__ = ["History", "Origin", "State", "Step"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Origin:
     """Where the slices of one object come from.
 
     Attributes
     ----------
-    own : planes that the user clicked or painted in for this object
+    own : planes that the user clicked or painted in for this object, or approved
     carried : planes that propagation filled or ended before, and the error (1 - IoU) that is expected there
+    outdated : axes across which the user has corrected a slice since the object was propagated across them
     """
 
     own: frozenset[Plane] = frozenset()
     carried: Mapping[Plane, float] = field(default_factory=dict)
+    outdated: frozenset[int] = frozenset()
 
     def taken(self, planes: Iterable[Plane]) -> Origin:
         """The same with planes that are the user's from now on."""
         own = self.own | frozenset(planes)
-        return Origin(own, {plane: error for plane, error in self.carried.items() if plane not in own})
+        return replace(self, own=own, carried={plane: error for plane, error in self.carried.items() if plane not in own})
+
+    def corrected(self, planes: Iterable[Plane]) -> Origin:
+        """The same with planes that the user changed: what was carried from there, or across there, is outdated."""
+        planes = tuple(planes)
+        after = self.taken(planes)
+        carried = {plane.axis for plane in after.carried}
+        return replace(after, outdated=after.outdated | {plane.axis for plane in planes if plane.axis in carried})
 
     def refilled(self, axis: int, carried: Mapping[int, float]) -> Origin:
         """The same after another propagation across ``axis``; ``carried`` has the expected error of every index that it filled."""
         others = {plane: error for plane, error in self.carried.items() if plane.axis != axis}
-        return Origin(self.own, others | {Plane(axis, index): error for index, error in carried.items()})
+        renewed = others | {Plane(axis, index): error for index, error in carried.items()}
+        return replace(self, carried=renewed, outdated=self.outdated - {axis})
+
+    def joined(self, other: Origin) -> Origin:
+        """Of both objects together: what the user has seen to in one of them is the user's."""
+        carried = {plane: max(o.carried.get(plane, 0.0) for o in (self, other)) for plane in {*self.carried, *other.carried}}
+        return Origin(self.own, carried, self.outdated | other.outdated).taken(other.own)
+
+    def within(self, region: tuple[slice, ...]) -> Origin:
+        """The same for a part of the object that ``region`` holds: beyond that, nothing was carried."""
+        return replace(
+            self, carried={p: error for p, error in self.carried.items() if region[p.axis].start <= p.index < region[p.axis].stop}
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +78,7 @@ class State:
     origins : where the slices of each object come from, by id; of ids that are not there nothing is known
     firsts : the answers to the first click in every plane of the open object in which there was nothing of it yet
     versions : the versions of the model
+    legend : what objects are called
     """
 
     label: int
@@ -68,6 +91,7 @@ class State:
     origins: Mapping[int, Origin] = field(default_factory=dict)
     firsts: Mapping[Plane, Prediction] = field(default_factory=dict)
     versions: Catalogue = field(default_factory=Catalogue)
+    legend: Legend = field(default_factory=Legend)
 
     def origin(self, label: int) -> Origin:
         """Where the slices of an object come from."""
@@ -79,12 +103,24 @@ class State:
 
     def clicked(self, click: Click) -> State:
         """The same with one more click, and no answer to it."""
-        origins = {**self.origins, self.label: self.origin(self.label).taken([click.plane])}
+        origins = {**self.origins, self.label: self.origin(self.label).corrected([click.plane])}
         return replace(self, clicks=(*self.clicks, click), highest=max(self.highest, self.label), origins=origins)
 
     def answered(self, plane: Plane, answer: Prediction, snapshot: Any) -> State:
         """The same with a new answer in a plane, by a model that has learnt on the way."""
         return replace(self, predictions={**self.predictions, plane: answer}, snapshot=snapshot)
+
+    @property
+    def newest_answer(self) -> Prediction | None:
+        """The answer in the plane of the newest click; None without one."""
+        return self.predictions.get(self.clicks[-1].plane) if self.clicks else None
+
+    def choosing(self, rank: int) -> State:
+        """The same with another of the masks that the newest answer proposed; as it is where that proposed fewer."""
+        answer = self.newest_answer
+        if answer is None or not 0 <= rank < len(answer.proposed):
+            return self
+        return replace(self, predictions={**self.predictions, self.clicks[-1].plane: answer.choosing(rank)})
 
     def opening(self, label: int) -> State:
         """The same with another object open, or the same object afresh."""
@@ -108,7 +144,7 @@ class State:
         planes = [Plane(axis, index) for axis, side in sides for index in range(side.start, side.stop)]
         before, after = patch.before, patch.after
         ids = np.union1d(before[before != after], after[before != after]).tolist()
-        origins = {**self.origins, **{label: self.origin(label).taken(planes) for label in ids if label}}
+        origins = {**self.origins, **{label: self.origin(label).corrected(planes) for label in ids if label}}
         return replace(self, highest=max(self.highest, int(after.max())), origins=origins)
 
     def propagated(self, label: int, axis: int, carried: Mapping[int, float]) -> State:
@@ -117,7 +153,80 @@ class State:
 
     def discarded(self) -> State:
         """The same without the open object's clicks and whatever is known of its slices."""
-        return replace(self.opening(self.label), origins={k: v for k, v in self.origins.items() if k != self.label})
+        return replace(self.opening(self.label), origins=_without(self.origins, self.label))
+
+    def approved(self, label: int, planes: Iterable[Plane]) -> State:
+        """The same with slices of an object that the user found good."""
+        return replace(self, origins={**self.origins, label: self.origin(label).taken(planes)})
+
+    def named(self, label: int, name: str, color: str | None) -> State:
+        """The same with an object in a class, see `Legend.naming`."""
+        return replace(self, legend=self.legend.naming(label, name, color))
+
+    def deleted(self, label: int) -> State:
+        """The same without an object; if it is the open one, its id stays open."""
+        after = self.opening(label) if label == self.label else self
+        return replace(
+            after,
+            finished=tuple(i for i in after.finished if i != label),
+            pending=self._pending_without(label),
+            origins=_without(self.origins, label),
+            legend=self.legend.without(label),
+        )
+
+    def relabelled(self, label: int, to: int) -> State:
+        """The same with another id for an object. If that one is open, and nothing, the next free one is opened instead."""
+        highest = max(self.highest, to)
+        after = self.opening(max(highest, label) + 1) if to == self.label else self
+        return replace(
+            after,
+            label=to if label == self.label else after.label,
+            highest=highest,
+            finished=tuple(to if i == label else i for i in after.finished),
+            pending=tuple(replace(lesson, label=to) if lesson.label == label else lesson for lesson in self.pending),
+            origins=_without(self.origins, label) | ({to: self.origins[label]} if label in self.origins else {}),
+            legend=self.legend.copying(label, to).without(label),
+        )
+
+    def merged(self, label: int, into: int) -> State:
+        """The same with an object as a part of another one. If it was the open one, the next free id is opened."""
+        highest = max(self.highest, self.label)
+        after = replace(self.opening(highest + 1), highest=highest) if label == self.label else self
+        legend = self.legend if into in self.legend.names else self.legend.copying(label, into)
+        return replace(
+            after,
+            finished=tuple(i for i in after.finished if i != label),
+            pending=self._pending_without(label, into),
+            origins=_without(self.origins, label) | {into: self.origin(into).joined(self.origin(label))},
+            legend=legend.without(label),
+        )
+
+    @property
+    def next_id(self) -> int:
+        """The lowest id above all that are in use or open."""
+        return max(self.highest, self.label) + 1
+
+    def split(self, label: int, patch: Patch) -> State:
+        """The same with the objects that ``patch`` makes of parts of another one; they are finished. The other one's clicks are dropped."""
+        after, values, before = self.deleted(label), patch.after, patch.before
+        ids = np.unique(values[values != before]).tolist()
+        origins, legend = dict(self.origins), self.legend
+        for i in ids:
+            where = [np.flatnonzero((values == i).any(axis=_others(axis, values.ndim))) for axis in range(values.ndim)]
+            region = tuple(slice(side.start + int(w[0]), side.start + int(w[-1]) + 1) for side, w in zip(patch.region, where, strict=True))
+            origins[i], legend = self.origin(label).within(region), legend.copying(label, i)
+        return replace(after, highest=max(self.highest, *ids), finished=(*self.finished, *ids), origins=origins, legend=legend)
+
+    def _pending_without(self, *labels: int) -> tuple[Lesson, ...]:
+        return tuple(lesson for lesson in self.pending if lesson.label not in labels)
+
+
+def _without(origins: Mapping[int, Origin], label: int) -> dict[int, Origin]:
+    return {i: origin for i, origin in origins.items() if i != label}
+
+
+def _others(axis: int, ndim: int) -> tuple[int, ...]:
+    return tuple(a for a in range(ndim) if a != axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +242,7 @@ class Step:
     def nbytes(self) -> int:
         """Memory that goes when this step is forgotten; of snapshots what they tell by an attribute ``nbytes``."""
         known = {id(prediction) for prediction in self.before.predictions.values()}
-        fresh = sum(p.logits.nbytes for p in self.after.predictions.values() if id(p) not in known)
+        fresh = sum(p.nbytes for p in self.after.predictions.values() if id(p) not in known)
         lessons = sum(lesson.mask.nbytes for lesson in self.after.pending[len(self.before.pending) :])
         snapshot = getattr(self.after.snapshot, "nbytes", 0) if self.after.snapshot is not self.before.snapshot else 0
         return int((self.patch.nbytes if self.patch else 0) + fresh + lessons + snapshot)

@@ -28,9 +28,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.blocks import is_large
 from napari_apprentice.geometry import voxel_to_world
-from napari_apprentice.labelmap import Patch
-from napari_apprentice.types import Click, Image, LearningReport, ReadError, WriteError
+from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.legend import Legend
+from napari_apprentice.types import Click, Image, LearningReport, Plane, ReadError, WriteError
 from napari_apprentice.versions import Effort, Version
 
 __all__ = [
@@ -53,7 +55,11 @@ FORMAT = 1
 JOURNAL_NAME = "journal.jsonl"
 """What the journal is called in its folder."""
 
-KINDS = ("open", "add", "accept", "learn", "select", "paint", "discard", "forget", "go_back", "pin", "unpin", "propagate", "undo", "redo")
+KINDS = (
+    *("open", "add", "choose", "accept", "learn", "select", "paint", "discard", "propagate", "approve", "undo", "redo"),
+    *("delete", "relabel", "merge", "split", "name"),
+    *("forget", "go_back", "pin", "unpin"),
+)
 """What an event can be: ``open`` lays down the labels that a session began with, the others are the actions of the same name."""
 
 _CHECK = ', "check": "'
@@ -114,8 +120,13 @@ class Event:
     checkpoint : file beside the journal that holds the model as it was afterwards
     version : for ``learn`` the version of the model that it made, for ``open`` the one that the session began with
     effort : for ``learn``: see `versions.Effort`
-    number : for ``go_back``, ``pin`` and ``unpin``: of the version
+    number : for ``go_back``, ``pin`` and ``unpin``: of the version; for ``choose`` the rank of the mask, 0 for the best
     axis, carried : for ``propagate``: across which axis, and the index and expected error of its slices
+    planes : for ``approve``
+    into : for ``relabel`` and ``merge``: the id that the object's voxels have now
+    seeds : for ``split``: a voxel of every part
+    name, color : for ``name``: of the object's class; "" and None for none
+    legend : for ``open``: what the objects that the session began with are called
     sequence, time : position in the journal from 1, and ISO 8601 in UTC; set on writing
     """
 
@@ -133,6 +144,12 @@ class Event:
     number: int | None = None
     axis: int | None = None
     carried: tuple[tuple[int, float], ...] = ()
+    planes: tuple[Plane, ...] = ()
+    into: int | None = None
+    seeds: tuple[tuple[int, ...], ...] = ()
+    name: str | None = None
+    color: str | None = None
+    legend: Legend | None = None
     sequence: int = 0
     time: str = ""
 
@@ -278,6 +295,8 @@ def effective(events: Iterable[Event]) -> tuple[list[Entry], int]:
 def replay_labels(path: Path | str) -> npt.NDArray[Any]:
     """The labels that a journal leads to, as a (S) array of the smallest unsigned type. Needs neither image nor model.
 
+    Labels that are too large for memory are a `blocks.BlockArray`.
+
     Raises
     ------
     ReadError : as for `read_journal`
@@ -285,30 +304,32 @@ def replay_labels(path: Path | str) -> npt.NDArray[Any]:
     header, events = read_journal(path)
     entries, done = effective(events)
     patches = [event.patch for event in (*(e for e in events if e.kind == "open"), *(e.action for e in entries[:done]))]
-    dtype = np.result_type(np.uint8, *(patch.dtype for patch in patches if patch))
-    labels = np.zeros(header.shape, dtype=dtype)
+    labels = LabelMap(header.shape)
     for patch in patches:
         if patch is not None:
-            labels[patch.region] = patch.after
-    return labels.astype(np.min_scalar_type(int(labels.max())))
+            labels.widen(patch.dtype)
+            labels.write(patch.region, patch.after)
+    array: npt.NDArray[Any] = labels.array
+    return array if is_large(header.shape) else array.astype(np.min_scalar_type(int(array.max())))
 
 
 def fingerprint(image: Image) -> str:
     """A digest that tells images apart at little cost: of the shape and of blocks of voxels on a regular grid.
 
     At most 3 blocks of 32 voxels along every axis are read, at the start, the middle and the end: all of a small image, a sample of a
-    large one.
+    large one. Where the labels do not fit into memory, the blocks are one layer thin: the image is on the disk, perhaps layer by layer.
     """
     digest = hashlib.blake2b(repr(tuple(image.data.shape)).encode(), digest_size=16)
-    for block in product(*map(_blocks, image.shape)):
+    first, *rest = image.shape
+    for block in product(_blocks(first, 1 if is_large(image.shape) else 32), *map(_blocks, rest)):
         digest.update(np.ascontiguousarray(image.data[(slice(None), *block)], dtype="<f8").tobytes())
     return digest.hexdigest()
 
 
-def _blocks(size: int) -> tuple[slice, ...]:
-    if size <= 96:
+def _blocks(size: int, side: int = 32) -> tuple[slice, ...]:
+    if size <= 3 * side:
         return (slice(0, size),)
-    return tuple(slice(start, start + 32) for start in (0, size // 2 - 16, size - 32))
+    return tuple(slice(start, start + side) for start in (0, (size - side) // 2, size - side))
 
 
 def _journal_path(path: Path | str) -> Path:
@@ -367,13 +388,16 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     record |= {"changed": event.changed, "latency_s": round(event.latency_s, 6), "taught": event.taught}
     if event.report is not None:
         record["report"] = {key: None if value != value else value for key, value in asdict(event.report).items()}
-    record |= {key: value for key in ("checkpoint", "number") if (value := getattr(event, key)) is not None}
+    record |= {key: value for key in ("checkpoint", "number", "into", "name", "color") if (value := getattr(event, key)) is not None}
+    record |= {key: value for key in ("planes", "seeds") if (value := getattr(event, key))}
     if event.version is not None:
         record["version"] = event.version.facts()
     if event.effort is not None:
         record["effort"] = asdict(event.effort)
     if event.axis is not None:
         record |= {"axis": event.axis, "carried": event.carried}
+    if event.legend is not None:
+        record["legend"] = {"names": list(event.legend.names.items()), "colors": dict(event.legend.colors)}
     if (patch := event.patch) is not None:
         region = [(side.start, side.stop) for side in patch.region]
         record["patch"] = {"region": region, "dtype": patch.dtype, "values": base64.b64encode(patch.new).decode()}
@@ -385,6 +409,10 @@ def _decoded(record: dict[str, Any]) -> Event:
     known = {field.name for field in fields(Event)}
     facts = {key: value for key, value in record.items() if key in known}
     facts["carried"] = tuple((index, error) for index, error in record.get("carried", ()))
+    facts["planes"] = tuple(Plane(*plane) for plane in record.get("planes", ()))
+    facts["seeds"] = tuple(tuple(seed) for seed in record.get("seeds", ()))
+    if legend := record.get("legend"):
+        facts["legend"] = Legend(dict(map(tuple, legend["names"])), legend["colors"])
     if click := record.get("click"):
         facts["click"] = Click(click["voxel"], click["positive"], click["axis"])
     if report := record.get("report"):

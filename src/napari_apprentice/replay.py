@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from napari_apprentice.journal import Event, effective, read_journal
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, ClickError, ReadError
+from napari_apprentice.types import Click, ClickError, ReadError, SessionError
 
 __all__ = ["read_recording", "replay", "starting_labels"]
 
@@ -92,6 +93,9 @@ def replay(session: Session, events: Sequence[Event], on_action: Callable[[], No
 def _do(session: Session, event: Event) -> None:
     if event.kind == "add" and event.click is not None:
         session.add(event.click)
+    elif event.kind == "choose" and event.number is not None:
+        with suppress(SessionError):  # this model may propose fewer masks
+            session.choose(event.number)
     elif event.kind == "accept":
         session.accept(learn=False)  # what was learnt, and when, is an action of its own
     elif event.kind == "learn":
@@ -108,6 +112,24 @@ def _do(session: Session, event: Event) -> None:
         session.propagate(event.label, event.axis)
     elif event.kind == "paint" and event.patch is not None:
         session.paint(event.patch.region, event.patch.after)
+    elif event.kind == "approve":
+        session.approve(*event.planes, label=event.label)
+    elif event.kind == "name":
+        session.name(event.label, event.name or "", event.color)
+    else:
+        with suppress(SessionError):  # what this model did not find can be neither deleted nor split
+            _do_to_object(session, event)
+
+
+def _do_to_object(session: Session, event: Event) -> None:
+    if event.kind == "delete":
+        session.delete(event.label)
+    elif event.kind == "relabel" and event.into is not None:
+        session.relabel(event.label, event.into)
+    elif event.kind == "merge" and event.into is not None:
+        session.merge(event.label, event.into)
+    elif event.kind == "split":
+        session.split(event.label, event.seeds)
 
 
 def _do_to_version(session: Session, kind: str, number: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.knowledge import Knowledge, Shelf, Tensors
+from napari_apprentice.networks import Output
 from napari_apprentice.refinement import pixel_diffusion
 from napari_apprentice.types import Box, Click, DeviceError, ImageSlice, InputError, Prediction, Prompt
 from napari_apprentice.weights import LoadedWeights, load_weights
@@ -44,6 +45,7 @@ class ZoomConfig:
     size : working size in pixels of a window about an object that was found
     first_size : working size of the windows among which the first click chooses
     first_steps : ratio between the sides of neighbouring first windows
+    first_stability : power to which the stability of a first look counts beside its estimated IoU; 0 for not at all
     smallest_side_px : no window is narrower, in slice pixels
     margin : side of the window over the extent of the object in it
     wider : factors of further windows about the same centre, whose answers are averaged in
@@ -58,6 +60,7 @@ class ZoomConfig:
     size: int = 128
     first_size: int = 128
     first_steps: float = 2.0
+    first_stability: float = 2.0
     smallest_side_px: int = 24
     margin: float = 1.7
     wider: tuple[float, ...] = (1.8,)
@@ -238,40 +241,66 @@ class NetworkSegmenter:
 
     def run(self, image: Tensor, guidance: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one."""
-        network: Any = self.network
-        output = network.decode(network.encode(image), guidance, previous)
+        output = self._say(image, guidance, previous)
         return output.logits, torch.sigmoid(output.iou_logits)
+
+    def _say(self, image: Tensor, guidance: Tensor, previous: Tensor) -> Output:
+        network: Any = self.network
+        return network.decode(network.encode(image), guidance, previous)
 
     # --- the answer ---
 
     def predict(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
-        """The mask for all clicks so far; at the first click it looks at several scales and takes the most credible one."""
+        """The mask for all clicks so far; at the first click it looks at several scales and takes the most credible one.
+
+        Where the network proposes several masks, the others are candidates: as it said them, neither averaged nor refined.
+        """
         if not prompt.clicks:
             raise InputError("a prompt without clicks arrived; expected at least one click")
         with torch.no_grad(), self.timed("decode"):
+            proposals: list[_Proposal] = []
             if self._lost(prompt):
-                prompt = replace(prompt, previous=self._first(image_slice, prompt))
-            return self._answer(image_slice, prompt, self._window(prompt, image_slice.shape))
+                first, proposals = self._first(image_slice, prompt)
+                prompt = replace(prompt, previous=first)
+            answer, newest = self._answer(image_slice, prompt, self._window(prompt, image_slice.shape))
+            return replace(answer, candidates=_distinct(answer, [*newest, *proposals], len(newest) - 1))
 
-    def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box) -> Prediction:
-        """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction."""
+    def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box) -> tuple[Prediction, list[_Proposal]]:
+        """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction; and proposals."""
         windows = [window, *(w for f in self.zoom.wider if (w := _widened(window, f, image_slice.shape)) != window)]
         views = [self.look(image_slice, prompt, w) for w in windows]
         parts = [torch.cat([getattr(v, name) for v in views]) for name in ("image", "guidance", "previous")]
         if self.zoom.mirror:
             parts = [torch.cat([p, p.flip(3)]) for p in parts]
-        logits, iou = self.run(*parts)
+        output = self._say(*parts)
+        logits, iou = output.logits, torch.sigmoid(output.iou_logits)
         if self.zoom.mirror:
             logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
         words = [_seen_through(z, w, window) for z, w in zip(logits[:, 0].float(), windows, strict=True)]
         word = torch.stack(words).mean(0)
         if self.zoom.diffusion:
             word = word + self.zoom.diffusion * pixel_diffusion(word, views[0].image[0], views[0].clicks)
-        pasted, box = paste(word, window, image_slice.shape)
-        answer = _over(prompt.previous, pasted, box, image_slice.shape, window, float(iou.mean()), prompt.clicks)
+        answer = self._pasted(word, prompt, window, image_slice.shape, float(iou.mean()))
+        return answer, self._proposals(output, 0, prompt, window, image_slice.shape)
+
+    def _pasted(self, word: Tensor, prompt: Prompt, window: Box, shape: tuple[int, int], score: float) -> Prediction:
+        """What the network said of a window (n, n), over the previous prediction; a late click changes that near itself alone."""
+        pasted, box = paste(word, window, shape)
+        answer = _over(prompt.previous, pasted, box, shape, window, score, prompt.clicks)
         if prompt.previous is None or not 0 < self.zoom.local_clicks <= len(prompt.clicks):
             return answer
         return _changed_near(answer, prompt.previous, prompt.clicks[-1], self.zoom.local_reach)
+
+    def _proposals(self, output: Output, view: int, prompt: Prompt, window: Box, shape: tuple[int, int]) -> list[_Proposal]:
+        """All masks that the network proposed in one of the views; none if it says only one."""
+        if output.candidates is None or output.scores is None:
+            return []
+        ious = output.candidate_iou_logits
+        scores = [math.nan] * output.scores.shape[1] if ious is None else torch.sigmoid(ious[view]).tolist()
+        return [
+            _Proposal(chance, self._pasted(word.float(), prompt, window, shape, score), bool((word > 0).any()))
+            for word, chance, score in zip(output.candidates[view], output.scores[view].tolist(), scores, strict=True)
+        ]
 
     def _lost(self, prompt: Prompt) -> bool:
         """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.
@@ -290,24 +319,33 @@ class NetworkSegmenter:
         view = previous.view
         return not (view.top <= row < view.bottom and view.left <= col < view.right)
 
-    def _first(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
-        """The most credible of the first looks: by the network's own estimate, its margin to the window's border, and usual sizes here."""
+    def _first(self, image_slice: ImageSlice, prompt: Prompt) -> tuple[Prediction, list[_Proposal]]:
+        """The most credible of the first looks: by its estimated IoU, its outline's sharpness, its margin to the border, and usual sizes.
+
+        With it the masks that were proposed in the same look.
+        """
         size, shape = self.zoom.first_size, image_slice.shape
         anchor = next((c for c in prompt.clicks if c.positive), prompt.clicks[-1])
         windows = [w for i, w in enumerate(self.first_windows(anchor, shape)) if i == 0 or _holds(w, prompt.clicks)]
         windows = [w for w in windows if w.bottom - w.top <= _reach(anchor, prompt.clicks)] or windows[-1:]
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
-        logits, iou = self.run(
+        output = self._say(
             torch.cat([v.image for v in views]), torch.cat([v.guidance for v in views]), torch.cat([v.previous for v in views])
         )
+        logits, iou = output.logits, torch.sigmoid(output.iou_logits)
         agreement = _agreement(logits[:, 0] > 0, windows)
         scores = [
-            float(i) * _credibility(found > 0, window, shape) * self._usual(found > 0, window, shape) * (0.2 + 0.8 * agreed)
+            float(i)
+            * _stability(found) ** self.zoom.first_stability
+            * _credibility(found > 0, window, shape)
+            * self._usual(found > 0, window, shape)
+            * (0.2 + 0.8 * agreed)
             for i, found, window, agreed in zip(iou, logits[:, 0], windows, agreement, strict=True)
         ]
         best = int(np.argmax(scores))
         pasted, box = paste(logits[best, 0].float(), windows[best], shape)
-        return Prediction(pasted, box, shape, None, float(iou[best]))
+        proposals = self._proposals(output, best, Prompt(prompt.clicks), windows[best], shape)
+        return Prediction(pasted, box, shape, None, float(iou[best])), proposals
 
     def _usual(self, mask: Tensor, window: Box, shape: tuple[int, int]) -> float:
         """How well the mask's extent fits the extents of accepted objects, 0..1; 1 before anything was accepted."""
@@ -329,6 +367,32 @@ class NetworkSegmenter:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.clock[name] += time.perf_counter() - began - (sum(self.clock.values()) - counted)
+
+
+class _Proposal(NamedTuple):
+    """A mask that the network proposed, how likely it is meant in comparison with others, and whether there is anything in it."""
+
+    chance: float
+    prediction: Prediction
+    full: bool
+
+
+def _distinct(answer: Prediction, proposals: Sequence[_Proposal], most: int, same_iou: float = 0.95) -> tuple[Prediction, ...]:
+    """At most ``most`` proposals, the likeliest first, that are not empty and differ from the answer and from each other."""
+    kept: list[Prediction] = []
+    for proposal in sorted(proposals, key=lambda p: -p.chance):
+        found = proposal.prediction
+        if proposal.full and len(kept) < most and all(_iou(found, other) < same_iou for other in (answer, *kept)):
+            kept.append(found)
+    return tuple(kept)
+
+
+def _iou(a: Prediction, b: Prediction) -> float:
+    """IoU of the masks of two predictions of a slice."""
+    top, left = max(a.box.top, b.box.top), max(a.box.left, b.box.left)
+    shared = Box(top, left, max(min(a.box.bottom, b.box.bottom), top), max(min(a.box.right, b.box.right), left))
+    both = int((a.mask_in_box[_within(shared, a.box)] & b.mask_in_box[_within(shared, b.box)]).sum())
+    return both / max(int(a.mask_in_box.sum()) + int(b.mask_in_box.sum()) - both, 1)
 
 
 def _reach(anchor: Click, clicks: Sequence[Click]) -> float:
@@ -397,6 +461,11 @@ def _seen_through(values: Tensor, wide: Box, narrow: Box) -> Tensor:
     down, right = (narrow.top + narrow.bottom - wide.top - wide.bottom) / side, (narrow.left + narrow.right - wide.left - wide.right) / side
     grid = F.affine_grid(values.new_tensor([[[zoom, 0.0, right], [0.0, zoom, down]]]), [1, 1, *values.shape], align_corners=False)
     return F.grid_sample(values[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+
+
+def _stability(logits: Tensor) -> float:
+    """IoU of the masks at thresholds a little higher and lower than 0: how sharp the outline is. Source: Segment Anything (2023)."""
+    return float((logits > 1).sum()) / max(float((logits > -1).sum()), 1.0)
 
 
 def _agreement(masks: Tensor, windows: Sequence[Box]) -> list[float]:

@@ -7,33 +7,37 @@ labels is kept as the old and the new values of the smallest box around it.
 
 An object may be clicked in several planes, across different axes, before it is accepted. `painting` has the rules of what an answer may
 write; `Session.paint` is the user's own hand and may write any label anywhere.
+
+Beneath it stand the `ledger`, which makes actions count, the `teaching` of the model, and the `resuming` of what was journaled.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.blocks import cleared
 from napari_apprentice.checkpoints import Checkpoints, SnapshotStore
 from napari_apprentice.cohorts import Cohort
-from napari_apprentice.history import History, State, Step
-from napari_apprentice.journal import Entry, Event, Journal, effective, fingerprint
+from napari_apprentice.ground import Slice, slices
+from napari_apprentice.history import History, State
+from napari_apprentice.journal import Event, Journal, effective, fingerprint
 from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, as_ids, as_region
-from napari_apprentice.painting import previous_answer, repainting
+from napari_apprentice.ledger import Change, Ledger
+from napari_apprentice.legend import Legend
+from napari_apprentice.objects import renumbered, taken_apart
+from napari_apprentice.painting import repainting
 from napari_apprentice.propagation import Outcome, propagate
+from napari_apprentice.resuming import relive
+from napari_apprentice.teaching import Apprentice, lessons_of
 from napari_apprentice.types import (
     AdaptationPolicy,
-    ApprenticeError,
     Click,
     Image,
     LabelsError,
@@ -41,35 +45,15 @@ from napari_apprentice.types import (
     Lesson,
     Plane,
     Prediction,
-    Prompt,
     Segmenter,
     SessionError,
 )
-from napari_apprentice.versions import KEPT_VERSIONS, Catalogue, Comparison, Effort, Version, iou, measured, untaught_answer
+from napari_apprentice.versions import Catalogue, Comparison, Version
 
 __all__ = ["UNDO_MEMORY_BYTES", "Change", "Doubt", "Session", "SnapshotStore", "resume"]
 
 UNDO_MEMORY_BYTES = 2 * 1024**3
 """What the undo history may take by default: label patches, predictions, lessons, and snapshots that tell their ``nbytes``."""
-
-_Load = Callable[[str], Any]
-_BESIDE = ("paint", "forget", "go_back", "pin", "unpin", "propagate")  # what may happen while an object has clicks, and leaves them
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """What an action changed in the labels.
-
-    Attributes
-    ----------
-    region : the smallest box, one slice per axis; None if nothing changed
-    values : what stands there now, in the labels' type; None if nothing changed
-    label : id of the object that is open now
-    """
-
-    region: tuple[slice, ...] | None
-    values: npt.NDArray[Any] | None
-    label: int
 
 
 class Doubt(NamedTuple):
@@ -87,7 +71,9 @@ class Session:
     ----------
     image : what is segmented
     segmenter, policy : the model, and how it learns. The segmenter belongs to the session as long as that lives
-    labels : (S) integers to start from, 0 is background; their ids are protected and count as finished
+    labels : (S) integers to start from, 0 is background; their ids are protected and count as finished. A `LabelMap` is taken
+        over, not copied
+    legend : what these are called
     journal : a new one; None keeps no record
     store : how the model is written beside the journal after every `learn`, which makes `resume` fast
     start : the version of the model to begin with; by default the segmenter as it comes, which is version 0 in any case
@@ -107,7 +93,8 @@ class Session:
         segmenter: Segmenter,
         policy: AdaptationPolicy,
         *,
-        labels: npt.ArrayLike | None = None,
+        labels: npt.ArrayLike | LabelMap | None = None,
+        legend: Legend | None = None,
         journal: Journal | None = None,
         store: SnapshotStore | None = None,
         start: Version | None = None,
@@ -117,24 +104,24 @@ class Session:
         if journal is not None and journal.sequence:
             raise SessionError(f"a journal with {journal.sequence} actions arrived; expected a new one (resume continues an old one)")
         self.image = image
-        self._segmenter, self._policy = segmenter, policy
-        self._labels = LabelMap(image.shape, labels)
-        ids = self._labels.ids() if labels is not None else ()
+        self._segmenter = segmenter
+        folder = None if journal is None else journal.path.parent
+        known = labels if isinstance(labels, LabelMap) else LabelMap(image.shape, labels, folder)
+        self._model = Apprentice(image, segmenter, policy, start)
+        self._model.attach(folder, store, cohort)
+        ids = known.ids() if labels is not None else ()
         highest = max(ids, default=0)
-        self._untaught = segmenter.snapshot()
-        if start is not None and start.snapshot is not None:
-            segmenter.restore(start.snapshot)
-        self._saved = segmenter.snapshot()
-        self._attach(journal, store, cohort)
-        if start is not None and self._checkpoints is not None:
+        if start is not None and self._model.checkpoints is not None:
             start = replace(start, checkpoint="model-000000.checkpoint")
-            self._checkpoints.save(self._saved, "model-000000.checkpoint")
-        versions = Catalogue.beginning(self._untaught, start)
-        self._state = State(highest + 1, self._saved, highest, finished=ids, versions=versions)
-        self._history = History(undo_memory_bytes)
-        if ids or start is not None:
-            patch = Patch.between(np.zeros_like(self.labels), self.labels, (0,) * image.ndim)
-            self._write(self._state, Event("open", highest + 1, patch.changed if patch else 0, patch=patch, version=start))
+            self._model.checkpoints.save(self._model.saved, "model-000000.checkpoint")
+        versions = Catalogue.beginning(self._model.untaught, start)
+        state = State(highest + 1, self._model.saved, highest, finished=ids, versions=versions, legend=legend or Legend())
+        self._ledger = Ledger(known, state, self._model, History(undo_memory_bytes))
+        self._ledger.journal = journal
+        if ids or legend is not None or start is not None:
+            patches: list[Patch | None] = [*known.patches()] or [None]
+            events = [Event("open", highest + 1, patch.changed if patch else 0, patch=patch) for patch in patches]
+            self._ledger.write(state, replace(events[0], version=start, legend=legend), *events[1:])
 
     # --- what there is ---
 
@@ -142,9 +129,11 @@ class Session:
     def labels(self) -> npt.NDArray[Any]:
         """(S) ids of all objects, the open one included; a read-only view that later actions show in.
 
-        The type is the smallest unsigned one at first and widens when an id needs it: the array is a new one then.
+        The type is the smallest unsigned one at first and widens when an id needs it: the array is a new one then. Labels that do not fit
+        into memory are a `blocks.BlockArray`: numpy arrays come out of that by indexing.
         """
-        return self._labels.array
+        array: npt.NDArray[Any] = self._labels.array
+        return array
 
     @property
     def label(self) -> int:
@@ -184,14 +173,19 @@ class Session:
         return self._state.versions
 
     @property
+    def legend(self) -> Legend:
+        """Names of the objects, and colours of their classes."""
+        return self._state.legend
+
+    @property
     def can_undo(self) -> bool:
         """Whether there is an action to undo."""
-        return self._history.done > 0
+        return self._ledger.history.done > 0
 
     @property
     def can_redo(self) -> bool:
         """Whether there is an undone action to do again."""
-        return self._history.undone > 0
+        return self._ledger.history.undone > 0
 
     # --- what can be done ---
 
@@ -205,10 +199,32 @@ class Session:
         WriteError : the journal cannot be written
         """
         self.image.check_click(click)
-        with self._safely() as began:
-            after = self._answered(click)
+        with self._ledger.safely() as began:
+            after = self._model.answered(self._labels, self._state, click)
             patch = repainting(self._labels, self._state, click, after.predictions[click.plane])
-            return self._commit("add", after, patch, began, click=click)
+            return self._ledger.commit("add", after, patch, began, click=click)
+
+    def choose(self, rank: int) -> Change:
+        """Take another of the masks that the model proposed in the plane of the newest click (see `Prediction.proposed`); 0 is the best.
+
+        The next click goes on from it, and once accepted it is what the model learns.
+
+        Raises
+        ------
+        SessionError : no click was made, or the model proposed fewer masks
+        WriteError : the journal cannot be written
+        """
+        answer = self._state.newest_answer
+        if answer is None:
+            raise SessionError(f"mask {rank + 1} was asked for, but no click was made; expected at least one click to answer")
+        if not 0 <= rank < len(answer.proposed):
+            raise SessionError(f"mask {rank + 1} was asked for; expected one of the {len(answer.proposed)} that the model proposed")
+        if rank == answer.rank:
+            return self._ledger.nothing
+        with self._ledger.safely() as began:
+            after, click = self._state.choosing(rank), self.clicks[-1]
+            patch = repainting(self._labels, self._state, click, after.predictions[click.plane])
+            return self._ledger.commit("choose", after, patch, began, number=rank)
 
     def accept(self, *, learn: bool = True) -> Change:
         """Finish the open object and open the next id. With ``learn``, `learn` is part of the action.
@@ -222,11 +238,11 @@ class Session:
         """
         if not self.clicks:
             self._layers_of_open_object()
-        with self._safely() as began:
-            after, event = self._state.accepted(self._lessons()), None
+        with self._ledger.safely() as began:
+            after, event = self._state.accepted(lessons_of(self.image, self._labels, self._state)), None
             if learn and after.pending:
-                after, event = self._learnt(after, began)
-            return self._commit("accept", after, None, began, learn=event)
+                after, event = self._ledger.learnt(after, began)
+            return self._ledger.commit("accept", after, None, began, learn=event)
 
     def learn(self) -> LearningReport | None:
         """Learn from all pending lessons, in order; None if there are none.
@@ -240,10 +256,10 @@ class Session:
         """
         if not self._state.pending:
             return None
-        with self._safely() as began:
-            after, event = self._learnt(self._state, began)
-            self._write(after, event)
-        self._amend(after, event.checkpoint)
+        with self._ledger.safely() as began:
+            after, event = self._ledger.learnt(self._state, began)
+            self._ledger.write(after, event)
+        self._ledger.amend(after, event.checkpoint)
         return event.report
 
     def forget(self) -> Change:
@@ -270,10 +286,10 @@ class Session:
         """
         version = self._state.versions[number]
         if version.pinned == pinned:
-            return Change(None, None, self.label)
-        with self._safely() as began:
-            versions = self._state.versions.holding(number, self._model_of(version)).pinning(number, pinned)
-            return self._commit("pin" if pinned else "unpin", replace(self._state, versions=versions), None, began, number=number)
+            return self._ledger.nothing
+        with self._ledger.safely() as began:
+            versions = self._state.versions.holding(number, self._model.of_version(version)).pinning(number, pinned)
+            return self._ledger.commit("pin" if pinned else "unpin", replace(self._state, versions=versions), None, began, number=number)
 
     def export(self, number: int, path: Path | str, *, pictures: bool = False) -> Path:
         """Write a version to a file that a session can start from.
@@ -290,8 +306,7 @@ class Session:
         WriteError : it cannot be written
         """
         version, path = self._state.versions[number], Path(path)
-        facts = {key: str(value) for key, value in version.facts().items() if value}
-        self._known_store.save(self._model_of(version), path, facts, pictures=pictures)
+        self._model.export(version, path, pictures=pictures)
         return path
 
     def compare(self, first: int, second: int) -> Comparison:
@@ -301,10 +316,7 @@ class Session:
         ------
         SessionError : there is no such version, it is no longer kept, or this session has no store
         """
-        versions = self._state.versions
-        distance = self._known_store.distance(self._model_of(versions[first]), self._model_of(versions[second]))
-        passed = [getattr(versions[number].report, "remembered_after", math.nan) for number in (first, second)]
-        return Comparison(first, second, distance, versions.objects_between(first, second), *passed)
+        return self._model.compare(self._state.versions, first, second)
 
     def peek(self, plane: Plane | None = None) -> Prediction:
         """What the model as shipped would have said to the clicks of the open object, in the plane of the newest one by default.
@@ -319,8 +331,8 @@ class Session:
         clicks = () if plane is None else self._state.clicks_in(plane)
         if plane is None or not clicks:
             raise SessionError("a look at the untaught model arrived, but no click was made there; expected at least one click to answer")
-        with self._safely():
-            return untaught_answer(self._segmenter, self._untaught, self.image.slice(plane), clicks)
+        with self._ledger.safely():
+            return self._model.untaught_answer(plane, clicks)
 
     def undo(self) -> Change:
         """Take back the newest action: labels, clicks and model.
@@ -331,8 +343,7 @@ class Session:
         """
         if not self.can_undo:
             raise SessionError("an undo arrived, but there is no action to undo; expected one after an action")
-        step = self._history.back()
-        return self._move("undo", step.before, step.patch, step.patch.before if step.patch else None)
+        return self._ledger.undo()
 
     def redo(self) -> Change:
         """Do the newest undone action again, with the same outcome.
@@ -343,8 +354,7 @@ class Session:
         """
         if not self.can_redo:
             raise SessionError("a redo arrived, but there is no undone action; expected one after an undo")
-        step = self._history.forth()
-        return self._move("redo", step.after, step.patch, step.patch.after if step.patch else None)
+        return self._ledger.redo()
 
     def select(self, label: int) -> Change:
         """Open an object, to correct it or to begin it under an id of your choice. The voxels of the object open so far stay.
@@ -353,12 +363,11 @@ class Session:
         ------
         LabelsError : not an id
         """
-        if int(label) != label or not 1 <= label <= LARGEST_ID:
-            raise LabelsError(f"label {label} arrived; expected a whole number from 1 to {LARGEST_ID} (0 is background)")
+        _check_id(label)
         if label == self.label:
-            return Change(None, None, self.label)
-        with self._safely() as began:
-            return self._commit("select", self._state.opening(int(label)), None, began)
+            return self._ledger.nothing
+        with self._ledger.safely() as began:
+            return self._ledger.commit("select", self._state.opening(int(label)), None, began)
 
     def paint(self, region: Sequence[slice], values: npt.ArrayLike) -> Change:
         """Write labels by hand, over whatever is there.
@@ -375,11 +384,11 @@ class Session:
         """
         region = as_region(region, self.image.shape)
         values = as_ids(values, tuple(side.stop - side.start for side in region))
-        with self._safely() as began:
+        with self._ledger.safely() as began:
             patch = self._labels.patch(region, values)
             if patch is None:
-                return Change(None, None, self.label)
-            return self._commit("paint", self._state.painted(patch), patch, began)
+                return self._ledger.nothing
+            return self._ledger.commit("paint", self._state.painted(patch), patch, began)
 
     def propagate(
         self, label: int | None = None, axis: int = 0, *, on_slice: Callable[[int, int], None] | None = None
@@ -398,19 +407,143 @@ class Session:
         SessionError : the object has no slice to start from, or the image is no volume
         WriteError : the journal cannot be written
         """
-        with self._safely() as began:
+        with self._ledger.safely() as began:
             label = self.candidate if label is None else label
             outcome = propagate(self.image, self._segmenter, self._labels, self._state.origin(label), label, axis, on_slice)
             after = self._state.propagated(label, axis, outcome.carried)
-            if outcome.patch is None and after.origin(label).carried == self._state.origin(label).carried:
-                return Change(None, None, self.label), outcome
+            if outcome.patch is None and after.origin(label) == self._state.origin(label):
+                return self._ledger.nothing, outcome
             carried = tuple(outcome.carried.items())
-            return self._commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried), outcome
+            return self._ledger.commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried), outcome
 
     def doubtful(self) -> list[Doubt]:
         """The slices that propagation filled or ended before, the one with the largest expected error first."""
         doubts = [Doubt(plane, label, error) for label, origin in self._state.origins.items() for plane, error in origin.carried.items()]
         return sorted(doubts, key=lambda doubt: (-doubt.error, doubt.label, doubt.plane))
+
+    def outdated(self, label: int) -> tuple[int, ...]:
+        """Axes across which a slice of an object was corrected since it was propagated: across them it should be propagated again."""
+        return tuple(sorted(self._state.origin(label).outdated))
+
+    def approve(self, *planes: Plane, label: int | None = None) -> Change:
+        """Find slices of an object good as they are, empty ones too: as if they had been clicked in, propagation never touches them again.
+
+        Parameters
+        ----------
+        planes : of the volume; by default all that propagation filled
+        label : of the object; by default the one that `propagate` takes
+
+        Raises
+        ------
+        SessionError : there is no such plane, or nothing was carried and no plane is named
+        WriteError : the journal cannot be written
+        """
+        label = self.candidate if label is None else label
+        origin = self._state.origin(label)
+        for axis, index in planes:
+            if self.image.ndim != 3 or axis not in range(3) or not 0 <= index < self.image.shape[axis]:
+                raise SessionError(f"plane {index} across axis {axis} arrived; expected one of an image of shape {self.image.shape}")
+        if not planes and not origin.carried:
+            raise SessionError(f"object {label} has no slice that was carried; expected one to approve")
+        fresh = tuple(sorted({*(planes or origin.carried)} - origin.own))
+        if not fresh:
+            return self._ledger.nothing
+        with self._ledger.safely() as began:
+            return self._ledger.commit("approve", self._state.approved(label, fresh), None, began, label=label, planes=fresh)
+
+    def slices(self, label: int, axis: int = 0) -> tuple[Slice, ...]:
+        """What the slices of an object across an axis are, in order: see `ground.Slice`. Goes through the object's voxels."""
+        return slices(self._labels, self._state.origin(label), label, axis)
+
+    # --- whole objects ---
+
+    def delete(self, label: int) -> Change:
+        """Drop an object. The model keeps what it taught.
+
+        Raises
+        ------
+        SessionError : it has neither voxels nor clicks
+        WriteError : the journal cannot be written
+        """
+        with self._ledger.safely() as began:
+            patch = renumbered(self._labels, label, 0)
+            if patch is None and not (label == self.label and self.clicks):
+                raise _missing(label)
+            return self._ledger.commit("delete", self._state.deleted(label), patch, began, label=label)
+
+    def relabel(self, label: int, to: int) -> Change:
+        """Give an object another id, which nothing has so far.
+
+        Raises
+        ------
+        LabelsError : not an id
+        SessionError : the object has no voxels, or the other id has
+        WriteError : the journal cannot be written
+        """
+        _check_id(to)
+        if label == to:
+            return self._ledger.nothing
+        with self._ledger.safely() as began:
+            patch = renumbered(self._labels, label, to)
+            if patch is None:
+                raise _missing(label)
+            if self._labels.layers_with(to) is not None or (to == self.label and self.clicks):
+                raise SessionError(f"id {to} was asked for, but there is an object {to} already; expected a free one (or merge the two)")
+            return self._ledger.commit("relabel", self._state.relabelled(label, to), patch, began, label=label, into=to)
+
+    def merge(self, label: int, into: int) -> Change:
+        """Make an object a part of another one, whose id and class it gets.
+
+        Raises
+        ------
+        SessionError : one of them has no voxels, or both are the same
+        WriteError : the journal cannot be written
+        """
+        if label == into:
+            raise SessionError(f"a merge of object {label} with itself arrived; expected two objects")
+        with self._ledger.safely() as began:
+            patch = renumbered(self._labels, label, into)
+            if patch is None or self._labels.layers_with(into) is None:
+                raise _missing(label if patch is None else into)
+            return self._ledger.commit("merge", self._state.merged(label, into), patch, began, label=label, into=into)
+
+    def split(self, label: int, seeds: Sequence[tuple[int, ...]]) -> Change:
+        """Make several objects of one. The part of the first seed keeps the id; the others get new ones, in order, and are finished.
+
+        Parameters
+        ----------
+        seeds : a voxel of the object in every part
+
+        Raises
+        ------
+        SessionError : there are fewer than two seeds, or one lies outside of the object
+        WriteError : the journal cannot be written
+        """
+        seeds = tuple(dict.fromkeys(tuple(int(v) for v in seed) for seed in seeds))
+        with self._ledger.safely() as began:
+            first = self._state.next_id
+            patch = taken_apart(self._labels, label, seeds, range(first, first + len(seeds) - 1), self.image.spacing)
+            assert patch is not None
+            return self._ledger.commit("split", self._state.split(label, patch), patch, began, label=label, seeds=seeds)
+
+    def name(self, label: int, name: str, color: str | None = None) -> Change:
+        """Say what an object is: one of a class, or of none if ``name`` is empty.
+
+        Parameters
+        ----------
+        color : of the class, like "#e69f00"; by default the one that it has, or a new one
+
+        Raises
+        ------
+        LabelsError : not an id, not one line, or not a colour
+        WriteError : the journal cannot be written
+        """
+        _check_id(label)
+        after = self._state.named(label, name, color)
+        if after.legend == self.legend:
+            return self._ledger.nothing
+        with self._ledger.safely() as began:
+            return self._ledger.commit("name", after, None, began, label=label, name=name.strip(), color=color)
 
     def discard(self) -> Change:
         """Drop the clicks and the voxels of the open object; its id stays open, and the model keeps what the clicks taught it.
@@ -420,19 +553,28 @@ class Session:
         SessionError : it has neither
         WriteError : the journal cannot be written
         """
-        layers, patch = self._layers_of_open_object(), None
-        with self._safely() as began:
-            if layers is not None:
-                here = self.labels[layers]
-                patch = self._labels.patch((layers,), np.where(here == self.label, 0, here))
-            return self._commit("discard", self._state.discarded(), patch, began)
+        self._layers_of_open_object()
+        with self._ledger.safely() as began:
+            return self._ledger.commit("discard", self._state.discarded(), renumbered(self._labels, self.label, 0), began)
 
     def close(self) -> None:
         """Close the journal."""
         if self._journal is not None:
             self._journal.close()
 
-    # --- the next state ---
+    # --- inside ---
+
+    @property
+    def _labels(self) -> LabelMap:
+        return self._ledger.labels
+
+    @property
+    def _state(self) -> State:
+        return self._ledger.state
+
+    @property
+    def _journal(self) -> Journal | None:
+        return self._ledger.journal
 
     def _layers_of_open_object(self) -> slice | None:
         """Layers of the first axis that hold the open object; SessionError if it has neither voxels nor clicks."""
@@ -441,260 +583,16 @@ class Session:
             raise SessionError(f"object {self.label} has neither clicks nor voxels; expected at least one of them")
         return layers
 
-    def _answered(self, click: Click) -> State:
-        """The state after the model's answer to a click."""
-        state, plane = self._state.clicked(click), click.plane
-        prompt = Prompt(state.clicks_in(plane), previous_answer(self._labels, state, plane))
-        answer = self._policy.on_click(self._segmenter, self.image.slice(plane), prompt)
-        first = {plane: answer} if prompt.previous is None and len(prompt.clicks) == 1 else {}
-        return replace(state.answered(plane, answer, self._segmenter.snapshot()), firsts={**state.firsts, **first})
-
-    def _lessons(self) -> tuple[Lesson, ...]:
-        """What there is to learn from the open object as it is now."""
-        state = self._state
-        lessons = []
-        for plane in dict.fromkeys(click.plane for click in state.clicks):
-            ids = self._labels.plane(plane)
-            mask, others = ids == state.label, (ids != 0) & (ids != state.label)
-            if mask.any():
-                first = iou(state.firsts[plane].mask & ~others, mask) if plane in state.firsts else math.nan
-                lessons.append(Lesson(self.image.slice(plane), state.clicks_in(plane), mask, self.image.name, state.label, first, others))
-        return tuple(lessons)
-
-    def _learnt(self, state: State, began: float) -> tuple[State, Event]:
-        """``state`` after learning from its lessons, and the event that says so."""
-        label, effort = state.pending[-1].label, measured(self._segmenter, self._untaught, state.pending)
-        report, version = self._taught(state, effort)
-        snapshot, checkpoint = self._segmenter.snapshot(), None
-        if self._journal is not None and self._checkpoints is not None and snapshot is not self._saved:
-            checkpoint = f"model-{self._journal.sequence + 1:06d}.checkpoint"
-            version = version and replace(version, checkpoint=checkpoint)
-            try:
-                self._checkpoints.save(snapshot, checkpoint)
-            except ApprenticeError:
-                self._withdraw(state.versions.learnt(version, label, report, None), state.versions)
-                raise
-        taught = snapshot is not state.snapshot
-        seconds = time.perf_counter() - began
-        event = Event("learn", label, 0, seconds, taught=taught, report=report, checkpoint=checkpoint, version=version, effort=effort)
-        return state.learnt(snapshot, label, version, report, effort), event
-
-    # --- making it count ---
-
-    def _attach(self, journal: Journal | None, store: SnapshotStore | None, cohort: Cohort | None = None) -> None:
-        self._journal, self._store, self._cohort = journal, store, cohort
-        self._checkpoints = None if journal is None or store is None else Checkpoints(store, journal.path.parent)
-
-    @contextmanager
-    def _safely(self) -> Iterator[float]:
-        """Gives the time it began; puts the model back if anything raises."""
-        try:
-            yield time.perf_counter()
-        except BaseException:
-            self._segmenter.restore(self._state.snapshot)
-            raise
-
-    def _write(self, after: State, *events: Event) -> None:
-        """Let the study go along with what leads to ``after``, and record it; neither if one of them fails."""
-        before = self._state.versions
-        try:
-            if self._cohort is not None:
-                self._cohort.follow(before, after.versions)
-            if self._journal is not None:
-                self._journal.append(*events)
-        except ApprenticeError:
-            self._withdraw(after.versions, before)
-            raise
-
-    def _withdraw(self, after: Catalogue, before: Catalogue) -> None:
-        """Let the study go back with what could not be finished, if it can."""
-        if self._cohort is not None:
-            with suppress(ApprenticeError):
-                self._cohort.follow(after, before)
-
-    def _commit(
-        self,
-        kind: str,
-        after: State,
-        patch: Patch | None,
-        began: float,
-        *,
-        click: Click | None = None,
-        learn: Event | None = None,
-        **facts: Any,
-    ) -> Change:
-        """Record an action, then let it count."""
-        before, values = self._state, None
-        if patch is not None:
-            values = patch.after
-            self._labels.widen(patch.dtype)
-        taught = learn is None and after.snapshot is not before.snapshot
-        label = after.label if kind == "select" else before.label
-        event = replace(Event(kind, label, patch.changed if patch else 0, time.perf_counter() - began, click, patch, taught), **facts)
-        self._write(after, event, *([learn] if learn else []))
-        self._state = after
-        self._history.push(Step(before, after, patch, event.checkpoint))
-        if learn is not None:
-            self._amend(after, learn.checkpoint)
-        return self._show(patch, values)
-
-    def _amend(self, after: State, checkpoint: str | None) -> None:
-        """Make ``after`` the outcome of the newest action."""
-        self._state = after
-        self._history.amend(after, checkpoint)
-        if checkpoint is not None and self._checkpoints is not None:
-            self._saved = after.snapshot
-            self._checkpoints.keep_newest(self._history.checkpoints, [v.checkpoint for v in after.versions.kept if v.checkpoint])
-
-    def _move(self, kind: str, state: State, patch: Patch | None, values: npt.NDArray[Any] | None) -> Change:
-        """Undo or redo."""
-        with self._safely() as began:
-            taught = state.snapshot is not self._state.snapshot
-            if taught:
-                self._segmenter.restore(state.snapshot)
-            label = (state if kind == "undo" else self._state).label
-            self._write(state, Event(kind, label, patch.changed if patch else 0, time.perf_counter() - began, taught=taught))
-        self._state = state
-        self._history.move(1 if kind == "redo" else -1)
-        if self._checkpoints is not None and (newest := self._history.newest_checkpoint):
-            name, snapshot = newest
-            self._checkpoints.ensure(snapshot, name)
-        self._ensure_versions()
-        return self._show(patch, values)
-
-    def _show(self, patch: Patch | None, values: npt.NDArray[Any] | None) -> Change:
-        """Write values into the labels and say so."""
-        if patch is None or values is None:
-            return Change(None, None, self.label)
-        return Change(patch.region, self._labels.write(patch.region, values), self.label)
-
-    # --- versions of the model ---
-
-    @property
-    def _known_store(self) -> SnapshotStore:
-        if self._store is None:
-            raise SessionError("this session has no store for models; expected one, as `open_session` gives it")
-        return self._store
-
-    def _model_of(self, version: Version) -> Any:
-        """What is known in a version; SessionError if that is no longer kept."""
-        if version.snapshot is not None:
-            return version.snapshot
-        kept = self._checkpoints.load(version.checkpoint) if self._checkpoints is not None and version.checkpoint else None
-        if kept is None:
-            raise SessionError(f"version {version.number} is no longer kept; expected a pinned one or one of the newest {KEPT_VERSIONS}")
-        return kept
-
     def _use(self, kind: str, number: int) -> Change:
         """Work with a version from now on."""
         version = self._state.versions[number]
-        with self._safely() as began:
-            snapshot = self._model_of(version)
-            self._segmenter.restore(snapshot)
-            versions = self._state.versions.using(number).holding(number, snapshot)
-            after = replace(self._state, snapshot=snapshot, versions=versions)
-            return self._commit(kind, after, None, began, checkpoint=version.checkpoint, number=number)
+        with self._ledger.safely() as began:
+            after = self._model.using(self._state, number)
+            return self._ledger.commit(kind, after, None, began, checkpoint=version.checkpoint, number=number)
 
-    def _ensure_versions(self) -> None:
-        """Write the checkpoints of versions that are back after they had been cleared away."""
-        for version in self._state.versions.kept:
-            if self._checkpoints is not None and version.snapshot is not None and version.checkpoint:
-                self._checkpoints.ensure(version.snapshot, version.checkpoint)
-
-    def _taught(self, state: State, effort: Effort | None) -> tuple[LearningReport, Version | None]:
-        """Let the policy learn from the lessons of ``state``: what it says, and the version that this makes, if it makes one.
-
-        With a study, on top of whatever other sessions have taught it meanwhile; should one of them be faster, once more on top of that.
-        """
-        own = state.versions.current
-        basis, known, begun = own.shared, own.snapshot, state.snapshot
-        while True:
-            if self._cohort is not None and (newest := self._cohort.head) != basis:
-                basis = newest
-                known = begun = self._untaught if basis is None else self._cohort.load(basis)
-            if begun is not state.snapshot:
-                self._segmenter.restore(begun)
-            report = _combined([self._policy.on_accept(self._segmenter, lesson) for lesson in state.pending])
-            if report.refused or self._segmenter.snapshot() is known:
-                if begun is not state.snapshot:
-                    self._segmenter.restore(state.snapshot)
-                return report, None
-            version = state.versions.next(state.pending, self.image.name, report, effort)
-            version = replace(version, basis=basis, snapshot=self._segmenter.snapshot())
-            if self._cohort is None:
-                return report, version
-            if (shared := self._cohort.append(version, basis)) is not None:
-                return report, replace(version, shared=shared)
-            self._segmenter.restore(begun)
-
-    # --- living through it again ---
-
-    def _relive(self, entries: Sequence[Entry], done: int, load: _Load) -> None:
-        """Do journaled actions again (see `resume`): the first ``done`` of ``entries`` to stay, the others to be redone."""
-        start, snapshot = _known_model(entries[:done], load, self._untaught)
-        for entry in entries[:start]:
-            self._repeat(entry)
-        if snapshot is not None:
-            self._segmenter.restore(snapshot)
-            self._state, self._saved = replace(self._state, snapshot=snapshot), snapshot
-        current = self._state.versions.current
-        if current.snapshot is None and current.checkpoint and (known := load(current.checkpoint)) is not None:
-            self._state = replace(self._state, versions=self._state.versions.holding(current.number, known))
-        self._history.forget(self._state.snapshot, [e.learn.checkpoint for e in entries[:start] if e.learn and e.learn.checkpoint])
-        for entry in entries[start:]:
-            self._repeat(entry, load)
-        while self._history.done > done - start:
-            self.undo()
-
-    def _repeat(self, entry: Entry, load: _Load | None = None) -> None:
-        """Do one journaled action again, with its journaled labels; without ``load`` the model is left out of it."""
-        event, state = entry.action, self._state
-        patch = self._labels.patch(event.patch.region, event.patch.after) if event.patch is not None else None
-        if event.kind == "add" and event.click is not None:
-            after = state.clicked(event.click) if load is None else self._answered(event.click)
-        elif event.kind == "accept":
-            after = state.accepted(self._lessons() if load is not None or entry.learn is None else ())
-        elif event.kind == "paint" and patch is not None:
-            after = state.painted(patch)
-        elif event.kind == "propagate" and event.axis is not None:
-            after = state.propagated(event.label, event.axis, dict(event.carried))
-        elif event.kind == "discard":
-            after = state.discarded()
-        elif event.kind in ("go_back", "forget"):
-            after = self._used(event.number or 0, load)
-        elif event.kind in ("pin", "unpin") and event.number is not None:
-            after = replace(state, versions=state.versions.pinning(event.number, event.kind == "pin"))
-        else:
-            after = state.opening(event.label)
-        self._commit(event.kind, after, patch, 0.0, checkpoint=event.checkpoint)
-        if entry.learn is not None:
-            self._repeat_learning(entry.learn, load)
-
-    def _used(self, number: int, load: _Load | None) -> State:
-        """The state after going to a version again; where that is not kept any more the model stays, without ``load`` in any case."""
-        state, version = self._state, self._state.versions[number]
-        versions, snapshot = state.versions.using(number), version.snapshot
-        if snapshot is None and load is not None and version.checkpoint:
-            snapshot = load(version.checkpoint)
-        if snapshot is None or load is None:
-            return replace(state, versions=versions)
-        self._segmenter.restore(snapshot)
-        return replace(state, snapshot=snapshot, versions=versions.holding(number, snapshot))
-
-    def _repeat_learning(self, event: Event, load: _Load | None) -> None:
-        """Learn again what was learnt, from the checkpoint if there is one; without ``load`` only clear the lessons."""
-        state, version, known = self._state, event.version, None
-        snapshot = load(event.checkpoint) if load is not None and event.checkpoint else None
-        if snapshot is not None:
-            self._segmenter.restore(snapshot)
-            known = self._saved = snapshot
-        elif load is not None:
-            self._taught(state, None)
-            known = self._segmenter.snapshot()
-        if version is not None:
-            version = replace(version, snapshot=known)
-        snapshot = state.snapshot if known is None else known
-        self._amend(state.learnt(snapshot, event.label, version, event.report, event.effort), event.checkpoint)
+    def _attach(self, journal: Journal | None, store: SnapshotStore | None, cohort: Cohort | None) -> None:
+        self._ledger.journal = journal
+        self._model.attach(None if journal is None else journal.path.parent, store, cohort)
 
 
 def resume(
@@ -741,14 +639,15 @@ def resume(
             )
         load = cache(Checkpoints(store, journal.path.parent).load) if store is not None else _nothing
         opened = next((e for e in events if e.kind == "open"), Event("open", 1))
-        labels, start = None, opened.version
-        if opened.patch is not None:
-            labels = np.zeros(image.shape, opened.patch.dtype)
-            labels[opened.patch.region] = opened.patch.after
+        start = opened.version
+        labels = LabelMap(image.shape, folder=cleared(journal.path.parent))
+        for patch in (event.patch for event in events if event.kind == "open" and event.patch is not None):
+            labels.widen(patch.dtype)
+            labels.write(patch.region, patch.after)
         if start is not None and start.checkpoint:
             start = replace(start, snapshot=load(start.checkpoint))
-        session = Session(image, segmenter, policy, labels=labels, start=start)
-        session._relive(*effective(events), load)
+        session = Session(image, segmenter, policy, labels=labels, legend=opened.legend, start=start)
+        relive(session._ledger, *effective(events), load)
         session._attach(journal, store, cohort)
         return session
     except BaseException:
@@ -756,45 +655,14 @@ def resume(
         raise
 
 
-def _known_model(entries: Sequence[Entry], load: _Load, untaught: Any) -> tuple[int, Any]:
-    """The newest position between two objects at which the model is on the disk, and that model; None if it is as at the start."""
-    between, clicked = [0], False
-    for position, entry in enumerate(entries, start=1):
-        clicked = entry.action.kind == "add" or (clicked and entry.action.kind in _BESIDE)
-        if not clicked:
-            between.append(position)
-    for position in reversed(between):
-        for entry in reversed(entries[:position]):
-            for event in (entry.learn, entry.action):
-                if event is not None and event.checkpoint and (snapshot := load(event.checkpoint)) is not None:
-                    return position, snapshot
-                if event is not None and (event.taught or event.kind == "forget"):
-                    break
-            else:
-                continue
-            if event.kind == "forget":
-                return position, untaught
-            break
-        else:
-            return position, None
-    return 0, None
+def _check_id(label: int) -> None:
+    if int(label) != label or not 1 <= label <= LARGEST_ID:
+        raise LabelsError(f"label {label} arrived; expected a whole number from 1 to {LARGEST_ID} (0 is background)")
+
+
+def _missing(label: int) -> SessionError:
+    return SessionError(f"object {label} was asked for, but it has no voxels; expected one that is there")
 
 
 def _nothing(_name: str) -> None:
     """Where there is no store, no checkpoint can be loaded."""
-
-
-def _combined(reports: Sequence[LearningReport]) -> LearningReport:
-    """One report of several lessons: accepted if any was, mean losses, all the time."""
-    if len(reports) == 1:
-        return reports[0]
-    return LearningReport(
-        any(report.accepted for report in reports),
-        "; ".join(dict.fromkeys(report.message for report in reports if report.message)),
-        float(np.mean([report.loss_before for report in reports])),
-        float(np.mean([report.loss_after for report in reports])),
-        sum(report.elapsed_s for report in reports),
-        any(report.refused for report in reports) and not any(report.accepted for report in reports),
-        reports[0].remembered_before,
-        reports[-1].remembered_after,
-    )

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
@@ -191,6 +191,7 @@ class Image:
     name : short name for people, for example the file's stem
     path : where it was read from, if anywhere
     source : what the reader wants the writer to remember of the file (header, format); opaque to everyone else
+    coarser : the same data at lower resolutions, finest first, for whoever shows all of a large image
     """
 
     data: Any
@@ -199,6 +200,7 @@ class Image:
     name: str = "image"
     path: Path | None = None
     source: Any = field(default=None, repr=False)
+    coarser: tuple[Any, ...] = field(default=(), repr=False)
     _token: int = field(default_factory=count().__next__, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -321,7 +323,8 @@ class Prediction:
     shape : (H, W) of the slice
     view : the zoom window that the newest forward pass looked at (may reach beyond the slice), if any
     score : the network's own estimate of its IoU with the truth, 0..1; NaN if it makes none
-    candidates : further predictions for the same prompt, best first
+    candidates : the other masks that were proposed for the same prompt, best first, without candidates of their own
+    rank : place of this one among all that were proposed; 0 is the best
     """
 
     logits: npt.NDArray[np.float32]
@@ -330,10 +333,34 @@ class Prediction:
     view: Box | None = None
     score: float = float("nan")
     candidates: tuple[Prediction, ...] = ()
+    rank: int = 0
 
     def __post_init__(self) -> None:
         if self.logits.shape != self.box.shape:
             raise InputError(f"logits of shape {self.logits.shape} arrived for a box of shape {self.box.shape}")
+
+    @property
+    def proposed(self) -> tuple[Prediction, ...]:
+        """This one among its candidates: all masks that were proposed, best first."""
+        return (*self.candidates[: self.rank], self, *self.candidates[self.rank :])
+
+    def choosing(self, rank: int) -> Prediction:
+        """The mask of this rank, with all the others as its candidates.
+
+        Raises
+        ------
+        InputError : there is no such rank
+        """
+        proposed = self.proposed
+        if not 0 <= rank < len(proposed):
+            raise InputError(f"mask {rank + 1} was asked for; expected one of the {len(proposed)} that the model proposed")
+        others = tuple(replace(p, candidates=(), rank=0) for i, p in enumerate(proposed) if i != rank)
+        return replace(proposed[rank], candidates=others, rank=rank)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the logits, those of the candidates included."""
+        return self.logits.nbytes + sum(candidate.nbytes for candidate in self.candidates)
 
     @property
     def mask_in_box(self) -> npt.NDArray[np.bool_]:

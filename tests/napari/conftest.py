@@ -69,7 +69,7 @@ class DiskEngine:
             if wish.knowledge is not None:
                 start = Version(1, origin=f"file {wish.knowledge.name}", snapshot=store.load(wish.knowledge))
             journal = Journal.create(folder, image, policy=wish.policy)
-            known = {"labels": wish.labels, "journal": journal, "store": store, "start": start, "cohort": cohort}
+            known = {"labels": wish.labels, "legend": wish.legend, "journal": journal, "store": store, "start": start, "cohort": cohort}
             session = Session(image, self.segmenter(), self.policy(), **known)
         self.sessions.append(session)
         return session

@@ -27,7 +27,7 @@ def test_the_manifest_is_valid_and_all_it_names_exists(manifest):
     titles = [command["id"] for command in manifest["contributions"]["commands"]]
     assert len(titles) == len(set(titles))
     menus = manifest["contributions"]["menus"]
-    assert set(menus) == {"napari/layers/annotate", "napari/layers/segment"}
+    assert set(menus) == {"napari/layers/annotate", "napari/layers/segment", "napari/layers/measure"}
 
 
 def test_the_manifest_claims_what_the_files_module_reads_and_writes(manifest):

@@ -288,7 +288,7 @@ def test_the_panel_in_a_real_window(make_napari_viewer, monkeypatch, hands, volu
         for column in (12, 30):
             window.click(window.plane, 20, column)
             window.press(widget.accept)
-        engine.session._policy.refusing = True
+        engine.session._model.policy.refusing = True
         window.click(window.plane, 34, 8)
         window.press(widget.accept)
         assert widget.status.words.startswith("learning was refused")

@@ -5,24 +5,27 @@ A session refuses by raising and is then as it was before. That is caught here, 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_apprentice import files
-from napari_apprentice._napari.mask_layer import Box
+from napari_apprentice._napari.mask_layer import Box, own_copy
 from napari_apprentice._napari.strokes import Stroke
-from napari_apprentice.types import Click
+from napari_apprentice.ground import Slice
+from napari_apprentice.legend import Legend, legend_path, write_legend
+from napari_apprentice.types import Click, Prediction
 from napari_apprentice.versions import Catalogue
 
 if TYPE_CHECKING:
     from napari_apprentice.session import Change, Doubt, Session
 
-__all__ = ["Acceptance", "Answer", "Propagation", "State", "act", "fingerprint", "paint", "save"]
+__all__ = ["Acceptance", "Answer", "Propagation", "SliceView", "State", "act", "continued", "fingerprint", "next_mask", "paint", "save"]
 
 Fingerprint = tuple[int, int]
 
@@ -39,6 +42,8 @@ class State:
     can_undo, can_redo : what the session could do next
     doubts : slices that were filled by propagation, worst first
     versions : of the model
+    legend : names of objects and colours of classes
+    masks : how many the model proposed to the newest click
     """
 
     label: int
@@ -48,13 +53,41 @@ class State:
     can_redo: bool = False
     doubts: tuple[Doubt, ...] = ()
     versions: Catalogue = field(default_factory=Catalogue)
+    legend: Legend = field(default_factory=Legend)
+    masks: int = 1
 
     @classmethod
     def of(cls, session: Session) -> State:
         """The state of ``session``."""
         doubts = tuple(session.doubtful())
         could = session.can_undo, session.can_redo
-        return cls(session.label, tuple(session.clicks), tuple(session.finished), *could, doubts, session.versions)
+        newest = _newest_answer(session)
+        masks = len(newest.proposed) if newest is not None else 1
+        return cls(session.label, tuple(session.clicks), tuple(session.finished), *could, doubts, session.versions, session.legend, masks)
+
+
+@dataclass(frozen=True, eq=False)
+class SliceView:
+    """What the slices of an object are.
+
+    Attributes
+    ----------
+    label : the object at work, see `Session.candidate`
+    axis : across which
+    slices : in order
+    flipped : whether the viewer's slider runs from the last one to the first
+    """
+
+    label: int
+    axis: int
+    slices: tuple[Slice, ...]
+    flipped: bool
+
+    @classmethod
+    def of(cls, session: Session, axis: int, flipped: bool) -> SliceView:
+        """Those of the object at work in ``session``."""
+        label = session.candidate
+        return cls(label, axis, session.slices(label, axis), flipped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +130,52 @@ def paint(session: Session, stroke: Stroke) -> Answer:
     return replace(answer, boxes=((stroke.region, np.array(session.labels[stroke.region])),))
 
 
+def next_mask(session: Session) -> Answer:
+    """Take the next of the masks that the model proposed to the newest click; after the last one the first again."""
+    newest = _newest_answer(session)
+    if newest is None:
+        return Answer(State.of(session), words="click on an object first, then step through the masks that the model proposes")
+    count = len(newest.proposed)
+    if count == 1:
+        return Answer(State.of(session), words="the model proposes only this one mask")
+    rank = (newest.rank + 1) % count
+    score = newest.proposed[rank].score
+    words = f"mask {rank + 1} of {count}" + ("" if math.isnan(score) else f", expected IoU {score:.2f}")
+    return act(session, lambda session: session.choose(rank), words)
+
+
+def continued(session: Session, opened: Callable[[Any], Session]) -> Session:
+    """A session of another model that goes on where ``session`` stands: the same objects, and the same clicks answered anew.
+
+    Of the open object stays what the earlier model did not say: what was painted or propagated.
+
+    Parameters
+    ----------
+    opened : opens it with the labels (S) that it is given
+    """
+    labels = own_copy(session.labels)
+    for plane, answer in session.predictions.items():
+        where = (*(slice(None),) * plane.axis, plane.index) if labels.ndim == 3 else ...
+        here = np.array(labels[where])
+        here[answer.mask & (here == session.label)] = 0
+        labels[where] = here
+    new = opened(labels)
+    try:
+        for label, name in session.legend.names.items():
+            new.name(label, name, session.legend.color(label))
+        new.select(session.label)
+        for click in session.clicks:
+            new.add(click)
+    except BaseException:
+        new.close()
+        raise
+    return new
+
+
+def _newest_answer(session: Session) -> Prediction | None:
+    return session.predictions.get(session.clicks[-1].plane) if session.clicks else None
+
+
 class Propagation:
     """Carrying an object through a volume: done in the worker, while the main thread may call it off.
 
@@ -104,11 +183,12 @@ class Propagation:
     ----------
     session : it belongs to the worker
     axis : across which to go
+    label : of the object; by default the one at work, see `Session.candidate`
     tell : called in the worker with the numbers of slices that are done and that there are
     """
 
-    def __init__(self, session: Session, axis: int, tell: Callable[[int, int], None]) -> None:
-        self._session, self._axis, self._tell = session, axis, tell
+    def __init__(self, session: Session, axis: int, tell: Callable[[int, int], None], label: int | None = None) -> None:
+        self._session, self._axis, self._tell, self._label = session, axis, tell, label
         self._called_off = threading.Event()
 
     def cancel(self) -> None:
@@ -118,7 +198,7 @@ class Propagation:
     def __call__(self) -> Answer:
         """Do it."""
         try:
-            change, outcome = self._session.propagate(axis=self._axis, on_slice=self._on_slice)
+            change, outcome = self._session.propagate(self._label, self._axis, on_slice=self._on_slice)
         except _CalledOffError:
             return Answer(State.of(self._session), words="cancelled; everything is as it was")
         except Exception as error:
@@ -141,10 +221,13 @@ class Acceptance:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._label: int | None = None
+        self.outdated: tuple[tuple[int, int], ...] = ()
+        """The object and every axis across which it should be propagated again."""
 
     def accept(self) -> Answer:
         """Finish the open object."""
         label = self._session.label
+        self.outdated = tuple((label, axis) for axis in self._session.outdated(label))
         answer = act(self._session, lambda session: session.accept(learn=False), f"accepted: object {label}")
         self._label = label if answer.error is None else None
         return answer
@@ -168,13 +251,15 @@ class Acceptance:
 
 
 def save(session: Session, path: Path) -> tuple[Path, Fingerprint]:
-    """Write the labels with the image's geometry.
+    """Write the labels with the image's geometry, and the names of the objects beside them if there are any.
 
     Returns
     -------
     the absolute path, and the fingerprint of the file
     """
     written = files.write(path, session.labels, like=session.image).resolve()
+    if session.legend.names:
+        write_legend(legend_path(written), session.legend)
     return written, fingerprint(written)
 
 

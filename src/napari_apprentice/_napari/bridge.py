@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,19 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_apprentice._napari import keys, storage
-from napari_apprentice._napari.answers import Acceptance, Answer, Propagation, State, act, fingerprint, paint, save
+from napari_apprentice._napari.answers import (
+    Acceptance,
+    Answer,
+    Propagation,
+    SliceView,
+    State,
+    act,
+    continued,
+    fingerprint,
+    next_mask,
+    paint,
+    save,
+)
 from napari_apprentice._napari.desk import Desk
 from napari_apprentice._napari.engine import Engine, Wish, default_engine
 from napari_apprentice._napari.mask_layer import Box, own_copy
@@ -42,8 +55,11 @@ _log = logging.getLogger(__name__)
 NOTHING_OPEN = "choose an image and press Start"
 FIRST_CLICK = "click inside an object"
 NEXT_CLICK = f"good? press {keys.KEYS[keys.ACCEPT]}; if not, click where it is wrong (Ctrl+click: outside)"
+MODEL_CHANGED = "working with another model; what the one before has learnt stays with its session"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
 LABELS_KEPT = "The labels belong to the session, so they were put back; duplicate the layer to edit all of it at once."
+SPLIT_NOW = "“Split now”"
+CLICK_PARTS = f"click once in every part of the object, then press {SPLIT_NOW}"
 NO_SLICES = "Propagation goes from slice to slice of a volume; show one slice of a volume in 2D."
 STRAIGHT = "This volume stands oblique to the world axes, so it is shown straight; saved labels keep its true place."
 
@@ -69,6 +85,12 @@ class Bridge(QObject):
     """How many slices that has reached, and how many there are."""
     sign_changed = Signal(bool)
     """Whether a plain click is positive."""
+    model_changed = Signal(bool)
+    """Whether the other model that was asked for is there; else the one before goes on."""
+    slices_found = Signal(object)
+    """`SliceView` of the object at work, or None where no slice of a volume is shown."""
+    splitting_changed = Signal(bool)
+    """Whether clicks say where the parts of an object are."""
     earlier_found = Signal(object, object)
     """The image layer that was asked about, and the folder of its newest earlier session or None."""
 
@@ -77,6 +99,7 @@ class Bridge(QObject):
         self._viewer, self._engine = viewer, engine
         self._generation = 0
         self._desk: Desk | None = None
+        self._waiting_desk: Desk | None = None
         self._opening = self._closed = False
         self._state: State | None = None
         self._asked: deque[Click] = deque()
@@ -84,6 +107,8 @@ class Bridge(QObject):
         self._propagation: Propagation | None = None
         self._peeking = False
         self._peeked: tuple[State, Plane, npt.NDArray[np.bool_]] | None = None
+        self._seeds: list[Click] | None = None
+        self._slices_asked = False
         self._written: dict[Path, tuple[int, int]] = {}
         self._positive = True
         self._words = NOTHING_OPEN
@@ -101,8 +126,8 @@ class Bridge(QObject):
 
     @property
     def opening(self) -> bool:
-        """Whether a session has been asked for and is not there yet."""
-        return self._opening
+        """Whether a session, or another model for it, has been asked for and is not there yet."""
+        return self._opening or self._waiting_desk is not None
 
     @property
     def image(self) -> Image | None:
@@ -149,20 +174,80 @@ class Bridge(QObject):
         """Close the session: what is queued is still done (and journaled), but its answers are dropped."""
         self._generation += 1
         self._opening = False
-        desk, self._desk = self._desk, None
+        desk, self._desk, self._waiting_desk = self._desk or self._waiting_desk, None, None
         if desk is None:
             return
         self._state = None
-        self._asked.clear()
-        self._late.clear()
-        self._peeked = None
-        if self._propagation is not None:
-            self._propagation.cancel()
-            self._on_propagated()
+        self._let_go()
         desk.close()
         self._close_session(desk.session)
         self._say("the session is closed")
         self.state_changed.emit(None)
+
+    def change_model(self, wish: Wish) -> None:
+        """Go on with the model of ``wish`` in a new session: the same labels, and the same clicks answered anew.
+
+        What was asked for before is done first. Until the model is there nothing else can be asked for; where it does not come, the session
+        goes on as it is.
+        """
+        desk, self._desk = self._desk, None
+        if desk is None:
+            return
+        self._generation += 1
+        self._waiting_desk = desk
+        self._let_go()
+        session = desk.session
+
+        def work() -> tuple[Session, npt.NDArray[Any], State, Exception | None]:
+            def opened(labels: Any) -> Session:
+                again = replace(wish, labels=labels, resume=None, knowledge=None)
+                return self._engine(session.image, again, storage.fresh_folder(session.image))
+
+            chosen, error = session, None
+            try:
+                chosen = continued(session, opened)
+            except Exception as caught:
+                error = caught
+            return chosen, own_copy(chosen.labels), State.of(chosen), error
+
+        self._submit("changing the model", work, self._on_model_changed, dropped=lambda answer: self._drop_model(answer[0], session))
+        self.state_changed.emit(self._state)
+
+    def _drop_model(self, chosen: Session, before: Session) -> None:
+        """The session was closed while another model was on its way."""
+        if chosen is not before:
+            self._close_session(chosen)
+
+    def _on_model_changed(self, answer: tuple[Session, npt.NDArray[Any], State, Exception | None]) -> None:
+        chosen, labels, state, error = answer
+        desk, self._waiting_desk = self._waiting_desk, None
+        assert desk is not None
+        before, desk.session = desk.session, chosen
+        if chosen is not before:
+            self._close_session(before)
+        self._desk, self._state = desk, state
+        if not desk.whole:
+            self.stop()
+            return
+        desk.outline.hide()
+        desk.mask.write_all(labels)
+        self._show()
+        self._say("the model stays as it was" if error is not None else MODEL_CHANGED)
+        if error is not None:
+            self._report(error)
+        self.model_changed.emit(error is None)
+        self.state_changed.emit(state)
+
+    def _let_go(self) -> None:
+        """Wait for no answer any longer."""
+        self._asked.clear()
+        self._late.clear()
+        self._end_splitting()
+        self._slices_asked = False
+        self._peeked = None
+        if self._propagation is not None:
+            self._propagation.cancel()
+            self._on_propagated()
 
     def close(self) -> None:
         """Stop, disconnect, and let the worker's thread end once its queue is done. Safe to call again."""
@@ -195,9 +280,20 @@ class Bridge(QObject):
         """Add a click to the open object. It is drawn at once; its mask follows."""
         if self._desk is None:
             return
+        if self._seeds is not None:
+            self._seeds.append(click)
+            self._show()
+            self._say(f"{len(self._seeds)} parts; click in the next one, or press {SPLIT_NOW}" if self._seeds[1:] else CLICK_PARTS)
+            return
         self._asked.append(click)
         self._show()
         self._act("predicting", lambda session: session.add(click), NEXT_CLICK, then=self._take_click)
+
+    def next_mask(self) -> None:
+        """Show the next of the masks that the model proposed to the newest click."""
+        if self._desk is not None:
+            session = self._desk.session
+            self._submit("choosing", lambda: next_mask(session), self._take)
 
     def undo(self) -> None:
         """Take the last action back: click, mask and model together."""
@@ -214,12 +310,21 @@ class Bridge(QObject):
             self._act("redoing", lambda session: session.redo(), "redone")
 
     def accept(self) -> None:
-        """Finish the open object. It shows at once as accepted; learning from it is the next task, ahead of later clicks."""
+        """Finish the open object. It shows at once as accepted; learning from it is the next task, ahead of later clicks.
+
+        If it was propagated, and corrected since, it is propagated again from its corrected slices.
+        """
         if self._desk is None:
             return
         acceptance = Acceptance(self._desk.session)
         self._submit("accepting", acceptance.accept, self._take)
-        self._submit(acceptance.words, acceptance.learn, self._take)
+
+        def then(answer: Answer) -> None:
+            self._take(answer)
+            for label, axis in acceptance.outdated:
+                self._propagate(axis, label)
+
+        self._submit(acceptance.words, acceptance.learn, then)
 
     def discard(self) -> None:
         """Drop the open object's clicks and mask."""
@@ -241,9 +346,7 @@ class Bridge(QObject):
         if plane is None or self._desk.session.image.ndim == 2:
             self.tell(NO_SLICES)
             return
-        self._propagation = Propagation(self._desk.session, plane.axis, self._tell_progress)
-        self._submit("propagating", self._propagation, self._on_propagated, otherwise=self._on_propagated)
-        self.propagating_changed.emit(True)
+        self._propagate(plane.axis)
 
     def show_doubtful(self) -> None:
         """Show the slice whose propagated mask is the most doubtful one; from there the next one. Its object is opened, to be corrected."""
@@ -264,6 +367,92 @@ class Bridge(QObject):
             self._say(f"{words}; accept object {self._state.label} before you correct it")
         else:
             self._act("selecting", lambda session: session.select(doubt.label), f"{words}; click where it is wrong")
+
+    def approve(self) -> None:
+        """The slice that is shown is good as it is: no propagation touches it again."""
+        if self._desk is None:
+            return
+        plane = self._desk.plane
+        if plane is None or self._desk.session.image.ndim == 2:
+            self.tell(NO_SLICES)
+            return
+        self._act("approving", lambda session: session.approve(plane), f"slice {plane.index} stays as it is")
+
+    def show_slice(self, index: int) -> None:
+        """Show another slice across the same axis."""
+        if self._desk is not None and (plane := self._desk.plane) is not None:
+            self._desk.show_plane(plane._replace(index=index))
+
+    def open_here(self) -> None:
+        """Open the object under the pointer, to correct it or to do something to it as a whole."""
+        if self._desk is None:
+            return
+        if label := self._desk.label_here:
+            self.select(label)
+        else:
+            self._say("there is no object under the pointer")
+
+    def delete(self) -> None:
+        """Delete the open object."""
+        self._act_on_object("deleting", lambda session, label: session.delete(label), "object {} is deleted")
+
+    def merge(self, into: int) -> None:
+        """Make the open object a part of another one."""
+        self._act_on_object("merging", lambda session, label: session.merge(label, into), f"object {{}} is a part of object {into}")
+
+    def relabel(self, to: int) -> None:
+        """Give the open object another number."""
+        self._act_on_object("renumbering", lambda session, label: session.relabel(label, to), f"object {{}} is object {to} now")
+
+    def name(self, name: str, color: str | None = None) -> None:
+        """Say what the open object is."""
+        done = f"object {{}}: {name}" if name else "object {} has no class"
+        self._act_on_object("naming", lambda session, label: session.name(label, name, color), done)
+
+    def split(self) -> None:
+        """Let clicks say where the parts of the open object are; the second time, split it."""
+        if self._desk is None:
+            return
+        if self._seeds is None:
+            self._seeds = []
+            self.splitting_changed.emit(True)
+            self._say(CLICK_PARTS)
+            return
+        seeds = [click.voxel for click in self._seeds]
+        self._end_splitting()
+        self._show()
+        if seeds:
+            self._act_on_object("splitting", lambda session, label: session.split(label, seeds), "object {} is split")
+        else:
+            self._say("nothing was split")
+
+    def find_slices(self) -> None:
+        """Find out what the slices of the object at work are, across the axis that is shown; `slices_found` tells."""
+        desk = self._desk
+        plane = desk.plane if desk is not None and desk.session.image.ndim == 3 else None
+        if desk is None or plane is None:
+            self.slices_found.emit(None)
+            return
+        if self._slices_asked:
+            return  # the answer will be about whatever is done until then
+        self._slices_asked = True
+        session, axis, flipped = desk.session, plane.axis, desk.flipped
+
+        def then(view: SliceView) -> None:
+            self._slices_asked = False
+            self.slices_found.emit(view)
+            if self._desk is not None and (now := self._desk.plane) is not None and now.axis != axis:
+                self.find_slices()
+
+        def otherwise() -> None:
+            self._slices_asked = False
+
+        self._submit("", lambda: SliceView.of(session, axis, flipped), then, otherwise)
+
+    @property
+    def plane(self) -> Plane | None:
+        """The plane of the session's image that the viewer shows, if it shows one."""
+        return None if self._desk is None else self._desk.plane
 
     def forget(self) -> None:
         """Make the model what it was as shipped; clicks, labels and versions stay."""
@@ -372,6 +561,23 @@ class Bridge(QObject):
             session = self._desk.session
             self._submit(doing, lambda: act(session, action, done), then or self._take)
 
+    def _propagate(self, axis: int, label: int | None = None) -> None:
+        if self._desk is not None and self._propagation is None:
+            self._propagation = Propagation(self._desk.session, axis, self._tell_progress, label)
+            self._submit("propagating", self._propagation, self._on_propagated, otherwise=self._on_propagated)
+            self.propagating_changed.emit(True)
+
+    def _act_on_object(self, doing: str, action: Callable[[Session, int], Change], done: str) -> None:
+        """Queue an action on the object that is shown as the open one."""
+        if self._state is not None:
+            label = self._state.label
+            self._act(doing, lambda session: action(session, label), done.format(label))
+
+    def _end_splitting(self) -> None:
+        if self._seeds is not None:
+            self._seeds = None
+            self.splitting_changed.emit(False)
+
     def _close_session(self, session: Session) -> None:
         """Let go of its journal, as the last thing that is done with it."""
         self.worker.submit(Task(_saying("closing the session"), session.close))
@@ -403,7 +609,8 @@ class Bridge(QObject):
         boxes: list[Box] = []
         if draw:
             boxes, self._late = self._late, []
-        self._desk.show(self._state.label, (*self._state.clicks, *self._asked), boxes)
+        self._desk.mask.show_classes(self._state.legend)
+        self._desk.show(self._state.label, self._seeds or (*self._state.clicks, *self._asked), boxes)
 
     def _on_peeked(self, peeked: tuple[State, Plane, npt.NDArray[np.bool_]]) -> None:
         """Show the answer if somebody still wants to see it, and it is about the clicks that there are."""

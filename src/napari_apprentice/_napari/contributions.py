@@ -14,7 +14,10 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info, show_warning
 
 from napari_apprentice import files
-from napari_apprentice._napari.placement import METADATA_KEY, layer_arguments, standing_image
+from napari_apprentice._napari.placement import LEGEND_KEY, METADATA_KEY, layer_arguments, standing_image
+from napari_apprentice.blocks import BlockArray
+from napari_apprentice.lazy import LazyArray
+from napari_apprentice.legend import legend_path, read_legend
 from napari_apprentice.types import Image, ReadError
 
 __all__ = ["LayerTuple", "em_sample", "fundus_sample", "get_reader", "image_layer", "mri_sample", "write_labels"]
@@ -43,10 +46,23 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerTuple]] |
 
 
 def image_layer(image: Image) -> LayerTuple:
-    """The napari image layer of an image; the image itself goes along in the metadata, so nothing of it is lost."""
+    """The napari image layer of an image; the image itself goes along in the metadata, so nothing of it is lost.
+
+    What stays on the disk is shown at the resolution that the view needs, if it has several.
+    """
+    if isinstance(image.data, LazyArray):
+        return _lazy_layer(image)
     if image.data.shape[0] == 1:
         return image.data[0], {**layer_arguments(image), "contrast_limits": _contrast(image.data[0])}, "image"
     return _displayable(np.moveaxis(image.data, 0, -1)), {**layer_arguments(image), "rgb": True}, "image"
+
+
+def _lazy_layer(image: Image) -> LayerTuple:
+    grey = image.data.shape[0] == 1
+    levels = [level.at(0, 0) if grey else level.transposed((*range(1, level.ndim), 0)) for level in (image.data, *image.coarser)]
+    several = len(levels) > 1
+    arguments = {**layer_arguments(image), "multiscale": several, **({"contrast_limits": _contrast(levels[-1])} if grey else {"rgb": True})}
+    return levels if several else levels[0], arguments, "image"
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
@@ -57,9 +73,10 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     WriteError, LabelsError : as `files.write`
     """
     like = attributes.get("metadata", {}).get(METADATA_KEY)
+    data = data if isinstance(data, BlockArray) else np.asarray(data)
     if not isinstance(like, Image) or like.shape != tuple(data.shape):
-        like = _image_like(np.asarray(data), attributes)
-    return [str(files.write(path, np.asarray(data), like=like))]
+        like = _image_like(data, attributes)
+    return [str(files.write(path, data, like=like))]
 
 
 def fundus_sample() -> list[LayerTuple]:
@@ -86,7 +103,7 @@ def em_sample() -> list[LayerTuple]:
 def _read(path: Path) -> LayerTuple:
     if _says_labels(path):
         try:
-            return files.read_labels(path), layer_arguments(files.read(path)), "labels"
+            return files.read_labels(path), _with_legend(layer_arguments(files.read(path)), legend_path(path)), "labels"
         except ReadError:
             pass  # an image that happens to be called so
     try:
@@ -97,12 +114,31 @@ def _read(path: Path) -> LayerTuple:
     return image_layer(first)
 
 
+def _with_legend(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The arguments of a labels layer with the names of its objects, if there are any beside the file."""
+    if not path.exists():
+        return arguments
+    try:
+        legend = read_legend(path)
+    except ReadError as error:
+        show_warning(f"{error}.")  # some other table that happens to be called so
+        return arguments
+    named = {"index": list(legend.names), "class": list(legend.names.values())}
+    return {**arguments, "features": named, "metadata": {**arguments["metadata"], LEGEND_KEY: legend}}
+
+
 def _says_labels(path: Path) -> bool:
     return any(path.name.lower().endswith(_LABELS_ENDING + extension) for extension in files.READABLE)
 
 
-def _contrast(values: npt.NDArray[Any]) -> tuple[float, float] | None:
-    """Display range without the brightest few voxels, which would leave all others in the dark; None leaves it to napari."""
+def _contrast(values: npt.NDArray[Any] | LazyArray) -> tuple[float, float] | None:
+    """Display range without the brightest few voxels, which would leave all others in the dark; None leaves it to napari.
+
+    Of what stays on the disk only the middle slice is looked at.
+    """
+    if isinstance(values, LazyArray):
+        values = values[values.shape[0] // 2] if values.ndim == 3 else values[...]
+        return _contrast(values) or (0.0, 255.0 if values.dtype == np.uint8 else max(float(values.max()), 1.0))
     if values.dtype == np.uint8 or values.dtype == bool:
         return None
     sample = values[tuple(slice(None, None, max(size // _SAMPLES_PER_AXIS, 1)) for size in values.shape)]
@@ -120,7 +156,7 @@ def _displayable(colours: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return ((colours - low) / width).astype(np.float32)
 
 
-def _image_like(data: npt.NDArray[Any], attributes: dict[str, Any]) -> Image:
+def _image_like(data: Any, attributes: dict[str, Any]) -> Image:
     """An image that stands where a labels layer with these attributes stands."""
     place = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
     layer = Labels(data, **{name: attributes[name] for name in place if name in attributes})

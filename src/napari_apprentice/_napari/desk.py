@@ -9,7 +9,7 @@ from napari_apprentice._napari import keys
 from napari_apprentice._napari.click_layer import ClickLayer
 from napari_apprentice._napari.mask_layer import Box, MaskLayer
 from napari_apprentice._napari.outline import Outline
-from napari_apprentice._napari.placement import show_plane, shown_plane
+from napari_apprentice._napari.placement import runs_backwards, show_plane, shown_plane
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.types import Click, Plane
 
@@ -54,8 +54,20 @@ class Wishes(Protocol):
     def show_doubtful(self) -> None:
         """The user wants to see the most doubtful slice."""
 
+    def approve(self) -> None:
+        """The slice that is shown is good as it is."""
+
+    def open_here(self) -> None:
+        """The object under the pointer is to be opened."""
+
+    def select(self, label: int) -> None:
+        """The user picked an object with napari's picker: it is to be opened."""
+
     def peek(self, on: bool) -> None:
         """The user wants to see what the untaught model would have said, or no longer."""
+
+    def next_mask(self) -> None:
+        """The user wants to see the next of the masks that the model proposed."""
 
     def switch_sign(self) -> None:
         """A plain click is to mean the opposite."""
@@ -71,7 +83,7 @@ class Desk:
     ----------
     viewer : the viewer
     image_layer : the layer of the session's image
-    session : kept for whoever asks; nothing of it is called here
+    session : kept for whoever asks, who may put another of the same image in its place; nothing of it is called here
     labels : (S) the session's labels as an array of the layer's own
     wishes : whoever the user's actions go to
     """
@@ -82,7 +94,14 @@ class Desk:
         image = session.image
         self.clicks = ClickLayer(viewer, image_layer, image.shape, clicked=wishes.click, undo=wishes.undo, tell=wishes.tell)
         self.mask = MaskLayer(
-            image, image_layer, labels, painted=wishes.paint, replaced=wishes.put_back, undo=wishes.undo, redo=wishes.redo
+            image,
+            image_layer,
+            labels,
+            painted=wishes.paint,
+            replaced=wishes.put_back,
+            undo=wishes.undo,
+            redo=wishes.redo,
+            picked=wishes.select,
         )
         self._layers: tuple[Layer, ...] = (image_layer, self.mask.layer, self.clicks.layer)
         self._keys = keys.LayerKeys(
@@ -94,6 +113,9 @@ class Desk:
                 keys.DISCARD: wishes.discard,
                 keys.PROPAGATE: wishes.propagate,
                 keys.DOUBTFUL: wishes.show_doubtful,
+                keys.NEXT_MASK: wishes.next_mask,
+                keys.APPROVE: wishes.approve,
+                keys.OPEN_HERE: wishes.open_here,
             },
             {keys.PEEK: wishes.peek},
         )
@@ -106,6 +128,11 @@ class Desk:
     def __contains__(self, layer: Layer) -> bool:
         return layer in self._layers
 
+    @property
+    def whole(self) -> bool:
+        """Whether all of its layers are in the viewer."""
+        return all(layer in self._viewer.layers for layer in self._layers)
+
     def show(self, label: int, clicks: Sequence[Click], boxes: Sequence[Box] = ()) -> None:
         """Show the open object's id and clicks, and where labels changed."""
         self.mask.write(boxes)
@@ -113,9 +140,20 @@ class Desk:
         self.clicks.draw(clicks)
 
     @property
+    def label_here(self) -> int:
+        """Id of the object under the pointer; 0 where there is none."""
+        return self.mask.label_at(self._viewer.cursor.position)
+
+    @property
     def plane(self) -> Plane | None:
         """The plane of the image that the viewer shows, if it shows one."""
         return shown_plane(self._viewer.dims, self._image_layer)
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the viewer's slider runs from the last slice to the first."""
+        plane = self.plane
+        return plane is not None and runs_backwards(self._image_layer, plane.axis)
 
     def show_plane(self, plane: Plane) -> None:
         """Let the viewer show a plane of the image."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.legend import Legend
 from napari_apprentice.types import Image
 
 if TYPE_CHECKING:
     from napari_apprentice.session import Session
 
-__all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine"]
+__all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine", "shipped_networks"]
 
 POLICIES = {
     "mi+pi": "clicks + objects",
@@ -42,6 +43,8 @@ class Wish:
     resume : continue this folder's session instead of starting one
     cohort : name of the study that the model belongs to, or None
     knowledge : file of what the model has learnt, to begin with, or None
+    weights : file of the network, or None for the shipped default
+    legend : what the objects in ``labels`` are called, or None
     """
 
     policy: str = "mi+pi"
@@ -50,6 +53,13 @@ class Wish:
     resume: Path | None = None
     cohort: str | None = None
     knowledge: Path | None = None
+    weights: Path | None = None
+    legend: Legend | None = None
+
+
+def shipped_networks() -> dict[str, Path]:
+    """Name of every network whose weights are shipped -> its file."""
+    return {path.stem: path for path in sorted((Path(__file__).parents[1] / "weights").glob("*.safetensors"))}
 
 
 class Engine(Protocol):
@@ -60,16 +70,18 @@ class Engine(Protocol):
 
 
 def default_engine(image: Image, wish: Wish, folder: Path) -> Session:
-    """Sessions with the shipped weights."""
+    """Sessions with the wished weights, or the shipped ones."""
     from napari_apprentice import assembly
 
     if wish.resume is not None:
-        return assembly.resume_session(wish.resume, image, device=wish.device)
+        return assembly.resume_session(wish.resume, image, weights=wish.weights, device=wish.device)
     return assembly.open_session(
         image,
+        weights=wish.weights,
         policy=wish.policy,
         device=wish.device,
         labels=wish.labels,
+        legend=wish.legend,
         folder=folder,
         knowledge=wish.knowledge,
         cohort=wish.cohort,

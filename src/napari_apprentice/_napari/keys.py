@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-__all__ = ["ACCEPT", "DISCARD", "DOUBTFUL", "KEYS", "PEEK", "PROPAGATE", "REDO", "SWITCH_SIGN", "UNDO", "LayerKeys"]
+__all__ = [
+    "ACCEPT",
+    "APPROVE",
+    "DISCARD",
+    "DOUBTFUL",
+    "KEYS",
+    "NEXT_MASK",
+    "OPEN_HERE",
+    "PEEK",
+    "PROPAGATE",
+    "REDO",
+    "SWITCH_SIGN",
+    "UNDO",
+    "LayerKeys",
+]
 
 UNDO = "undo"
 REDO = "redo"
@@ -22,6 +36,9 @@ DISCARD = "discard"
 PROPAGATE = "propagate"
 DOUBTFUL = "doubtful"
 PEEK = "peek"
+NEXT_MASK = "next_mask"
+APPROVE = "approve"
+OPEN_HERE = "open_here"
 
 KEYS: Mapping[str, str] = {
     UNDO: "Control-Z",
@@ -32,9 +49,12 @@ KEYS: Mapping[str, str] = {
     PROPAGATE: "W",
     DOUBTFUL: "U",
     PEEK: "H",
+    NEXT_MASK: "N",
+    APPROVE: "K",
+    OPEN_HERE: "Shift-O",
 }
 """Wish → key. napari reads "Control" as the Command key on a Mac. Q is for *query the other sign*, G for *good*, J for *junk*, W for
-*walk through the slices*, U for *unsure*; H is *held* down."""
+*walk through the slices*, U for *unsure*, N for *next mask*, K for *keep this slice*, Shift-O for *open*; H is *held* down."""
 
 
 class LayerKeys:

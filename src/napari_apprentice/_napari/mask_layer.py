@@ -11,8 +11,10 @@ from napari.layers import Labels
 from napari.utils.colormaps import CyclicLabelColormap
 from napari.utils.colormaps.standardize_color import transform_color
 
-from napari_apprentice._napari.placement import METADATA_KEY, same_placement
+from napari_apprentice._napari.placement import LEGEND_KEY, METADATA_KEY, same_placement
 from napari_apprentice._napari.strokes import Stroke
+from napari_apprentice.blocks import BlockArray
+from napari_apprentice.legend import Legend
 from napari_apprentice.types import Image
 
 if TYPE_CHECKING:
@@ -42,8 +44,10 @@ Box = tuple[tuple[slice, ...], npt.NDArray[Any]]
 """Where something changed (n slices), and the labels there now."""
 
 
-def own_copy(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A copy of the session's labels for the layer (call it in the worker: it goes through the whole volume)."""
+def own_copy(labels: Any) -> Any:
+    """A copy of the session's labels for the layer, on the disk if they are (call it in the worker: it goes through the whole volume)."""
+    if isinstance(labels, BlockArray):
+        return labels.duplicate(np.uint32)
     return labels.astype(_roomy(int(labels.max(initial=0))))
 
 
@@ -63,6 +67,7 @@ class MaskLayer:
     painted : called with every stroke that the user finished with napari's own tools
     replaced : called when somebody assigned a whole new array to the layer
     undo, redo : called in place of napari's own
+    picked : called with the id that the user chose with napari's picker
     """
 
     def __init__(
@@ -75,8 +80,9 @@ class MaskLayer:
         replaced: Callable[[], None],
         undo: Callable[[], None],
         redo: Callable[[], None],
+        picked: Callable[[int], None],
     ) -> None:
-        self._painted, self._replaced = painted, replaced
+        self._painted, self._replaced, self._picked = painted, replaced, picked
         self._strokes: list[Stroke] = []
         self._held: list[Box] | None = None
         self._writing = False
@@ -92,6 +98,7 @@ class MaskLayer:
         self.layer.undo, self.layer.redo = undo, redo
         self.layer.events.paint.connect(self._on_paint)
         self.layer.events.data.connect(self._on_data)
+        self.layer.events.selected_label.connect(self._on_label)
         self.layer.mouse_drag_callbacks.append(self._on_press)
 
     def write(self, boxes: Sequence[Box]) -> None:
@@ -127,10 +134,24 @@ class MaskLayer:
         if label <= np.iinfo(self.layer.data.dtype).max:
             self.layer.selected_label = label
 
+    def show_classes(self, legend: Legend) -> None:
+        """Let napari's status bar say what the object under the pointer is."""
+        if legend != self.layer.metadata.get(LEGEND_KEY, Legend()):
+            self.layer.metadata[LEGEND_KEY] = legend
+            self.layer.features = {"index": list(legend.names), "class": list(legend.names.values())}
+
+    def label_at(self, position: Sequence[float]) -> int:
+        """The label at a place in the world that the viewer shows; 0 for none."""
+        layer = self.layer
+        voxel = tuple(int(v) for v in np.rint(np.asarray(layer.world_to_data(position[-layer.ndim :]))))
+        inside = all(0 <= v < size for v, size in zip(voxel, layer.data.shape, strict=True))
+        return int(layer.data[voxel]) if inside else 0
+
     def close(self) -> None:
         """Stop listening and give napari its own undo back, with an empty history. The layer itself is left alone."""
         self.layer.events.paint.disconnect(self._on_paint)
         self.layer.events.data.disconnect(self._on_data)
+        self.layer.events.selected_label.disconnect(self._on_label)
         self.layer.mouse_drag_callbacks.remove(self._on_press)
         del self.layer.undo, self.layer.redo
         if self.layer.editable:  # napari drops the history of a layer that may not be edited
@@ -150,6 +171,10 @@ class MaskLayer:
         stroke = Stroke.from_history(event.value)
         self._strokes.append(stroke)
         self._painted(stroke)
+
+    def _on_label(self) -> None:
+        if self.layer.mode == "pick" and self.layer.selected_label > 0:
+            self._picked(self.layer.selected_label)
 
     def _on_data(self) -> None:
         if not self._writing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -17,11 +18,19 @@ from napari_apprentice.versions import Catalogue, Effort, Version
 __all__ = ["ModelPanel", "saved"]
 
 _FILES = "What a model has learnt (*.safetensors)"
+_WEIGHTS = "Weights of a network (*.safetensors)"
 _SHIPPED = "as shipped"
+_OTHER = "another file…"
+_DEFAULT = "unet"
 
 
 class ModelPanel(Fold):
-    """Shows a `Catalogue`; says which version the user wants to use, pin or export."""
+    """Shows a `Catalogue`; says which network and which version the user wants to use, pin or export.
+
+    Parameters
+    ----------
+    networks : name of every network that there are weights of -> their file
+    """
 
     go_back_clicked = Signal(int)
     pin_clicked = Signal(int, bool)
@@ -30,9 +39,24 @@ class ModelPanel(Fold):
     forget_clicked = Signal()
     peeked = Signal(bool)
     """True as the button goes down, False as it comes up."""
+    network_chosen = Signal()
+    """Another network, which `weights` now names."""
 
-    def __init__(self) -> None:
+    def __init__(self, networks: Mapping[str, Path] | None = None) -> None:
         super().__init__("Model")
+        self.network = QComboBox()
+        self.network.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.network.setMinimumContentsLength(6)
+        self.network.setToolTip(
+            "The network that answers. Choosing another one keeps labels and clicks, and answers the clicks anew.\n"
+            "What the model has learnt stays with the network that learnt it."
+        )
+        for name, path in (networks or {}).items():
+            self.network.addItem(name, path)
+        self.network.addItem(_OTHER)
+        self.network.setCurrentIndex(max(self.network.findText(_DEFAULT), 0))
+        self._network = self._before = self.network.currentIndex()
+        self.network.activated.connect(self._on_network)
         self._versions = Catalogue()
         self._file: Path | None = None
         self.study = QComboBox()
@@ -51,7 +75,7 @@ class ModelPanel(Fold):
         self.summary.setWordWrap(True)
         self.list = QListWidget()
         self.list.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.list.setFixedHeight(96)
+        self.list.setFixedHeight(72)
         self.list.setToolTip(
             "Every accepted object that changed the model made a version of it.\n"
             "In per cent: how right the answer to the first click was, and in brackets what the untaught model would have got.\n"
@@ -84,6 +108,17 @@ class ModelPanel(Fold):
     def knowledge(self) -> Path | None:
         """The file to begin with; None for the model as shipped, or as the study has it."""
         return self._file
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of the chosen network; None for the default."""
+        path: Path | None = self.network.itemData(self._network)
+        return None if self.network.itemText(self._network) == _DEFAULT else path
+
+    def keep_network(self, changed: bool) -> None:
+        """Stay at the network that was chosen, or, where it did not come, go back to the one before."""
+        self._network, self._before = (self._network, self._network) if changed else (self._before, self._before)
+        self.network.setCurrentIndex(self._network)
 
     def list_studies(self, names: tuple[str, ...]) -> None:
         """Offer these names; what stands there stays."""
@@ -121,6 +156,7 @@ class ModelPanel(Fold):
         layout.setContentsMargins(8, 0, 0, 0)
         layout.setSpacing(6)
         form = QFormLayout()
+        form.addRow("network", self.network)
         form.addRow("study", self.study)
         form.addRow("begin with", self.begin_with)
         layout.addLayout(form)
@@ -153,6 +189,24 @@ class ModelPanel(Fold):
         for each in (self.go_back, self.pin, self.export):
             each.setEnabled(chosen in kept)
         self.pin.setText("Unpin" if chosen in kept and kept[chosen].pinned else "Pin")
+
+    def _on_network(self, index: int) -> None:
+        """Take an entry of the list, or the file that the user chooses now."""
+        if self.network.itemText(index) == _OTHER:
+            chosen, _ = QFileDialog.getOpenFileName(self, "Network", "", _WEIGHTS)
+            index = self._listed(Path(chosen)) if chosen else self._network
+        self.network.setCurrentIndex(index)
+        if index != self._network:
+            self._before, self._network = self._network, index
+            self.network_chosen.emit()
+
+    def _listed(self, path: Path) -> int:
+        """Index of the entry of a file, which is added if need be."""
+        known = [self.network.itemData(index) for index in range(self.network.count())]
+        if path not in known:
+            self.network.insertItem(self.network.count() - 1, path.name, path)
+            return self.network.count() - 2
+        return known.index(path)
 
     def _on_begin_with(self) -> None:
         """Choose a file; a second press gives it up again."""

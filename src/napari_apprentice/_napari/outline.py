@@ -10,6 +10,7 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 
 from napari_apprentice._napari.placement import same_placement
+from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.types import Plane
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ class Outline:
         selection = self._viewer.layers.selection
         active, chosen = selection.active, set(selection)
         colors = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: _COLOR})
-        # Zeros take no memory until they are written, and only one plane ever is.
+        # Zeros take no memory until they are written, and only one plane ever is; but some systems refuse to promise that much.
         self.layer = Labels(
-            np.zeros(self._shape, np.uint8),
+            BlockArray(self._shape) if is_large(self._shape) else np.zeros(self._shape, np.uint8),
             name="untaught model",
             colormap=colors,
             opacity=1.0,

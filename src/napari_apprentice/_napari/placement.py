@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import dask.array
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image, ImageError, Plane
 
 if TYPE_CHECKING:
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from napari.layers import Layer
 
 __all__ = [
+    "LEGEND_KEY",
     "METADATA_KEY",
     "hidden_axis",
     "image_of",
     "layer_arguments",
     "look_upright",
+    "runs_backwards",
     "same_placement",
     "show_plane",
     "shown_plane",
@@ -35,6 +37,9 @@ __all__ = [
 
 METADATA_KEY = "napari-apprentice"
 """The layer's metadata hold its `Image` under this key."""
+
+LEGEND_KEY = "napari-apprentice-legend"
+"""The metadata of a labels layer hold the `Legend` that lay beside its file under this key."""
 
 _OBLIQUE_TOLERANCE = 1e-4
 """Off-diagonal elements of this fraction of the spacing move a voxel of a 1000-voxel axis by a tenth of a voxel: rounding of headers."""
@@ -150,6 +155,12 @@ def shown_plane(dims: Dims, layer: Layer) -> Plane | None:
     return Plane(axis, int(np.rint(layer.world_to_data(dims.point[-layer.ndim :])[axis]))) if layer.ndim == 3 else Plane(0, 0)
 
 
+def runs_backwards(layer: Layer, axis: int) -> bool:
+    """Whether an axis of a layer runs against that of the world."""
+    first, second = (np.asarray(layer.data_to_world(index * np.eye(layer.ndim)[axis])) for index in (0, 1))
+    return bool((second - first)[axis] < 0)
+
+
 def show_plane(dims: Dims, layer: Layer, plane: Plane) -> None:
     """Let the viewer slice across the plane's axis, at the plane. ``layer`` is a volume; the order of the other axes is kept."""
     first = dims.ndim - layer.ndim
@@ -180,7 +191,9 @@ def _channels_first(layer: Layer) -> Any:
     """(C, *S) view of a layer's array; an alpha channel is left out."""
     data = _full_resolution(layer)
     if not isinstance(data, np.ndarray) and not hasattr(data, "dask"):
-        data = dask.array.from_array(data)  # a zarr array, for one, can neither be transposed nor gain an axis
+        data = data if isinstance(data, LazyArray) else LazyArray(data)  # a zarr array, for one, can neither be transposed nor gain an axis
+    if isinstance(data, LazyArray):
+        return data.transposed((data.ndim - 1, *range(data.ndim - 1))).head(3) if getattr(layer, "rgb", False) else data.with_axis()
     if not getattr(layer, "rgb", False):
         return data[None]
     return data[..., :3].transpose((data.ndim - 1, *range(data.ndim - 1)))

@@ -11,14 +11,16 @@ from qtpy.QtCore import QEvent, Qt
 from qtpy.QtWidgets import QApplication, QComboBox, QFileDialog, QLabel, QMessageBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_apprentice import files
-from napari_apprentice._napari.answers import State
+from napari_apprentice._napari.answers import SliceView, State
 from napari_apprentice._napari.bridge import NOTHING_OPEN, Bridge
-from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine
-from napari_apprentice._napari.keys import ACCEPT, DISCARD, DOUBTFUL, KEYS, PROPAGATE, SWITCH_SIGN
+from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine, shipped_networks
+from napari_apprentice._napari.keys import ACCEPT, APPROVE, DISCARD, DOUBTFUL, KEYS, NEXT_MASK, PROPAGATE, SWITCH_SIGN
 from napari_apprentice._napari.model_panel import ModelPanel
+from napari_apprentice._napari.objects_panel import ObjectsPanel
 from napari_apprentice._napari.outline import OUTLINE_KEY
-from napari_apprentice._napari.panels import More, SignSwitch, Status, button, line, row
-from napari_apprentice._napari.placement import look_upright
+from napari_apprentice._napari.panels import Fold, More, SignSwitch, Status, button, line, row
+from napari_apprentice._napari.placement import LEGEND_KEY, look_upright
+from napari_apprentice._napari.strip import SliceStrip
 from napari_apprentice.cohorts import cohorts
 
 if TYPE_CHECKING:
@@ -81,36 +83,49 @@ class ApprenticeWidget(QWidget):
         self.doubtful = button(
             f"Doubtful   ({KEYS[DOUBTFUL]})", f"Go to the slice that is most likely wrong, to correct it.\nKey {KEYS[DOUBTFUL]}."
         )
+        self.next_mask = button(
+            f"Next mask   ({KEYS[NEXT_MASK]})",
+            f"The model proposes several masks for these clicks: take the next one.\nKey {KEYS[NEXT_MASK]}.",
+        )
+        self.approve = button(
+            f"Keep slice   ({KEYS[APPROVE]})",
+            f"This slice is good as it is: no propagation touches it again, and the next one starts from it too.\nKey {KEYS[APPROVE]}.",
+        )
+        self.strip = SliceStrip()
         self.accept.setMinimumHeight(34)
         self.accept.setStyleSheet("QPushButton:enabled { font-weight: bold; }")
         self.undo = button("Undo", "Take the last action back: click, mask and model together.\nCtrl+Z on any of the session's layers.")
         self.redo = button("Redo", "Do again what was taken back.\nCtrl+Shift+Z on any of the session's layers.")
         self.discard = button("Discard", f"Drop this object's clicks and mask (can be undone).\nKey {KEYS[DISCARD]}.")
         self.save = button("Save labels", "Write the labels beside the image, in its own format and geometry.")
-        self.model = ModelPanel()
+        self.objects = ObjectsPanel(_MOST_OBJECTS)
+        self.model = ModelPanel(shipped_networks())
         self.more = More(POLICIES, DEVICES)
         self.status = Status()
 
     def _arrange(self) -> None:
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 8, 10, 8)
-        layout.setSpacing(8)
+        layout.setSpacing(6)
         layout.addWidget(self.image)
         layout.addLayout(row(self.start, self.resume))
         layout.addWidget(line())
         self._session_controls = QWidget()
         inner = QVBoxLayout(self._session_controls)
         inner.setContentsMargins(0, 0, 0, 0)
-        inner.setSpacing(8)
+        inner.setSpacing(6)
         inner.addLayout(row(QLabel("Object"), self.object, self.clicks))
         inner.addWidget(self.sign)
+        inner.addWidget(self.next_mask)
         inner.addWidget(self.accept)
-        inner.addLayout(row(self.propagate, self.doubtful))
+        inner.addLayout(row(self.propagate, self.doubtful, self.approve))
+        inner.addWidget(self.strip)
         inner.addLayout(row(self.undo, self.redo, self.discard))
         inner.addWidget(self.save)
         layout.addWidget(self._session_controls)
         layout.addWidget(self.status)
         layout.addWidget(line())
+        layout.addWidget(self.objects)
         layout.addWidget(self.model)
         layout.addWidget(self.more)
         layout.addStretch(1)
@@ -122,9 +137,20 @@ class ApprenticeWidget(QWidget):
         self.resume.clicked.connect(self._on_resume)
         self.sign.changed.connect(self._on_sign)
         self.object.valueChanged.connect(bridge.select)
+        self.next_mask.clicked.connect(bridge.next_mask)
         self.accept.clicked.connect(bridge.accept)
         self.propagate.clicked.connect(bridge.propagate)
         self.doubtful.clicked.connect(bridge.show_doubtful)
+        self.approve.clicked.connect(bridge.approve)
+        self.strip.clicked.connect(bridge.show_slice)
+        self.objects.named.connect(bridge.name)
+        self.objects.delete_clicked.connect(bridge.delete)
+        self.objects.merge_clicked.connect(bridge.merge)
+        self.objects.relabel_clicked.connect(bridge.relabel)
+        self.objects.split_clicked.connect(bridge.split)
+        self.objects.unfolded.connect(lambda unfolded: self._fold_others(self.objects) if unfolded else None)
+        bridge.splitting_changed.connect(self.objects.show_splitting)
+        bridge.slices_found.connect(self._on_slices)
         self.undo.clicked.connect(bridge.undo)
         self.redo.clicked.connect(bridge.redo)
         self.discard.clicked.connect(bridge.discard)
@@ -134,8 +160,10 @@ class ApprenticeWidget(QWidget):
         self.model.export_clicked.connect(bridge.export)
         self.model.forget_clicked.connect(bridge.forget)
         self.model.peeked.connect(bridge.peek)
+        self.model.network_chosen.connect(lambda: bridge.change_model(self._wish()))
+        bridge.model_changed.connect(self.model.keep_network)
         self.model.unfolded.connect(self._on_unfolded)
-        self.more.unfolded.connect(lambda unfolded: self.model.unfold(False) if unfolded else None)
+        self.more.unfolded.connect(lambda unfolded: self._fold_others(self.more) if unfolded else None)
         self.more.upright_changed.connect(self._on_upright)
         bridge.state_changed.connect(self._on_state)
         bridge.said.connect(self.status.say)
@@ -146,6 +174,10 @@ class ApprenticeWidget(QWidget):
         bridge.earlier_found.connect(self._on_earlier_found)
         for happened in (layers.events.inserted, layers.events.removed, layers.events.renamed):
             happened.connect(self._list_layers)
+        dims = self._viewer.dims.events
+        dims.point.connect(self._show_plane)
+        dims.order.connect(bridge.find_slices)
+        dims.ndisplay.connect(bridge.find_slices)
         # Qt may destroy the widget without closing it, when the window goes.
         self.destroyed.connect(bridge.close)
         QApplication.instance().aboutToQuit.connect(bridge.worker.close)
@@ -188,6 +220,7 @@ class ApprenticeWidget(QWidget):
     def _on_state(self, state: State | None) -> None:
         closed, self._working = self._working and state is None, state is not None
         self._show_state(state)
+        self.bridge.find_slices()
         if closed and not self.bridge.opening:
             self._on_image_chosen()  # the session that was closed can be resumed
 
@@ -203,8 +236,10 @@ class ApprenticeWidget(QWidget):
 
     def _wish(self, resume: Path | None = None) -> Wish:
         name = self.more.labels.currentText()
-        labels = self._viewer.layers[name].data if self.more.labels.currentIndex() > 0 else None
-        return Wish(self.more.policy.currentData(), self.more.device.currentText(), labels, resume, self.model.cohort, self.model.knowledge)
+        layer = self._viewer.layers[name] if self.more.labels.currentIndex() > 0 else None
+        labels, legend = (None, None) if layer is None else (layer.data, layer.metadata.get(LEGEND_KEY))
+        about = (self.model.cohort, self.model.knowledge, self.model.weights, legend)
+        return Wish(self.more.policy.currentData(), self.more.device.currentText(), labels, resume, *about)
 
     def _on_sign(self, positive: bool) -> None:
         self.bridge.positive = positive
@@ -212,11 +247,28 @@ class ApprenticeWidget(QWidget):
     def _on_propagating(self, going: bool) -> None:
         self.propagate.setText(_CANCEL if going else _PROPAGATE)
 
+    def _fold_others(self, opened: Fold) -> None:
+        """One of the folds is open at a time, so that all fits on a small screen."""
+        for fold in (self.objects, self.model, self.more):
+            if fold is not opened:
+                fold.unfold(False)
+
     def _on_unfolded(self, unfolded: bool) -> None:
-        """One of both folds is open at a time, so that all fits on a small screen."""
         if unfolded:
-            self.more.unfold(False)
+            self._fold_others(self.model)
             self.model.list_studies(tuple(sorted({cohort.name for cohort in cohorts()})))
+
+    def _on_slices(self, view: SliceView | None) -> None:
+        """Show what the slices of the object at work are."""
+        self.strip.setVisible(view is not None)
+        if view is not None:
+            self.strip.show_slices(view.slices, flipped=view.flipped)
+        self._show_plane()
+
+    def _show_plane(self) -> None:
+        """Mark the slice that the viewer shows."""
+        plane = self.bridge.plane
+        self.strip.show_index(None if plane is None else plane.index)
 
     def _on_upright(self, upright: bool) -> None:
         look_upright(self._viewer, upright)
@@ -259,8 +311,11 @@ class ApprenticeWidget(QWidget):
         self.start.setText("Start" if idle else "Close session")
         self.start.setEnabled(bool(self._images))
         self.resume.setEnabled(idle and self._earlier is not None)
-        self._session_controls.setEnabled(working)
+        self.objects.setEnabled(working)
+        self._session_controls.setEnabled(working and not self.bridge.opening)
+        self.model.network.setEnabled(not self.bridge.opening)
         self.model.show_versions(state.versions if state is not None else None)
+        self.next_mask.setVisible(state is not None and state.masks > 1)
         if state is None:
             self.clicks.setText("")
             return
@@ -272,6 +327,8 @@ class ApprenticeWidget(QWidget):
         image = self.bridge.image
         self.propagate.setEnabled(image is not None and image.ndim == 3)
         self.doubtful.setEnabled(bool(state.doubts))
+        self.approve.setEnabled(image is not None and image.ndim == 3)
+        self.objects.show_object(state.label, state.legend)
         self.undo.setEnabled(state.can_undo)
         self.redo.setEnabled(state.can_redo)
 
@@ -285,6 +342,10 @@ class ApprenticeWidget(QWidget):
         layers = self._viewer.layers
         for happened in (layers.events.inserted, layers.events.removed, layers.events.renamed):
             happened.disconnect(self._list_layers)
+        dims = self._viewer.dims.events
+        dims.point.disconnect(self._show_plane)
+        dims.order.disconnect(self.bridge.find_slices)
+        dims.ndisplay.disconnect(self.bridge.find_slices)
         self.bridge.close()
 
     def closeEvent(self, event: Any) -> None:  # noqa: N802

@@ -1,0 +1,105 @@
+"""The folded panel about the open object as a whole: its class, and what can be done to it. It holds no knowledge of sessions."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QColorDialog, QComboBox, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+
+from napari_apprentice._napari.keys import KEYS, OPEN_HERE
+from napari_apprentice._napari.panels import Fold, button, row
+from napari_apprentice.legend import Legend
+
+__all__ = ["ObjectsPanel"]
+
+_SPLIT, _SPLIT_NOW = "Split…", "Split now"
+
+
+class ObjectsPanel(Fold):
+    """Shows the class of the open object; says what is to be done to that object."""
+
+    named = Signal(str, object)
+    """Name of its class, and "#rrggbb" or None for the colour that it has."""
+    delete_clicked = Signal()
+    merge_clicked = Signal(int)
+    """The object that it is to be a part of."""
+    relabel_clicked = Signal(int)
+    """The id that it is to have."""
+    split_clicked = Signal()
+
+    def __init__(self, most_objects: int) -> None:
+        super().__init__("Objects")
+        self._label, self._legend = 0, Legend()
+        self.name = QComboBox()
+        self.name.setEditable(True)
+        self.name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.name.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.name.setMinimumContentsLength(6)
+        self.name.lineEdit().setPlaceholderText("no class")
+        self.name.setToolTip("What the open object is, such as “nucleus”. Saved beside the labels as a table.")
+        self.name.lineEdit().editingFinished.connect(self._on_name)
+        self.name.textActivated.connect(self._on_name)
+        self.color = button("", "Colour of the class.")
+        self.color.setFixedWidth(28)
+        self.color.clicked.connect(self._on_color)
+        self.counts = QLabel()
+        self.counts.setWordWrap(True)
+        self.other = QSpinBox()
+        self.other.setRange(1, most_objects)
+        self.other.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.other.setToolTip("The other object, or the new number.")
+        self.merge = button("Merge into", "Make the open object a part of that one (can be undone).")
+        self.relabel = button("Renumber to", "Give the open object that number, if it is free (can be undone).")
+        self.split = button(_SPLIT, "Press, click once in every part of the open object, and press again (can be undone).", checkable=True)
+        self.delete = button("Delete", "Delete the open object (can be undone).")
+        self.merge.clicked.connect(lambda: self.merge_clicked.emit(self.other.value()))
+        self.relabel.clicked.connect(lambda: self.relabel_clicked.emit(self.other.value()))
+        self.split.clicked.connect(self.split_clicked)
+        self.delete.clicked.connect(self.delete_clicked)
+        self.fill(self._arranged())
+
+    def show_object(self, label: int, legend: Legend) -> None:
+        """Show the class of the open object, unless the user is just typing one for it, and how many there are of every class."""
+        typing = self.name.lineEdit().hasFocus() and label == self._label
+        if (label, legend) == (self._label, self._legend):
+            return
+        self._label, self._legend = label, legend
+        if not typing:
+            with QSignalBlocker(self.name):
+                self.name.clear()
+                self.name.addItems(list(legend.colors))
+                self.name.setCurrentText(legend.names.get(label, ""))
+        color = legend.color(label)
+        self.color.setEnabled(color is not None)
+        self.color.setStyleSheet(f"QPushButton {{ background-color: {color}; }}" if color else "")
+        counts = [f"{len(labels)} × {name}" for name, labels in legend.classes.items() if labels]
+        self.counts.setText(", ".join(counts) or "no object has a class yet")
+
+    def show_splitting(self, splitting: bool) -> None:
+        """Say what the button does now."""
+        self.split.setChecked(splitting)
+        self.split.setText(_SPLIT_NOW if splitting else _SPLIT)
+
+    def _arranged(self) -> QWidget:
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(8, 0, 0, 0)
+        layout.setSpacing(6)
+        hint = QLabel(f"{KEYS[OPEN_HERE]} opens the object under the pointer.")
+        hint.setWordWrap(True)
+        layout.addWidget(hint)
+        layout.addLayout(row(self.name, self.color))
+        layout.addWidget(self.counts)
+        layout.addLayout(row(self.merge, self.relabel, self.other))
+        layout.addLayout(row(self.split, self.delete))
+        return content
+
+    def _on_name(self) -> None:
+        name = self.name.currentText().strip()
+        if name != self._legend.names.get(self._label, ""):
+            self.named.emit(name, None)
+
+    def _on_color(self) -> None:
+        chosen = QColorDialog.getColor(QColor(self._legend.color(self._label)), self, "Colour of the class")
+        if chosen.isValid():
+            self.named.emit(self._legend.names[self._label], chosen.name())

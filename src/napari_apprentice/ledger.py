@@ -1,0 +1,154 @@
+"""What is true of a session now, and how it becomes something else: whole, recorded, and so that it can be taken back.
+
+An action hands over the next state and the change of the labels. Both are written to the journal before they count; whatever raises on the
+way leaves clicks, labels and model as they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy.typing as npt
+
+from napari_apprentice.history import History, State, Step
+from napari_apprentice.journal import Event, Journal
+from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.teaching import Apprentice
+from napari_apprentice.types import ApprenticeError, Click
+
+__all__ = ["Change", "Ledger"]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What an action changed in the labels.
+
+    Attributes
+    ----------
+    region : the smallest box, one slice per axis; None if nothing changed
+    values : what stands there now, in the labels' type; None if nothing changed
+    label : id of the object that is open now
+    """
+
+    region: tuple[slice, ...] | None
+    values: npt.NDArray[Any] | None
+    label: int
+
+
+class Ledger:
+    """Labels, state, history and journal of a session, which only change together.
+
+    Parameters
+    ----------
+    labels, state : to begin with
+    model : follows the state
+    history : empty
+    """
+
+    def __init__(self, labels: LabelMap, state: State, model: Apprentice, history: History) -> None:
+        self.labels, self.state, self.model, self.history = labels, state, model, history
+        self.journal: Journal | None = None
+
+    @property
+    def nothing(self) -> Change:
+        """What an action returns that had nothing to do."""
+        return Change(None, None, self.state.label)
+
+    @contextmanager
+    def safely(self) -> Iterator[float]:
+        """Gives the time it began; puts the model back if anything raises."""
+        try:
+            yield time.perf_counter()
+        except BaseException:
+            self.model.segmenter.restore(self.state.snapshot)
+            raise
+
+    def write(self, after: State, *events: Event) -> None:
+        """Let the study go along with what leads to ``after``, and record it; neither if one of them fails."""
+        before = self.state.versions
+        try:
+            self.model.follow(before, after.versions)
+            if self.journal is not None:
+                self.journal.append(*events)
+        except ApprenticeError:
+            self.model.withdraw(after.versions, before)
+            raise
+
+    def learnt(self, state: State, began: float) -> tuple[State, Event]:
+        """``state`` after learning from its lessons, and the event that says so."""
+        after, event = self.model.learnt(state, self.journal.sequence + 1 if self.journal is not None else 0)
+        return after, replace(event, latency_s=time.perf_counter() - began)
+
+    def commit(
+        self,
+        kind: str,
+        after: State,
+        patch: Patch | None,
+        began: float,
+        *,
+        click: Click | None = None,
+        learn: Event | None = None,
+        **facts: Any,
+    ) -> Change:
+        """Record an action, then let it count.
+
+        Parameters
+        ----------
+        kind : as in `journal.KINDS`
+        after, patch : the next state, and the change of the labels if there is one
+        began : see `safely`
+        learn : what was learnt as a part of the action
+        facts : further attributes of the `journal.Event`
+        """
+        before, values = self.state, None
+        if patch is not None:
+            values = patch.after
+            self.labels.widen(patch.dtype)
+        taught = learn is None and after.snapshot is not before.snapshot
+        label = after.label if kind == "select" else before.label
+        event = replace(Event(kind, label, patch.changed if patch else 0, time.perf_counter() - began, click, patch, taught), **facts)
+        self.write(after, event, *([learn] if learn else []))
+        self.state = after
+        self.history.push(Step(before, after, patch, event.checkpoint))
+        if learn is not None:
+            self.amend(after, learn.checkpoint)
+        return self._show(patch, values)
+
+    def amend(self, after: State, checkpoint: str | None) -> None:
+        """Make ``after`` the outcome of the newest action."""
+        self.state = after
+        self.history.amend(after, checkpoint)
+        if checkpoint is not None:
+            self.model.written(after, self.history)
+
+    def undo(self) -> Change:
+        """Take back the newest action; there is one."""
+        step = self.history.back()
+        return self._move("undo", step.before, step.patch, step.patch.before if step.patch else None)
+
+    def redo(self) -> Change:
+        """Do the newest undone action again; there is one."""
+        step = self.history.forth()
+        return self._move("redo", step.after, step.patch, step.patch.after if step.patch else None)
+
+    def _move(self, kind: str, state: State, patch: Patch | None, values: npt.NDArray[Any] | None) -> Change:
+        with self.safely() as began:
+            taught = state.snapshot is not self.state.snapshot
+            if taught:
+                self.model.segmenter.restore(state.snapshot)
+            label = (state if kind == "undo" else self.state).label
+            self.write(state, Event(kind, label, patch.changed if patch else 0, time.perf_counter() - began, taught=taught))
+        self.state = state
+        self.history.move(1 if kind == "redo" else -1)
+        self.model.ensure(state, self.history)
+        return self._show(patch, values)
+
+    def _show(self, patch: Patch | None, values: npt.NDArray[Any] | None) -> Change:
+        """Write values into the labels and say so."""
+        if patch is None or values is None:
+            return self.nothing
+        return Change(patch.region, self.labels.write(patch.region, values), self.state.label)

@@ -1,0 +1,133 @@
+"""What the objects of a label map are called: classes with colours, of which every object is an instance of at most one.
+
+A `Legend` is an immutable value. Beside a label file it is written as a table of tab-separated values, ``index``, ``name`` and
+``color``, as BIDS has it for segmentations (Gorgolewski et al. 2016): one line for every named object, to be read by any program.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from napari_apprentice.types import LabelsError, ReadError, WriteError
+
+__all__ = ["PALETTE", "Legend", "legend_path", "read_legend", "write_legend"]
+
+PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
+"""Okabe and Ito's colours, told apart by colour-blind people; classes get them in turn."""
+
+_LONGEST_NAME = 80
+_COLUMNS = ("index", "name", "color")
+_COLOR = re.compile(r"#[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Names of objects and colours of classes.
+
+    Attributes
+    ----------
+    names : id of the object -> name of its class
+    colors : name of the class -> "#rrggbb"; a class keeps its colour when its last object goes
+    """
+
+    names: Mapping[int, str] = field(default_factory=dict)
+    colors: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> dict[str, tuple[int, ...]]:
+        """Name of every class -> ids of its objects, ascending; classes in the order in which they came up."""
+        members: dict[str, list[int]] = {name: [] for name in self.colors}
+        for label in sorted(self.names):
+            members[self.names[label]].append(label)
+        return {name: tuple(labels) for name, labels in members.items()}
+
+    def color(self, label: int) -> str | None:
+        """Of an object's class; None if it has none."""
+        name = self.names.get(label)
+        return None if name is None else self.colors[name]
+
+    def naming(self, label: int, name: str, color: str | None = None) -> Legend:
+        """The same with an object in a class, or in none if ``name`` is empty; ``color`` becomes that of the whole class.
+
+        Raises
+        ------
+        LabelsError : the name is not one line of at most 80 characters, or the colour is not like "#e69f00"
+        """
+        name = name.strip()
+        if len(name) > _LONGEST_NAME or not name.isprintable():
+            raise LabelsError(f"the class name {name!r} arrived; expected one line of at most {_LONGEST_NAME} characters")
+        if color is not None and not _COLOR.fullmatch(color := color.lower()):
+            raise LabelsError(f"the colour {color!r} arrived; expected one like {PALETTE[0]!r}")
+        if not name:
+            return self.without(label)
+        colors = {**self.colors, name: color or self.colors.get(name) or self._next_color()}
+        return Legend({**self.names, label: name}, colors)
+
+    def without(self, label: int) -> Legend:
+        """The same with an object in no class."""
+        return Legend({i: name for i, name in self.names.items() if i != label}, self.colors)
+
+    def copying(self, label: int, to: int) -> Legend:
+        """The same with object ``to`` in the class of ``label``, or in none."""
+        names = self.without(to).names
+        return Legend({**names, to: self.names[label]} if label in self.names else names, self.colors)
+
+    def _next_color(self) -> str:
+        """The colour that the fewest classes have."""
+        taken = list(self.colors.values())
+        return min(PALETTE, key=taken.count)
+
+
+def legend_path(labels: Path | str) -> Path:
+    """Where the legend of a label file lies: ``scan_labels.nii.gz`` has ``scan_labels.tsv``."""
+    labels = Path(labels)
+    stem = Path(labels.name.removesuffix(".gz")).stem.removesuffix(".ome")
+    return labels.with_name(f"{stem}.tsv")
+
+
+def write_legend(path: Path | str, legend: Legend) -> Path:
+    """Write a legend; the old file stays whole until the new one is complete.
+
+    Raises
+    ------
+    WriteError : it cannot be written
+    """
+    path, text = Path(path), io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows((label, legend.names[label], legend.color(label)) for label in sorted(legend.names))
+    unfinished = path.with_name(f"{path.name}.new")
+    try:
+        unfinished.write_text(text.getvalue(), "utf-8")
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise WriteError(f"the names cannot be written to {path} ({error.strerror}); expected free space and permission") from error
+    return path
+
+
+def read_legend(path: Path | str) -> Legend:
+    """The inverse of `write_legend`; without colours in the file, classes get those of the `PALETTE`.
+
+    Raises
+    ------
+    ReadError : the file is not there, or is no such table
+    """
+    path, legend = Path(path), Legend()
+    try:
+        rows = list(csv.DictReader(path.read_text("utf-8").splitlines(), delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReadError(f"the names in {path} cannot be read ({error}); expected a table with the columns index and name") from error
+    for number, row in enumerate(rows, start=2):
+        try:
+            label = int(row["index"])
+            if label:  # 0 is background, which some programs list
+                legend = legend.naming(label, row["name"], row.get("color") or None)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ReadError(f"line {number} of {path} cannot be used ({error}); expected an id and a name") from error
+    return legend

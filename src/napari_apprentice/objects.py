@@ -1,0 +1,91 @@
+"""Objects of a label map found, renumbered and taken apart: pure functions that say what would change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from skimage.segmentation import watershed
+
+from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.types import SessionError
+
+__all__ = ["parts", "presence", "renumbered", "taken_apart"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+def presence(labels: LabelMap, label: int) -> tuple[Mask, ...]:
+    """For every axis, which of its slices hold some of an object: one bool array of the axis' length each."""
+    array, box = labels.array, labels.box_of(label)
+    found = tuple(np.zeros(size, dtype=bool) for size in labels.shape)
+    if box is None:
+        return found
+    for index in range(box[0].start, box[0].stop):
+        mask = array[(index, *box[1:])] == label
+        found[0][index] = mask.any()
+        for axis, side in enumerate(box[1:]):
+            found[axis + 1][side] |= mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))
+    return found
+
+
+def renumbered(labels: LabelMap, label: int, to: int) -> Patch | None:
+    """What changes when an object gets another id, 0 to delete it; None if it has no voxel."""
+    region = labels.box_of(label)
+    if region is None:
+        return None
+    here = labels.array[region]
+    wide = here.astype(np.result_type(here, np.min_scalar_type(to)))
+    return labels.patch(region, np.where(here == label, to, wide).astype(wide.dtype))
+
+
+def taken_apart(
+    labels: LabelMap, label: int, seeds: Sequence[tuple[int, ...]], ids: Sequence[int], spacing: tuple[float, ...]
+) -> Patch | None:
+    """What changes when an object is split into one part for every seed.
+
+    Parameters
+    ----------
+    seeds : a voxel of the object for every part
+    ids : of the parts but the first, which keeps ``label``
+    spacing : of the voxels
+
+    Raises
+    ------
+    SessionError : there are fewer than two seeds, or one lies outside of the object
+    """
+    if len(set(seeds)) < 2:
+        raise SessionError(f"a split of object {label} at {len(set(seeds))} voxel arrived; expected a click for each of two or more parts")
+    shape = labels.shape
+    for seed in seeds:
+        inside = len(seed) == len(shape) and all(0 <= v < size for v, size in zip(seed, shape, strict=True))
+        if not inside or int(labels.array[tuple(seed)]) != label:
+            raise SessionError(f"a split of object {label} at voxel {tuple(seed)} arrived; expected voxels of that object only")
+    region = labels.box_of(label)
+    assert region is not None
+    here = labels.array[region]
+    owner = parts(here == label, [tuple(v - side.start for v, side in zip(seed, region, strict=True)) for seed in seeds], spacing)
+    new = here.astype(np.result_type(here, np.min_scalar_type(max(ids))))
+    for number, i in enumerate(ids, start=2):
+        new[owner == number] = i
+    return labels.patch(region, new)
+
+
+def parts(mask: Mask, seeds: Sequence[tuple[int, ...]], spacing: tuple[float, ...]) -> npt.NDArray[np.int32]:
+    """The part, counted from 1, that each voxel of ``mask`` belongs to; 0 outside of it.
+
+    The watershed of the distance to the contour, flooded from one seed a part (Beucher & Lantuéjoul 1979); pieces without a seed go to
+    the part that is nearest.
+    """
+    markers = np.zeros(mask.shape, np.int32)
+    for number, seed in enumerate(seeds, start=1):
+        markers[seed] = number
+    depth = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[(slice(1, -1),) * mask.ndim]
+    owner: npt.NDArray[Any] = watershed(-depth, markers, mask=mask)
+    if (left := mask & (owner == 0)).any():
+        nearest = ndimage.distance_transform_edt(owner == 0, sampling=spacing, return_distances=False, return_indices=True)
+        owner[left] = owner[tuple(nearest)][left]
+    return owner.astype(np.int32)

@@ -1,0 +1,145 @@
+"""Living through a journaled session again: its actions, with the labels as the journal has them, and the model from its checkpoints.
+
+The model starts from the newest checkpoint between two objects that belongs to the actions in force. Of the actions before it only the
+states are made again; those since are done again by the model, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from napari_apprentice.history import State
+from napari_apprentice.journal import Entry, Event
+from napari_apprentice.labelmap import Patch
+from napari_apprentice.ledger import Ledger
+from napari_apprentice.teaching import lessons_of
+
+__all__ = ["Load", "relive"]
+
+Load = Callable[[str], Any]
+"""The snapshot in a checkpoint; None where there is none."""
+
+_BESIDE = (  # what may happen while an object has clicks, and leaves them
+    *("choose", "paint", "forget", "go_back", "pin", "unpin", "propagate", "approve"),
+    *("delete", "relabel", "merge", "split", "name"),
+)
+
+
+def relive(ledger: Ledger, entries: Sequence[Entry], done: int, load: Load) -> None:
+    """Do journaled actions again (see `session.resume`): the first ``done`` of ``entries`` to stay, the others to be redone."""
+    model = ledger.model
+    start, snapshot = _known_model(entries[:done], load, model.untaught)
+    for entry in entries[:start]:
+        _repeat(ledger, entry, None)
+    if snapshot is not None:
+        model.segmenter.restore(snapshot)
+        ledger.state, model.saved = replace(ledger.state, snapshot=snapshot), snapshot
+    current = ledger.state.versions.current
+    if current.snapshot is None and current.checkpoint and (known := load(current.checkpoint)) is not None:
+        ledger.state = replace(ledger.state, versions=ledger.state.versions.holding(current.number, known))
+    ledger.history.forget(ledger.state.snapshot, [e.learn.checkpoint for e in entries[:start] if e.learn and e.learn.checkpoint])
+    for entry in entries[start:]:
+        _repeat(ledger, entry, load)
+    while ledger.history.done > done - start:
+        ledger.undo()
+
+
+def _repeat(ledger: Ledger, entry: Entry, load: Load | None) -> None:
+    """Do one journaled action again, with its journaled labels; without ``load`` the model is left out of it."""
+    event = entry.action
+    patch = ledger.labels.patch(event.patch.region, event.patch.after) if event.patch is not None else None
+    ledger.commit(event.kind, _after(ledger, entry, patch, load), patch, 0.0, checkpoint=event.checkpoint)
+    if entry.learn is not None:
+        _repeat_learning(ledger, entry.learn, load)
+
+
+def _after(ledger: Ledger, entry: Entry, patch: Patch | None, load: Load | None) -> State:
+    """The state that an action led to."""
+    event, state, labels = entry.action, ledger.state, ledger.labels
+    if event.kind == "add" and event.click is not None:
+        return state.clicked(event.click) if load is None else ledger.model.answered(labels, state, event.click)
+    if event.kind == "choose" and event.number is not None:
+        return state.choosing(event.number)
+    if event.kind == "accept":
+        return state.accepted(lessons_of(ledger.model.image, labels, state) if load is not None or entry.learn is None else ())
+    if event.kind == "paint" and patch is not None:
+        return state.painted(patch)
+    if event.kind == "propagate" and event.axis is not None:
+        return state.propagated(event.label, event.axis, dict(event.carried))
+    if event.kind == "discard":
+        return state.discarded()
+    if event.kind == "approve":
+        return state.approved(event.label, event.planes)
+    if event.kind in ("delete", "relabel", "merge", "split", "name"):
+        return _after_naming_or_renumbering(state, event, patch)
+    if event.kind in ("go_back", "forget"):
+        return _used(ledger, event.number or 0, load)
+    if event.kind in ("pin", "unpin") and event.number is not None:
+        return replace(state, versions=state.versions.pinning(event.number, event.kind == "pin"))
+    return state.opening(event.label)
+
+
+def _after_naming_or_renumbering(state: State, event: Event, patch: Patch | None) -> State:
+    if event.kind == "name":
+        return state.named(event.label, event.name or "", event.color)
+    if event.kind == "relabel" and event.into is not None:
+        return state.relabelled(event.label, event.into)
+    if event.kind == "merge" and event.into is not None:
+        return state.merged(event.label, event.into)
+    if event.kind == "split" and patch is not None:
+        return state.split(event.label, patch)
+    return state.deleted(event.label)
+
+
+def _used(ledger: Ledger, number: int, load: Load | None) -> State:
+    """The state after going to a version again; where that is not kept any more the model stays, without ``load`` in any case."""
+    state, version = ledger.state, ledger.state.versions[number]
+    versions, snapshot = state.versions.using(number), version.snapshot
+    if snapshot is None and load is not None and version.checkpoint:
+        snapshot = load(version.checkpoint)
+    if snapshot is None or load is None:
+        return replace(state, versions=versions)
+    ledger.model.segmenter.restore(snapshot)
+    return replace(state, snapshot=snapshot, versions=versions.holding(number, snapshot))
+
+
+def _repeat_learning(ledger: Ledger, event: Event, load: Load | None) -> None:
+    """Learn again what was learnt, from the checkpoint if there is one; without ``load`` only clear the lessons."""
+    state, model, version, known = ledger.state, ledger.model, event.version, None
+    snapshot = load(event.checkpoint) if load is not None and event.checkpoint else None
+    if snapshot is not None:
+        model.segmenter.restore(snapshot)
+        known = model.saved = snapshot
+    elif load is not None:
+        model.taught(state, None)
+        known = model.segmenter.snapshot()
+    if version is not None:
+        version = replace(version, snapshot=known)
+    snapshot = state.snapshot if known is None else known
+    ledger.amend(state.learnt(snapshot, event.label, version, event.report, event.effort), event.checkpoint)
+
+
+def _known_model(entries: Sequence[Entry], load: Load, untaught: Any) -> tuple[int, Any]:
+    """The newest position between two objects at which the model is on the disk, and that model; None if it is as at the start."""
+    between, clicked = [0], False
+    for position, entry in enumerate(entries, start=1):
+        clicked = entry.action.kind == "add" or (clicked and entry.action.kind in _BESIDE)
+        if not clicked:
+            between.append(position)
+    for position in reversed(between):
+        for entry in reversed(entries[:position]):
+            for event in (entry.learn, entry.action):
+                if event is not None and event.checkpoint and (snapshot := load(event.checkpoint)) is not None:
+                    return position, snapshot
+                if event is not None and (event.taught or event.kind == "forget"):
+                    break
+            else:
+                continue
+            if event.kind == "forget":
+                return position, untaught
+            break
+        else:
+            return position, None
+    return 0, None

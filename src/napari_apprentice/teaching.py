@@ -1,0 +1,235 @@
+"""The model of one session: it answers clicks, learns from lessons, and is kept on the disk and shared with its study as it learns.
+
+`Apprentice` holds the segmenter and whatever stands around it. It decides nothing about the labels or the history: it takes the state of a
+session and gives back the next one, and the `ledger` makes that count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_apprentice.checkpoints import Checkpoints, SnapshotStore
+from napari_apprentice.cohorts import Cohort
+from napari_apprentice.history import History, State
+from napari_apprentice.journal import Event
+from napari_apprentice.labelmap import LabelMap
+from napari_apprentice.painting import previous_answer
+from napari_apprentice.types import (
+    AdaptationPolicy,
+    ApprenticeError,
+    Click,
+    Image,
+    LearningReport,
+    Lesson,
+    Plane,
+    Prediction,
+    Prompt,
+    Segmenter,
+    SessionError,
+)
+from napari_apprentice.versions import KEPT_VERSIONS, Catalogue, Comparison, Effort, Version, iou, measured, untaught_answer
+
+__all__ = ["Apprentice", "lessons_of"]
+
+
+def lessons_of(image: Image, labels: LabelMap, state: State) -> tuple[Lesson, ...]:
+    """What there is to learn from the open object as it is now: every plane that was clicked in and holds some of it."""
+    lessons = []
+    for plane in dict.fromkeys(click.plane for click in state.clicks):
+        ids = labels.plane(plane)
+        mask, others = ids == state.label, (ids != 0) & (ids != state.label)
+        if mask.any():
+            first = iou(state.firsts[plane].mask & ~others, mask) if plane in state.firsts else math.nan
+            lessons.append(Lesson(image.slice(plane), state.clicks_in(plane), mask, image.name, state.label, first, others))
+    return tuple(lessons)
+
+
+class Apprentice:
+    """The model that one session teaches.
+
+    Parameters
+    ----------
+    image : what the session is about
+    segmenter, policy : the model, and how it learns
+    start : the version to begin with; by default the segmenter as it comes
+
+    Attributes
+    ----------
+    untaught : the model as shipped
+    saved : the model as it is on the disk, or as it was at the start
+    checkpoints : beside the journal; None where nothing is kept
+    """
+
+    def __init__(self, image: Image, segmenter: Segmenter, policy: AdaptationPolicy, start: Version | None = None) -> None:
+        self.image, self.segmenter, self.policy = image, segmenter, policy
+        self.untaught = segmenter.snapshot()
+        if start is not None and start.snapshot is not None:
+            segmenter.restore(start.snapshot)
+        self.saved = segmenter.snapshot()
+        self.checkpoints: Checkpoints | None = None
+        self._store: SnapshotStore | None = None
+        self._cohort: Cohort | None = None
+
+    def attach(self, folder: Path | None, store: SnapshotStore | None, cohort: Cohort | None) -> None:
+        """From now on keep checkpoints in ``folder``, as files that ``store`` writes, and share what is learnt with ``cohort``."""
+        self._store, self._cohort = store, cohort
+        self.checkpoints = None if folder is None or store is None else Checkpoints(store, folder)
+
+    # --- answering ---
+
+    def answered(self, labels: LabelMap, state: State, click: Click) -> State:
+        """The state after the model's answer to a click."""
+        after, plane = state.clicked(click), click.plane
+        prompt = Prompt(after.clicks_in(plane), previous_answer(labels, after, plane))
+        answer = self.policy.on_click(self.segmenter, self.image.slice(plane), prompt)
+        first = {plane: answer} if prompt.previous is None and len(prompt.clicks) == 1 else {}
+        return replace(after.answered(plane, answer, self.segmenter.snapshot()), firsts={**after.firsts, **first})
+
+    def untaught_answer(self, plane: Plane, clicks: Sequence[Click]) -> Prediction:
+        """What the model as shipped would have said to 2D clicks in a plane."""
+        return untaught_answer(self.segmenter, self.untaught, self.image.slice(plane), clicks)
+
+    # --- learning ---
+
+    def learnt(self, state: State, number: int) -> tuple[State, Event]:
+        """``state`` after learning from its lessons, and the event that says so, but for its latency.
+
+        Parameters
+        ----------
+        number : that the checkpoint is called by, if one is written
+
+        Raises
+        ------
+        WriteError : the checkpoint cannot be written
+        """
+        label, effort = state.pending[-1].label, measured(self.segmenter, self.untaught, state.pending)
+        report, version = self.taught(state, effort)
+        snapshot, checkpoint = self.segmenter.snapshot(), None
+        if self.checkpoints is not None and snapshot is not self.saved:
+            checkpoint = f"model-{number:06d}.checkpoint"
+            version = version and replace(version, checkpoint=checkpoint)
+            try:
+                self.checkpoints.save(snapshot, checkpoint)
+            except ApprenticeError:
+                self.withdraw(state.versions.learnt(version, label, report, None), state.versions)
+                raise
+        taught = snapshot is not state.snapshot
+        event = Event("learn", label, taught=taught, report=report, checkpoint=checkpoint, version=version, effort=effort)
+        return state.learnt(snapshot, label, version, report, effort), event
+
+    def taught(self, state: State, effort: Effort | None) -> tuple[LearningReport, Version | None]:
+        """Let the policy learn from the lessons of ``state``: what it says, and the version that this makes, if it makes one.
+
+        With a study, on top of whatever other sessions have taught it meanwhile; should one of them be faster, once more on top of that.
+        """
+        own = state.versions.current
+        basis, known, begun = own.shared, own.snapshot, state.snapshot
+        while True:
+            if self._cohort is not None and (newest := self._cohort.head) != basis:
+                basis = newest
+                known = begun = self.untaught if basis is None else self._cohort.load(basis)
+            if begun is not state.snapshot:
+                self.segmenter.restore(begun)
+            report = _combined([self.policy.on_accept(self.segmenter, lesson) for lesson in state.pending])
+            if report.refused or self.segmenter.snapshot() is known:
+                if begun is not state.snapshot:
+                    self.segmenter.restore(state.snapshot)
+                return report, None
+            version = state.versions.next(state.pending, self.image.name, report, effort)
+            version = replace(version, basis=basis, snapshot=self.segmenter.snapshot())
+            if self._cohort is None:
+                return report, version
+            if (shared := self._cohort.append(version, basis)) is not None:
+                return report, replace(version, shared=shared)
+            self.segmenter.restore(begun)
+
+    # --- versions ---
+
+    def of_version(self, version: Version) -> Any:
+        """What is known in a version.
+
+        Raises
+        ------
+        SessionError : it is no longer kept
+        """
+        if version.snapshot is not None:
+            return version.snapshot
+        kept = self.checkpoints.load(version.checkpoint) if self.checkpoints is not None and version.checkpoint else None
+        if kept is None:
+            raise SessionError(f"version {version.number} is no longer kept; expected a pinned one or one of the newest {KEPT_VERSIONS}")
+        return kept
+
+    def using(self, state: State, number: int) -> State:
+        """``state`` with a version of the model in use; SessionError if there is none of that number, or it is no longer kept."""
+        snapshot = self.of_version(state.versions[number])
+        self.segmenter.restore(snapshot)
+        return replace(state, snapshot=snapshot, versions=state.versions.using(number).holding(number, snapshot))
+
+    def export(self, version: Version, path: Path, *, pictures: bool = False) -> None:
+        """Write a version to a file that a session can start from; SessionError if it is no longer kept, or there is no store."""
+        facts = {key: str(value) for key, value in version.facts().items() if value}
+        self._known_store.save(self.of_version(version), path, facts, pictures=pictures)
+
+    def compare(self, versions: Catalogue, first: int, second: int) -> Comparison:
+        """How two versions differ; SessionError if one of them is no longer kept, or there is no store."""
+        distance = self._known_store.distance(self.of_version(versions[first]), self.of_version(versions[second]))
+        passed = [getattr(versions[number].report, "remembered_after", math.nan) for number in (first, second)]
+        return Comparison(first, second, distance, versions.objects_between(first, second), *passed)
+
+    @property
+    def _known_store(self) -> SnapshotStore:
+        if self._store is None:
+            raise SessionError("this session has no store for models; expected one, as `open_session` gives it")
+        return self._store
+
+    # --- the study and the disk ---
+
+    def follow(self, before: Catalogue, after: Catalogue) -> None:
+        """Let the study go along from one catalogue to another."""
+        if self._cohort is not None:
+            self._cohort.follow(before, after)
+
+    def withdraw(self, after: Catalogue, before: Catalogue) -> None:
+        """Let the study go back with what could not be finished, if it can."""
+        with suppress(ApprenticeError):
+            self.follow(after, before)
+
+    def written(self, state: State, history: History) -> None:
+        """A checkpoint of the model of ``state`` was written: clear away those that are no longer needed."""
+        if self.checkpoints is not None:
+            self.saved = state.snapshot
+            self.checkpoints.keep_newest(history.checkpoints, [v.checkpoint for v in state.versions.kept if v.checkpoint])
+
+    def ensure(self, state: State, history: History) -> None:
+        """Write the checkpoints that are needed again after an undo or a redo, and had been cleared away."""
+        if self.checkpoints is None:
+            return
+        if newest := history.newest_checkpoint:
+            name, snapshot = newest
+            self.checkpoints.ensure(snapshot, name)
+        kept: Mapping[str, Any] = {v.checkpoint: v.snapshot for v in state.versions.kept if v.checkpoint and v.snapshot is not None}
+        for name, snapshot in kept.items():
+            self.checkpoints.ensure(snapshot, name)
+
+
+def _combined(reports: Sequence[LearningReport]) -> LearningReport:
+    """One report of several lessons: accepted if any was, mean losses, all the time."""
+    if len(reports) == 1:
+        return reports[0]
+    return LearningReport(
+        any(report.accepted for report in reports),
+        "; ".join(dict.fromkeys(report.message for report in reports if report.message)),
+        float(np.mean([report.loss_before for report in reports])),
+        float(np.mean([report.loss_after for report in reports])),
+        sum(report.elapsed_s for report in reports),
+        any(report.refused for report in reports) and not any(report.accepted for report in reports),
+        reports[0].remembered_before,
+        reports[-1].remembered_after,
+    )

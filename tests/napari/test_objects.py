@@ -1,0 +1,234 @@
+"""Whole objects in the window: kept slices, the strip, classes, deleting, merging, splitting. By the bridge alone, and with real keys."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.layers import Labels
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QApplication
+
+from napari_apprentice import files
+from napari_apprentice._napari import widget as widget_module
+from napari_apprentice._napari.bridge import Bridge
+from napari_apprentice._napari.contributions import image_layer
+from napari_apprentice._napari.engine import Wish
+from napari_apprentice._napari.keys import KEYS
+from napari_apprentice._napari.strip import SLICE_COLORS, SliceStrip
+from napari_apprentice.ground import Slice
+from napari_apprentice.legend import legend_path, read_legend
+from napari_apprentice.types import Click, Image, Plane
+
+LEFT = Qt.MouseButton.LeftButton
+SHIFT = Qt.KeyboardModifier.ShiftModifier
+ACCEPTED, CARRIED, DOUBTFUL, EMPTY = Slice.ACCEPTED, Slice.CARRIED, Slice.DOUBTFUL, Slice.EMPTY
+
+
+@pytest.fixture
+def tube() -> Image:
+    """A bright tube along the first, reversed axis of an anisotropic volume."""
+    rows, cols = np.mgrid[:40, :50]
+    values = np.random.default_rng(0).normal(100, 5, (1, 8, 40, 50)).astype(np.float32)
+    for index in range(8):
+        values[0, index][(rows - 20) ** 2 + (cols - 20 - index) ** 2 <= 25] += 60
+    return Image(values, np.array([[-1.0, 0, 0, 40], [0, 0.5, 0, -10], [0, 0, 0.5, 7], [0, 0, 0, 1]]), "mm", name="scan")
+
+
+@pytest.fixture
+def opened(qtbot, engine, tube):
+    """A viewer and a bridge with a session on the tube, `wait` and the labels that are shown."""
+    viewer = ViewerModel()
+    data, arguments, _ = image_layer(tube)
+    layer = viewer.add_image(data, **arguments)
+    bridge = Bridge(viewer, engine)
+    bridge.words, bridge.views = [], []
+    bridge.said.connect(bridge.words.append)
+    bridge.slices_found.connect(bridge.views.append)
+    bridge.wait = lambda: qtbot.waitUntil(lambda: bridge.worker.waiting == 0, timeout=30_000)
+    bridge.start(layer, Wish())
+    bridge.wait()
+    bridge.labels = lambda: next(layer for layer in viewer.layers if isinstance(layer, Labels)).data
+    yield viewer, bridge
+    bridge.close()
+    assert bridge.worker.join(10)
+
+
+def test_a_kept_slice_is_accepted_and_stays(opened, engine):
+    viewer, bridge = opened
+    bridge.click(Click((4, 20, 24)))
+    bridge.accept()
+    bridge.propagate()
+    bridge.wait()
+    viewer.dims.set_point(0, viewer.layers[0].data_to_world((6, 0, 0))[0])
+    bridge.approve()
+    bridge.find_slices()
+    bridge.wait()
+    assert bridge.views[-1].slices[4] == bridge.views[-1].slices[6] == ACCEPTED
+    assert set(bridge.views[-1].slices) <= {ACCEPTED, CARRIED, DOUBTFUL}
+    assert bridge.views[-1].flipped
+    assert Plane(0, 6) not in {doubt.plane for doubt in bridge.state.doubts}
+    bridge.undo()
+    bridge.wait()
+    assert Plane(0, 6) in {doubt.plane for doubt in bridge.state.doubts}
+
+
+def test_accepting_corrections_carries_them_on(opened, engine):
+    _, bridge = opened
+    bridge.click(Click((4, 20, 24)))
+    bridge.accept()
+    bridge.propagate()
+    bridge.select(1)
+    bridge.wait()
+    going = []
+    bridge.propagating_changed.connect(going.append)
+    bridge.accept()  # nothing was corrected
+    bridge.wait()
+    assert not going
+    bridge.select(1)
+    bridge.click(Click((6, 30, 26)))
+    bridge.accept()
+    bridge.wait()
+    bridge.wait()
+    assert going == [True, False]
+    assert engine.session.outdated(1) == ()
+    assert Plane(0, 6) not in {doubt.plane for doubt in engine.session.doubtful()}
+    np.testing.assert_array_equal(bridge.labels(), engine.session.labels)
+
+
+def test_objects_are_split_merged_renumbered_named_and_deleted(opened, engine):
+    viewer, bridge = opened
+    for column in (10, 14):
+        bridge.click(Click((4, 20, column)))
+    bridge.split()
+    bridge.click(Click((4, 20, 9)))
+    bridge.click(Click((4, 20, 15)))
+    assert not engine.session.clicks[2:]
+    bridge.split()
+    bridge.wait()
+    assert sorted(np.unique(engine.session.labels)) == [0, 1, 2]
+    assert engine.session.labels[4, 20, 9] == 1
+    assert engine.session.labels[4, 20, 15] == 2
+    bridge.name("nucleus")
+    bridge.relabel(7)
+    bridge.wait()
+    assert bridge.state.label == 7
+    assert bridge.state.legend.names == {7: "nucleus"}
+    layer = next(layer for layer in viewer.layers if isinstance(layer, Labels))
+    assert layer.features.to_dict("list") == {"index": [7], "class": ["nucleus"]}
+    assert "nucleus" in layer.get_status(viewer.layers[0].data_to_world((4, 20, 9)), world=True)["value"]
+    bridge.merge(2)
+    bridge.wait()
+    assert set(np.unique(bridge.labels())) == {0, 2}
+    np.testing.assert_array_equal(bridge.labels(), engine.session.labels)
+    bridge.select(2)
+    bridge.wait()
+    bridge.delete()
+    bridge.wait()
+    assert not bridge.labels().any()
+    for _ in range(6):
+        bridge.undo()
+    bridge.wait()
+    assert set(np.unique(bridge.labels())) == {0, 1}
+
+
+def test_a_picked_object_is_opened(opened):
+    viewer, bridge = opened
+    bridge.click(Click((4, 20, 20)))
+    bridge.accept()
+    bridge.wait()
+    layer = next(layer for layer in viewer.layers if isinstance(layer, Labels))
+    layer.mode = "pick"
+    layer.selected_label = 1
+    bridge.wait()
+    assert bridge.state.label == 1
+    assert bridge.state.finished == ()
+    viewer.cursor.position = (0, 0, 0)
+    bridge.open_here()
+    assert "no object" in bridge.words[-1]
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("count", [4, 1000])
+def test_the_strip_shows_and_finds_slices(qtbot, flipped, count):
+    strip = SliceStrip()
+    qtbot.addWidget(strip)
+    strip.resize(200, 16)
+    slices = [EMPTY] * count
+    slices[1], slices[3] = DOUBTFUL, ACCEPTED
+    strip.show_slices(slices, flipped=flipped)
+    for index in (0, 1, count - 1):
+        assert abs(strip.index_at(strip.middle_of(index)) - index) <= count // 200
+    drawn = strip.grab().toImage()
+    for index in (1, 3):
+        assert drawn.pixelColor(strip.middle_of(index), 8).name() in {SLICE_COLORS[DOUBTFUL], SLICE_COLORS[slices[index]]}
+    assert drawn.pixelColor(strip.middle_of(1), 8).name() == SLICE_COLORS[DOUBTFUL]
+
+
+def test_with_keys_and_mouse(make_napari_viewer, hands, monkeypatch, qtbot, engine, tmp_path, tube):
+    monkeypatch.setattr(widget_module, "default_engine", engine)
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1280, 800)
+    viewer.open(files.save_image(tmp_path / "scan.nii.gz", tube), plugin="napari-apprentice")
+    _, widget = viewer.window.add_plugin_dock_widget("napari-apprentice", "Apprentice")
+    shots = Path(os.environ.get("APPRENTICE_SHOTS", tmp_path))
+    try:
+        window = hands(viewer, widget)
+        window.wait()
+        window.press(widget.start)
+        plane = window.plane
+        window.click(plane, 20, 20 + plane)
+        window.key(Qt.Key(ord(KEYS["accept"])))
+        window.key(Qt.Key(ord(KEYS["propagate"])))
+        slices = engine.session.slices(1)
+        assert widget.strip.slices == slices
+        assert widget.strip.index == plane
+        for index in (1, 6):
+            qtbot.mouseClick(widget.strip, LEFT, Qt.KeyboardModifier.NoModifier, QPoint(widget.strip.middle_of(index), 8))
+            window.wait()
+            assert window.plane == widget.strip.index == index
+        window.key(Qt.Key(ord(KEYS["approve"])))
+        assert widget.strip.slices[6] == ACCEPTED
+        assert Plane(0, 6) in engine.session._state.origin(1).own
+        before = engine.session.labels[6].copy()
+
+        qtbot.mouseMove(window.canvas.native, window.pixel(6, 20, 26))
+        QApplication.processEvents()
+        window.key(Qt.Key.Key_O, SHIFT)
+        assert engine.session.label == 1
+        widget.objects.unfold(True)
+        widget.objects.name.setCurrentText("vessel")
+        qtbot.keyClick(widget.objects.name.lineEdit(), Qt.Key.Key_Return)
+        window.wait()
+        assert engine.session.legend.classes == {"vessel": (1,)}
+        assert widget.objects.counts.text() == "1 × vessel"
+        QApplication.processEvents()
+        viewer.window.screenshot(str(shots / "objects.png"), canvas_only=False)
+        window.key(Qt.Key(ord(KEYS["propagate"])))
+        np.testing.assert_array_equal(engine.session.labels[6], before)
+
+        window.press(widget.save)
+        assert read_legend(legend_path(tmp_path / "scan_labels.nii.gz")).names == {1: "vessel"}
+        window.press(widget.objects.delete)
+        assert not window.labels.data.any()
+        window.press(widget.undo)
+        assert window.labels.data.any()
+        np.testing.assert_array_equal(window.labels.data, engine.session.labels)
+        viewer.dims.ndisplay = 3
+        window.wait()
+        assert not widget.strip.isVisible()
+        viewer.dims.ndisplay = 2
+
+        window.press(widget.start)  # close, and begin another one with what was saved
+        viewer.open(tmp_path / "scan_labels.nii.gz", plugin="napari-apprentice")
+        widget.more.labels.setCurrentText("scan_labels")
+        window.press(widget.start)
+        assert engine.session is engine.sessions[1]
+        assert engine.session.finished == (1,)
+        assert engine.session.legend.classes == {"vessel": (1,)}
+    finally:
+        widget.leave()
+        assert widget.bridge.worker.join(10)

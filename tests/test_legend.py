@@ -1,0 +1,82 @@
+"""Classes of objects: naming is what a dictionary does, and a table on disk gives all of it back."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_apprentice.legend import PALETTE, Legend, legend_path, read_legend, write_legend
+from napari_apprentice.types import LabelsError, ReadError, WriteError
+
+printable = st.text(st.characters(blacklist_categories=("C", "Z")), min_size=1, max_size=12)
+named = st.dictionaries(st.integers(1, 2**32 - 1), printable, max_size=6)
+
+
+def legend_of(names) -> Legend:
+    legend = Legend()
+    for label, name in names.items():
+        legend = legend.naming(label, name)
+    return legend
+
+
+@given(named)
+def test_every_object_is_in_the_class_it_was_put_in_last(names):
+    legend = legend_of(names)
+    assert legend.names == names
+    assert {label: name for name, labels in legend.classes.items() for label in labels} == names
+    for label, name in names.items():
+        assert legend.color(label) == legend.colors[name]
+        assert label not in legend.naming(label, " ").names
+        assert legend.naming(label, name) == legend
+    assert len(set(legend.colors.values())) == min(len(legend.colors), len(PALETTE))
+
+
+@given(named)
+def test_reading_is_the_inverse_of_writing(names):
+    legend = legend_of(names)
+    with tempfile.TemporaryDirectory() as folder:
+        again = read_legend(write_legend(Path(folder) / "names.tsv", legend))
+    assert again.names == legend.names
+    assert all(again.color(label) == legend.color(label) for label in names)
+
+
+def test_a_colour_is_that_of_the_class():
+    legend = legend_of({1: "disc", 2: "cup", 3: "disc"}).naming(3, "disc", "#ABCDEF")
+    assert [legend.color(label) for label in (1, 2, 3, 4)] == ["#abcdef", PALETTE[1], "#abcdef", None]
+    assert legend.classes == {"disc": (1, 3), "cup": (2,)}
+
+
+@pytest.mark.parametrize(("name", "color", "message"), [("a\nb", None, "one line"), ("x" * 81, None, "80"), ("x", "red", "colour 'red'")])
+def test_what_is_no_name_and_no_colour_is_refused(name, color, message):
+    with pytest.raises(LabelsError, match=message):
+        Legend().naming(1, name, color)
+
+
+@pytest.mark.parametrize("name", ["scan_labels.nii.gz", "scan_labels.ome.tif", "scan_labels.png", "scan_labels.ome.zarr"])
+def test_the_table_lies_beside_the_labels(name):
+    assert legend_path(Path("folder") / name) == Path("folder/scan_labels.tsv")
+
+
+def test_tables_of_other_programs_are_read(tmp_path):
+    path = tmp_path / "dseg.tsv"
+    path.write_text("index\tname\tabbreviation\n0\tbackground\tbg\n3\tcup\tc\n")
+    assert read_legend(path) == Legend({3: "cup"}, {"cup": PALETTE[0]})
+
+
+@pytest.mark.parametrize("text", ["label\tname\n1\tx\n", "index\tname\none\tx\n", "index\tname\n1\n", "index\tname\tcolor\n1\tx\tred\n"])
+def test_a_table_that_cannot_be_used_is_refused_with_its_line(tmp_path, text):
+    path = tmp_path / "names.tsv"
+    path.write_text(text)
+    with pytest.raises(ReadError, match=r"line 2 of .*names\.tsv"):
+        read_legend(path)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(ReadError, match="cannot be read"):
+        read_legend(tmp_path / "nothing.tsv")
+    with pytest.raises(WriteError, match="cannot be written"):
+        write_legend(tmp_path / "nowhere" / "names.tsv", Legend())
