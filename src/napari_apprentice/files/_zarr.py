@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from napari_apprentice import lazy
-from napari_apprentice.blocks import BLOCK, BlockArray
+from napari_apprentice import blocks, lazy
+from napari_apprentice.blocks import BlockArray
 from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
 from napari_apprentice.files._lengths import MM_PER, unit_for, unit_named
 from napari_apprentice.geometry import affine_from_spacing, spacing_of
@@ -92,7 +92,7 @@ def save(path: Path, array: Any, image: Image, *, labels: bool) -> None:
     colours = not isinstance(array, BlockArray) and len(array) == 3
     data = array if colours or isinstance(array, BlockArray) else array[0]
     form: Literal[2, 3] = 2 if frame.version == "0.4" else 3
-    chunks = (*[1] * colours, *(min(side, most) for side, most in zip(image.shape, BLOCK[-image.ndim :], strict=True)))
+    chunks = (*[1] * colours, *(min(side, most) for side, most in zip(image.shape, blocks.BLOCK[-image.ndim :], strict=True)))
     group = zarr.open_group(str(path), mode="w", zarr_format=form)
     names = [*["c"] * colours, *"zyx"[-image.ndim :]]
     stored = group.create_array(
