@@ -52,7 +52,7 @@ class Settings:
     mid: bool = False
     post: bool = False
     mid_rate: float = 1e-4
-    post_rate: float = 2e-4
+    post_rate: float = 1e-4
     full_error: float = 0.3
     mid_steps: int = 1
     post_rounds: int = 2
