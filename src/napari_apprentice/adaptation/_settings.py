@@ -51,7 +51,7 @@ class Settings:
     name: str
     mid: bool = False
     post: bool = False
-    mid_rate: float = 1e-4
+    mid_rate: float = 2e-5
     post_rate: float = 1e-4
     full_error: float = 0.3
     mid_steps: int = 1
