@@ -21,21 +21,11 @@ from napari_apprentice._napari.keys import KEYS
 from napari_apprentice._napari.strip import SLICE_COLORS, SliceStrip
 from napari_apprentice.ground import Slice
 from napari_apprentice.legend import legend_path, read_legend
-from napari_apprentice.types import Click, Image, Plane
+from napari_apprentice.types import Click, Plane
 
 LEFT = Qt.MouseButton.LeftButton
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 ACCEPTED, CARRIED, DOUBTFUL, EMPTY = Slice.ACCEPTED, Slice.CARRIED, Slice.DOUBTFUL, Slice.EMPTY
-
-
-@pytest.fixture
-def tube() -> Image:
-    """A bright tube along the first, reversed axis of an anisotropic volume."""
-    rows, cols = np.mgrid[:40, :50]
-    values = np.random.default_rng(0).normal(100, 5, (1, 8, 40, 50)).astype(np.float32)
-    for index in range(8):
-        values[0, index][(rows - 20) ** 2 + (cols - 20 - index) ** 2 <= 25] += 60
-    return Image(values, np.array([[-1.0, 0, 0, 40], [0, 0.5, 0, -10], [0, 0, 0.5, 7], [0, 0, 0, 1]]), "mm", name="scan")
 
 
 @pytest.fixture

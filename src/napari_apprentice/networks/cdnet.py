@@ -160,7 +160,7 @@ class CDNet(nn.Module):
         "small": CDNetConfig(),
         "paper": CDNetConfig(
             "resnet34", width=64, norm="batch", atrous=(12, 24, 36), aspp_width=128, low_width=32, sees_previous=False
-        ),  # 23.47 M parameters in FocalClick (Chen et al., 2022), by the same authors
+        ),  # 23.47 M parameters, quoted from memory of FocalClick (Chen et al., 2022): to be checked
         "resnet50": CDNetConfig("resnet50", width=64, norm="batch", atrous=(12, 24, 36), aspp_width=256, low_width=48, sees_previous=False),
     }
 
