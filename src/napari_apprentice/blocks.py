@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_apprentice.lazy import basic_index
+from napari_apprentice.lazy import ArrayLike, basic_index
 
 __all__ = ["BLOCK", "LARGE_VOXELS", "BlockArray", "cleared", "is_large"]
 
@@ -44,7 +44,7 @@ def cleared(folder: Path) -> Path:
     return folder
 
 
-class BlockArray:
+class BlockArray(ArrayLike):
     """(S) ids on disk. Indexing with integers and slices reads and writes as numpy does, but what comes out is a copy.
 
     Blocks without any id take neither memory nor disk. The newest blocks are kept in memory, and go to the disk when there are too many
@@ -60,8 +60,8 @@ class BlockArray:
     def __init__(self, shape: Sequence[int], dtype: npt.DTypeLike = np.uint8, folder: Path | None = None) -> None:
         import zarr
 
-        self.shape: tuple[int, ...] = tuple(int(side) for side in shape)
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
+        self.shape = tuple(int(side) for side in shape)
+        self.dtype = np.dtype(dtype)
         self.block: tuple[int, ...] = tuple(min(side, most) for side, most in zip(self.shape, BLOCK[-len(self.shape) :], strict=True))
         self._folder = tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=folder, ignore_cleanup_errors=True)
         self._stored: Any = zarr.create_array(
@@ -72,24 +72,6 @@ class BlockArray:
         self._changed: set[Index] = set()  # what of the kept ones the disk does not know yet
         self._lock = threading.RLock()
         self._writable = True
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of voxels."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        """What all of it would take in memory."""
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         where = basic_index(index, self.shape)
@@ -118,9 +100,6 @@ class BlockArray:
                     changed = self._load(block).astype(np.uint32)
                     changed[inside] = given[outside]
                     self._save(block, changed)
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.asarray(self[...], dtype=dtype)
 
     def pieces(self, label: int | None = None) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[Any]]]:
         """Region and values of every block that holds any id, or a certain one, in C order."""

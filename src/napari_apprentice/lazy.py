@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LARGE_BYTES", "LazyArray", "basic_index"]
+__all__ = ["LARGE_BYTES", "ArrayLike", "LazyArray", "basic_index"]
 
 LARGE_BYTES = 2**30
 """What takes more than this is not read into memory as a whole, where its file allows that."""
@@ -18,7 +18,38 @@ LARGE_BYTES = 2**30
 _CACHE_BYTES = 2**27
 
 
-class LazyArray:
+class ArrayLike:
+    """What follows from the shape and the type of an array that is not in memory."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """What all of it would take in memory."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self[...], dtype=dtype)
+
+    def __getitem__(self, index: Any) -> npt.NDArray[Any]:
+        raise NotImplementedError
+
+
+class LazyArray(ArrayLike):
     """An array that reads: indexing with integers and slices gives a read-only numpy array in native byte order.
 
     What was read last is kept, so that asking again for a slice costs nothing. Safe to read from several threads.
@@ -44,28 +75,10 @@ class LazyArray:
         self._convert = convert
         self._axes: tuple[int | None, ...] = tuple(range(len(source.shape)))  # of the source, None for one that it does not have
         self._fixed: dict[int, int] = {}
-        self.shape: tuple[int, ...] = tuple(int(side) for side in source.shape)
-        self.dtype: np.dtype[Any] = np.dtype(source.dtype if dtype is None else dtype).newbyteorder("=")
+        self.shape = tuple(int(side) for side in source.shape)
+        self.dtype = np.dtype(source.dtype if dtype is None else dtype).newbyteorder("=")
         self._kept: OrderedDict[Any, npt.NDArray[Any]] = OrderedDict()
         self._lock = threading.Lock()
-
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def nbytes(self) -> int:
-        """What all of it would take in memory."""
-        return self.size * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, index: Any) -> npt.NDArray[Any]:
         key = tuple((i.start, i.stop, i.step) if isinstance(i, slice) else i for i in basic_index(index, self.shape))
@@ -81,9 +94,6 @@ class LazyArray:
                 while sum(kept.nbytes for kept in self._kept.values()) > _CACHE_BYTES:
                     self._kept.popitem(last=False)
         return values
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.asarray(self[...], dtype=dtype)
 
     def transposed(self, order: Sequence[int]) -> LazyArray:
         """The same with axis ``order[i]`` of this array as axis i."""
