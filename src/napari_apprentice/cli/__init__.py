@@ -1,0 +1,54 @@
+"""The command line: ``apprentice demo | segment | propagate | measure | benchmark | train | info | cohort``.
+
+What a command needs is imported when it runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from napari_apprentice import __version__
+from napari_apprentice.cli._images import add_demo, add_measure, add_propagate, add_segment
+from napari_apprentice.cli._models import add_benchmark, add_info, add_train
+from napari_apprentice.cli._studies import add_cohort
+from napari_apprentice.types import ApprenticeError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : what stands after ``apprentice``; by default what the process was started with
+
+    Returns
+    -------
+    0 when it was done, 2 when something cannot be used (one sentence on stderr says what), 130 when it was interrupted
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except ApprenticeError as error:
+        print(f"apprentice: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("apprentice: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="apprentice",
+        description="Interactive segmentation that learns from every click.",
+        epilog="`apprentice COMMAND --help` says more about a command.",
+    )
+    parser.add_argument("-V", "--version", action="version", version=f"napari-apprentice {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in (add_demo, add_segment, add_propagate, add_measure, add_benchmark, add_train, add_info, add_cohort):
+        add(commands)
+    return parser

@@ -1,0 +1,64 @@
+"""What several commands share: options, how their values are read, the progress bar, and how labels are written."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from napari_apprentice.types import Image
+
+__all__ = ["DEVICES", "POLICIES", "add_device", "add_each", "ious", "names", "orders", "progress_bar", "write_labels"]
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi or ia+pi"
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="what computes (default: %(default)s)")
+
+
+def add_each(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--each", action="store_true", help="write every object to a file of its own, named with its number")
+
+
+def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image: Image) -> str:
+    """Write labels as ``--out`` and ``--each`` say; a sentence about where they are."""
+    from napari_apprentice import files
+
+    if not arguments.each:
+        return f"Labels: {files.write(arguments.out, labels, like=image)}"
+    return f"Labels: {', '.join(map(str, files.write_objects(arguments.out, labels, like=image))) or 'none'}"
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def ious(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected IoUs such as 0.80,0.85,0.90") from None
+
+
+def orders(text: str) -> tuple[Literal["sorted"] | int, ...]:
+    try:
+        return tuple("sorted" if part == "sorted" else int(part) for part in names(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number") from None
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on stderr, where it does not get into what is printed."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield progress

@@ -1,0 +1,215 @@
+"""Commands that work on images: ``demo``, ``segment``, ``propagate``, ``measure``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.progress import Progress, TaskID
+
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_each, progress_bar, write_labels
+from napari_apprentice.types import ReadError, SessionError
+
+__all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
+
+
+# --- demo ---
+
+
+def add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="open napari on a sample volume; without a screen a simulated user clicks",
+        description="Open napari with the plugin on a sample volume. Without a screen, or with --headless, a simulated user works on "
+        "generated samples; their labels, a table of the clicks it took, and pictures are written to DIR.",
+    )
+    parser.add_argument("--headless", action="store_true", help="let a simulated user click, without a window")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="DIR", help="where the results go (default: %(default)s)")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import demo
+
+    reason = "" if arguments.headless else demo.why_no_window()
+    if not arguments.headless and not reason:
+        print("Opening napari with the Apprentice widget; click on an object in the image.")
+        demo.open_window()
+        return
+    if reason:
+        print(f"No window: {reason}. A simulated user does the clicking instead.")
+    with progress_bar() as progress:
+        task = progress.add_task("clicking", total=None)
+        results = demo.run_headless(
+            arguments.out, on_start=lambda total: progress.update(task, total=total), on_slice=lambda: progress.advance(task)
+        )
+    print(demo.table(results.slices))
+    print("\n".join(f"{what}: {path}" for what, path in results.files))
+
+
+# --- segment ---
+
+
+def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "segment",
+        help="replay recorded clicks on an image and write the labels",
+        description="Replay recorded clicks on an image and write the labels, in the geometry of the image. Every object is accepted, and "
+        "learnt from, after its last click.",
+        epilog='Clicks are JSON, {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}, '
+        "or the journal.jsonl of a session.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA, NRRD, PNG or JPEG file")
+    parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
+    parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
+    add_each(parser)
+    parser.add_argument("--policy", default="mi+pi", metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
+    parser.add_argument("--cohort", metavar="NAME", help="begin with what this study has learnt, and add to it")
+    parser.add_argument("--knowledge", type=Path, metavar="FILE", help="begin with a version of the model that was exported")
+    add_device(parser)
+    parser.set_defaults(run=_segment)
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly, files
+    from napari_apprentice.replay import read_recording, replay, starting_labels
+
+    image = files.read(arguments.image)
+    events = read_recording(arguments.clicks)
+    labels = starting_labels(arguments.clicks)
+    session = assembly.open_session(
+        image,
+        weights=arguments.weights,
+        policy=arguments.policy,
+        device=arguments.device,
+        labels=labels,
+        knowledge=arguments.knowledge,
+        cohort=arguments.cohort,
+    )
+    with progress_bar() as progress:
+        task = progress.add_task("replaying", total=len(events))
+        replay(session, events, lambda: progress.advance(task))
+    print(f"Objects: {len(session.finished)}. {write_labels(arguments, session.labels, image)}")
+    if arguments.cohort is not None:
+        print(f"Study {arguments.cohort}: {len(session.versions.versions) - 1} versions known to this session.")
+
+
+# --- propagate ---
+
+
+def add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "propagate",
+        help="carry labelled slices of a volume to the slices between and beyond them",
+        description="Carry objects from the slices in which they are labelled to those between and beyond them, and write the labels in "
+        "the geometry of the image. Labelled slices stay as they are, and no object is written over another one.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA or NRRD volume")
+    parser.add_argument("--labels", type=Path, required=True, metavar="IN", help="label file; slices that hold an object are given ones")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="label file to write; its extension is the format")
+    add_each(parser)
+    parser.add_argument("--label", type=int, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help="the slices lie across it (default: %(default)s, z)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
+    add_device(parser)
+    parser.set_defaults(run=_propagate)
+
+
+def _propagate(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly, files
+
+    image, labels = files.read(arguments.image), files.read_labels(arguments.labels)
+    session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
+    lines = []
+    with progress_bar() as progress:
+        for label in session.finished if arguments.label is None else (arguments.label,):
+            task = progress.add_task(f"object {label}", total=None)
+            _, outcome = session.propagate(label, arguments.axis, on_slice=partial(_show_slices, progress, task))
+            lines.append(f"Object {label}: {outcome.sentence}")
+    print("\n".join([*lines, write_labels(arguments, session.labels, image)]))
+
+
+def _show_slices(progress: Progress, task: TaskID, done: int, total: int) -> None:
+    progress.update(task, completed=done, total=total)
+
+
+# --- measure ---
+
+
+def add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "measure",
+        help="write a table of what labelled objects measure, in millimetres",
+        description="Write a table with one row for every object: volume, surface, centroid and bounding box, intensity, and what it is "
+        "called where a .tsv file beside the labels says so. Units are in the names of the columns; they are pixels where the image "
+        "states no spacing. Given two folders, all cases whose files are named alike come into one table.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="the image, or a folder of images")
+    parser.add_argument("labels", type=Path, nargs="+", metavar="LABELS", help="label files on the image's grid, or the folder of them")
+    parser.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
+    parser.add_argument("--journal", type=Path, metavar="JOURNAL", help="a session's journal: adds clicks, seconds and model of an object")
+    parser.set_defaults(run=_measure)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import files, report
+    from napari_apprentice.legend import legend_path, read_legend
+    from napari_apprentice.measure import as_csv, measure, table
+    from napari_apprentice.work import work_in
+
+    cases = list(_cases(arguments.image, arguments.labels))
+    if arguments.journal is not None and len(cases) > 1:
+        raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")
+    rows = []
+    with progress_bar() as progress:
+        task = progress.add_task("label maps", total=sum(len(paths) for _, paths in cases))
+        for image_path, paths in cases:
+            image = files.read(image_path)
+            work = work_in(arguments.journal, image) if arguments.journal is not None else None
+            for path in paths:
+                legend = legend_path(path)
+                names = read_legend(legend).names if legend.exists() else {}
+                measures = measure(files.read_labels(path, like=image), image)
+                rows += table(measures, case=image.name, labels=path.name, classes=names, work=work)
+                progress.advance(task)
+    report.write_text(arguments.out, as_csv(rows))
+    print(f"Objects: {len(rows)}. Table: {arguments.out}")
+
+
+def _cases(image: Path, labels: Sequence[Path]) -> Iterator[tuple[Path, Sequence[Path]]]:
+    """Every image with its label files; those in two folders are paired by name, with or without an ending ``_labels``."""
+    if not _is_folder(image):
+        yield image, labels
+        return
+    if len(labels) != 1 or not _is_folder(labels[0]):
+        raise ReadError(f"the folder {image} and {labels[0]} arrived; expected a folder of images and a folder of their label files")
+    images, found = _by_case(image), _by_case(labels[0])
+    pairs = {case: path for case, path in images.items() if case in found and path != found[case]}
+    if not pairs:
+        raise ReadError(f"no image in {image} has a label file in {labels[0]}; expected files of the same name")
+    for case, path in pairs.items():
+        yield path, (found[case],)
+    if left := len(images) - len(pairs):
+        print(f"Images without a label file, left out: {left}")
+
+
+def _by_case(folder: Path) -> dict[str, Path]:
+    """The images or label files of a folder, by their names without extension."""
+    from napari_apprentice import files
+
+    found = {}
+    for path in sorted(folder.iterdir()):
+        extension = next((extension for extension in files.READABLE if path.name.lower().endswith(extension)), None)
+        if extension is not None and not path.name.startswith("."):
+            found[path.name[: -len(extension)].removesuffix("_labels")] = path
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder of files, not a single image that is stored as a folder."""
+    from napari_apprentice import files
+
+    return path.is_dir() and not path.name.lower().endswith(files.READABLE)

@@ -1,0 +1,81 @@
+"""Commands about studies of many images: ``cohort``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_apprentice.types import SessionError
+
+if TYPE_CHECKING:
+    from napari_apprentice.cohorts import Cohort
+
+__all__ = ["add_cohort"]
+
+
+def add_cohort(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "cohort",
+        help="list, show, forget or export what studies have taught the model",
+        description="Studies are models that grow from session to session, each apart from the others. They stay on this disk, with small "
+        "pictures of accepted cases, by which the model is judged.",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="all studies")
+    listing.set_defaults(run=_list_cohorts)
+    show = actions.add_parser("show", help="the versions of a study")
+    forget = actions.add_parser("forget", help="begin with the model as shipped next time; the versions stay")
+    forget.add_argument("--erase", action="store_true", help="delete all of the study from the disk, pictures included")
+    export = actions.add_parser("export", help="write the model of a study to a file, for --knowledge")
+    for action, run in ((show, _show_cohort), (forget, _forget_cohort), (export, _export_cohort)):
+        action.add_argument("name", metavar="NAME", help="the study")
+        action.set_defaults(run=run)
+    export.add_argument("file", type=Path, metavar="FILE.safetensors", help="file to write")
+    export.add_argument("--weights", type=Path, metavar="WEIGHTS", help="what it was taught on top of (default: those of the program)")
+    export.add_argument("--pictures", action="store_true", help="with the small pictures of accepted cases")
+
+
+def _list_cohorts(arguments: argparse.Namespace) -> None:
+    from napari_apprentice.cohorts import cohorts
+
+    for cohort in cohorts():
+        records = cohort.records
+        taught = sum(record.cause == "learnt" for record in records)
+        print(
+            f"{cohort.name}  {taught} versions, on top of the weights {cohort.digest}, last changed {records[-1].time if records else '-'}"
+        )
+
+
+def _show_cohort(arguments: argparse.Namespace) -> None:
+    for cohort in _cohorts_named(arguments.name):
+        print(f"Study {cohort.name}, on top of the weights {cohort.digest}, in {cohort.folder}")
+        for record in cohort.records:
+            facts = record.facts
+            line = f"{record.number:4}  {record.time}  {record.cause:<9}  {facts.get('case', '')}".rstrip()
+            effort = facts.get("effort")
+            print(f"{line}  IoU@1 {effort['taught_iou']:.2f}, untaught {effort['untaught_iou']:.2f}" if effort else line)
+
+
+def _forget_cohort(arguments: argparse.Namespace) -> None:
+    for cohort in _cohorts_named(arguments.name):
+        cohort.erase() if arguments.erase else cohort.forget()
+    print(f"Study {arguments.name} {'is deleted' if arguments.erase else 'begins with the model as shipped next time'}.")
+
+
+def _export_cohort(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import assembly
+
+    print(f"Model: {assembly.export_cohort(arguments.name, arguments.file, weights=arguments.weights, pictures=arguments.pictures)}")
+
+
+def _cohorts_named(name: str) -> tuple[Cohort, ...]:
+    """The study, on top of whatever weights."""
+    from napari_apprentice.cohorts import cohorts
+
+    found = tuple(cohort for cohort in cohorts() if cohort.name == name)
+    if not found:
+        raise SessionError(
+            f"there is no study called {name!r}; expected {', '.join(sorted({c.name for c in cohorts()})) or 'one to be taught'}"
+        )
+    return found
