@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
 
-from napari_apprentice.adaptation import POLICIES, Adaptation, _point_and_learn, _step, _targets, lesson_windows, make_policy, remember
+from napari_apprentice.adaptation import (
+    POLICIES,
+    Adaptation,
+    _memory,
+    _point_and_learn,
+    _step,
+    _targets,
+    lesson_windows,
+    make_policy,
+    remember,
+)
 from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Knowledge
@@ -199,6 +209,35 @@ def test_the_answer_is_that_of_the_model_after_learning(segmenter):
     assert answer.mask[28, 44]
 
 
+@pytest.mark.parametrize("lasts", [False, True])
+def test_what_a_click_teaches_is_for_its_object_unless_it_is_to_last(segmenter, lasts):
+    pixels, prompt, before = picture(), two_clicks(segmenter, picture()), parameters(segmenter)
+    policy = small("mi", mid_rate=1e-3, mid_lasts=lasts)
+    policy.on_click(segmenter, pixels, prompt)
+    assert not equal(parameters(segmenter), before)
+    policy.on_accept(segmenter, lesson())
+    assert equal(parameters(segmenter), before) != lasts
+
+
+def test_a_finished_mask_teaches_the_same_whether_its_clicks_taught_or_not(segmenter):
+    pixels, prompt, start = picture(), two_clicks(segmenter, picture()), segmenter.snapshot()
+    learnt = []
+    for name in ("pi", "mi+pi"):
+        segmenter.restore(start)
+        policy = small(name, mid_rate=1e-3)
+        policy.on_click(segmenter, pixels, prompt)
+        policy.on_accept(segmenter, lesson())
+        learnt.append(parameters(segmenter))
+    assert equal(*learnt)
+
+
+def test_the_next_object_begins_without_what_the_clicks_of_a_dropped_one_taught(segmenter):
+    policy, pixels, before = small("mi+pi", mid_rate=1e-3), picture(), parameters(segmenter)
+    policy.on_click(segmenter, pixels, two_clicks(segmenter, pixels))
+    policy.on_click(segmenter, pixels, Prompt((Click((35, 40)),)))
+    assert equal(parameters(segmenter), before)
+
+
 def test_time_spent_learning_is_counted(segmenter):
     pixels = picture()
     small("mi").on_click(segmenter, pixels, two_clicks(segmenter, pixels))
@@ -255,7 +294,7 @@ def test_objects_of_any_size_and_place_can_be_learnt(segmenter, mask):
 def test_the_rate_follows_from_how_wrong_the_first_answer_was(segmenter, monkeypatch, error):
     used = []
     monkeypatch.setattr(_point_and_learn, "advance", lambda of, loss, rate, anchor: not used.append(rate))
-    monkeypatch.setattr(Batch, "iou", lambda batch, logits: 1 - error)
+    monkeypatch.setattr(Batch, "ious", lambda batch, logits: [1 - error])
     small("pi", post_rate=1e-3, full_error=0.6).on_accept(segmenter, lesson())
     assert used == pytest.approx([1e-3 * min(error / 0.6, 1)] * len(used))
     used.clear()
@@ -274,6 +313,20 @@ def test_memory_holds_the_newest_objects_and_no_more(segmenter):
     assert rows == newest
     size = sum(t.numel() * t.element_size() for m in segmenter.snapshot().memory for t in (m.images, m.targets))
     assert size == 3 * 2 * SIZE * SIZE * (3 * 2 + 1)  # two views, three channels in half precision and one of bool
+
+
+def test_how_right_the_model_is_about_remembered_objects_is_found_out_once(segmenter, monkeypatch):
+    policy, asked = small("pi", remembered=3, post_rounds=1), []
+    found = _memory._marks
+    monkeypatch.setattr(_memory, "_marks", lambda of, objects: asked.append(len(objects)) or found(of, objects))
+    for count in range(5):
+        assert policy.on_accept(segmenter, lesson(disk(30 + count), clicks=(Click((30 + count, 40)),), seed=count)).accepted
+        known = segmenter.snapshot()
+        np.testing.assert_allclose(known.marks, found(segmenter, known.memory))
+    assert asked == [1, 2, 3, 4, 4]  # once after each lesson, the new object among them
+    assert all(0 <= mark <= 1 for marks in known.marks for mark in marks)
+    small("mi", mid_rate=1e-3).on_click(segmenter, picture(), two_clicks(segmenter, picture()))
+    assert segmenter.snapshot().marks == ()  # other weights
 
 
 def test_sizes_of_accepted_objects_are_remembered(segmenter):

@@ -86,7 +86,10 @@ class Knowledge:
     extent_log : fading sums (of values, of squares, of weights) of log(object extent / slice extent) over accepted objects: how large
         objects are here
     memory : accepted objects to rehearse and to judge by, oldest first
-    before_object : what was known before the object at hand, if what it teaches is for it alone (image adaptation); None otherwise
+    before_object : what was known before the object at hand, if what it teaches is for it alone (image adaptation, mid-interaction);
+        None otherwise
+    marks : how right these weights are about each object of the memory (IoU from the first click alone, and from all clicks), as far as
+        that was found out; not kept on disk
     """
 
     weights: Tensors
@@ -96,6 +99,7 @@ class Knowledge:
     extent_log: tuple[float, float, float] = (0.0, 0.0, 0.0)
     memory: tuple[Remembered, ...] = ()
     before_object: Knowledge | None = None
+    marks: tuple[tuple[float, float], ...] = ()
 
 
 class Shelf:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image, after_object, begins_object
+from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image
 from napari_apprentice.adaptation._memory import gated, lesson_windows, remember, with_extent
+from napari_apprentice.adaptation._object import after_object, begins_object
 from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
@@ -38,7 +39,7 @@ class Adaptation(Settings):
 
         A click that the model obeyed before it learnt must be obeyed afterwards, else the lesson is taken back.
         """
-        if self.ia and begins_object(prompt):
+        if self.learns_for_object and begins_object(prompt):
             after_object(segmenter)
         prediction = segmenter.predict(image_slice, prompt)
         if not self.ia and not (self.mid and len(prompt.clicks) > 1):
@@ -70,12 +71,14 @@ class Adaptation(Settings):
                 updates.append(SequenceAdaptation(self, segmenter, before, new, lesson))
             if self.post:
                 updates.append(PostInteraction(self, segmenter, before, new))
-            report = gated(self, segmenter, lambda factor: _in_turn(updates, factor))
+            report = gated(self, segmenter, new, lambda factor: _in_turn(updates, factor))
+        after = segmenter.snapshot() if report.accepted else replace(before, marks=())
         segmenter.restore(
             replace(
-                segmenter.snapshot() if report.accepted else before,
+                after,
                 extent_log=with_extent(before.extent_log, lesson.mask) if self.extents else before.extent_log,
                 memory=(*before.memory, new)[-self.remembered :],
+                marks=after.marks[-self.remembered :],
             )
         )
         return replace(report, elapsed_s=time.perf_counter() - began)
@@ -105,12 +108,12 @@ POLICIES: Mapping[str, Adaptation] = {
     "ia": Adaptation("ia", ia=True),
     "sa": Adaptation("sa", sa=True),
     "ia+sa": Adaptation("ia+sa", ia=True, sa=True),
-    "mi": Adaptation("mi", mid=True),
+    "mi": Adaptation("mi", mid=True, mid_lasts=True),
     "pi": Adaptation("pi", post=True),
     "mi+pi": Adaptation("mi+pi", mid=True, post=True),
     "ia+pi": Adaptation("ia+pi", ia=True, post=True),
 }
-"""The policies by name."""
+"""The policies by name. What clicks teach lasts in ``mi``; in ``mi+pi`` it is for the object at hand, and the mask teaches what lasts."""
 
 
 def make_policy(name: str) -> Adaptation:

@@ -2,13 +2,12 @@
 
 Clicks are sparse labels: the loss asks for the clicked pixels, for the mask that there was at first, and that weights which matter to the
 source domain stay. IA begins a copy of what is known (`Knowledge.before_object` keeps the original) at the first click of an object in a
-slice, and `after_object` goes back to it. The optimiser of IA begins afresh with every object; that of SA is the segmenter's own.
+slice, and `_object.after_object` goes back to it. The optimiser of IA begins afresh with every object; that of SA is the segmenter's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,15 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from napari_apprentice.adaptation._memory import Batch, lesson_windows
+from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._step import advance
 from napari_apprentice.adaptation._targets import mask_in_window
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
+from napari_apprentice.knowledge import Knowledge, Remembered
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import ImageSlice, Lesson, Prediction, Prompt
 
-__all__ = ["SequenceAdaptation", "adapt_to_image", "after_object", "begins_object"]
+__all__ = ["SequenceAdaptation", "adapt_to_image"]
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------------------------
@@ -66,17 +66,6 @@ def _drift_of(segmenter: NetworkSegmenter, start: Mapping[str, Tensor]) -> Tenso
 # --- one object -------------------------------------------------------------------------------------------------------------------------
 
 
-def begins_object(prompt: Prompt) -> bool:
-    """Whether the newest click is the first one of an object in its slice."""
-    return len(prompt.clicks) == 1
-
-
-def after_object(segmenter: NetworkSegmenter) -> None:
-    """Throw away what image adaptation has learnt from the object at hand: back, bit for bit, to what was known when it began."""
-    if (before := segmenter.snapshot().before_object) is not None:
-        segmenter.restore(before)
-
-
 def adapt_to_image(
     settings: Settings, segmenter: NetworkSegmenter, image_slice: ImageSlice, prompt: Prompt, prediction: Prediction
 ) -> bool:
@@ -88,10 +77,7 @@ def adapt_to_image(
     view = segmenter.look(image_slice, prompt, window, settings.size)
     if not clicked_pixels(view.clicks, (settings.size, settings.size)):
         return False
-    known = segmenter.snapshot()
-    if known.before_object is None:
-        segmenter.restore(replace(known, first=Tensors(), second=Tensors(), steps=0, before_object=known))
-    start = (known.before_object or known).weights
+    start = for_this_object(segmenter, afresh=True).weights
     mask = mask_in_window((prompt.previous or prediction).mask, window, settings.size).to(segmenter.device)
     for _ in range(settings.ia_steps):
         logits, _ = segmenter.run(view.image, view.guidance, view.previous)

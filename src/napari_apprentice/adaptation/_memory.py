@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +68,7 @@ class Batch:
     """
 
     def __init__(self, objects: Sequence[Remembered], device: torch.device) -> None:
+        self._views = [len(o.clicks) for o in objects]
         self.images = torch.cat([o.images for o in objects]).float().to(device)
         self.targets = torch.cat([o.targets for o in objects]).float().to(device)
         self.clicks: list[Sequence[WindowClick]] = [clicks for o in objects for clicks in o.clicks]
@@ -76,34 +79,43 @@ class Batch:
         guidance = torch.cat([segmenter.maps(c, self.images.shape[-1]) for c in clicks])
         return segmenter.run(self.images, guidance, torch.zeros_like(self.targets) if previous is None else previous)[0]
 
-    def iou(self, logits: Tensor) -> float:
-        """Mean IoU of the answers with the targets."""
+    def ious(self, logits: Tensor) -> list[float]:
+        """Mean IoU of the answers with the targets over the views of every object."""
         found, wanted = (logits > 0).flatten(1), self.targets.flatten(1) > 0.5
-        return float(((found & wanted).sum(1) / (found | wanted).sum(1).clamp_min(1)).mean())
+        ious = (found & wanted).sum(1) / (found | wanted).sum(1).clamp_min(1)
+        return [float(views.mean()) for views in ious.split(self._views)]
 
 
 # --- to judge ---------------------------------------------------------------------------------------------------------------------------
 
 
-def gated(settings: Settings, segmenter: NetworkSegmenter, update: Callable[[float], tuple[float, float] | None]) -> LearningReport:
+def gated(
+    settings: Settings, segmenter: NetworkSegmenter, new: Remembered, update: Callable[[float], tuple[float, float] | None]
+) -> LearningReport:
     """Do an update unless remembered objects pay for it: with the rates as they are, then with a quarter of them, then not at all.
+
+    The segmenter then knows how right it is about the remembered objects and the new one (`Knowledge.marks`), unless it stays as it was.
 
     Parameters
     ----------
+    new : the object that is learnt from
     update : changes the segmenter's weights; called with a factor for its rates; returns its first and last loss, None if it failed
     """
     before = segmenter.snapshot()
     old = before.memory
-    standard = _score(segmenter, old)
+    marks = before.marks if len(before.marks) == len(old) else _marks(segmenter, old)
+    standard = _means(marks)
     lost = 0.0
     for factor in (1.0, 0.25):
         losses = update(factor)
         if losses is None:
             segmenter.restore(before)
             return LearningReport(False, "learning was refused: the update was not finite; the model stays as it was", refused=True)
-        reached = _score(segmenter, old)
+        marks = _marks(segmenter, (*old, new))
+        reached = _means(marks[:-1])
         lost = max(a - b for a, b in zip(standard, reached, strict=True))
         if lost <= settings.gate_margin:
+            segmenter.restore(replace(segmenter.snapshot(), marks=marks))
             message = f"learnt from this object (loss {losses[0]:.3f} to {losses[1]:.3f})"
             judged = (standard[1], reached[1]) if old else (math.nan, math.nan)
             return LearningReport(True, message, *losses, remembered_before=judged[0], remembered_after=judged[1])
@@ -112,11 +124,17 @@ def gated(settings: Settings, segmenter: NetworkSegmenter, update: Callable[[flo
     return LearningReport(False, message, refused=True)
 
 
-def _score(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> tuple[float, float]:
-    """Mean IoU of remembered objects from the first click alone, and from all the user's clicks; 1 where there are no objects."""
+def _marks(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> tuple[tuple[float, float], ...]:
+    """IoU of every remembered object, over its views, from the first click alone and from all the user's clicks."""
     if not objects:
-        return 1.0, 1.0
+        return ()
     with torch.no_grad():
         batch = Batch(objects, segmenter.device)
         first = batch.logits(segmenter, batch.firsts)
-        return batch.iou(first), batch.iou(batch.logits(segmenter, batch.clicks, torch.sigmoid(first)))
+        every = batch.logits(segmenter, batch.clicks, torch.sigmoid(first))
+        return tuple(zip(batch.ious(first), batch.ious(every), strict=True))
+
+
+def _means(marks: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Over objects; 1 where there are none."""
+    return (fmean(first for first, _ in marks), fmean(every for _, every in marks)) if marks else (1.0, 1.0)

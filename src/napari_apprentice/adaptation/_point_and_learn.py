@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_apprentice.adaptation._memory import Batch
+from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._step import advance
 from napari_apprentice.adaptation._targets import hardened, mask_in_window
@@ -27,6 +28,8 @@ __all__ = ["PostInteraction", "learn_click"]
 
 def learn_click(settings: Settings, segmenter: NetworkSegmenter, image_slice: ImageSlice, prompt: Prompt, prediction: Prediction) -> bool:
     """MI: teach ``prediction``, which was said with the newest click, to the model that has not seen that click; False if a step failed."""
+    if not settings.mid_lasts:
+        for_this_object(segmenter)
     window = prediction.view or segmenter.grown_window(replace(prompt, previous=prediction), image_slice.shape)
     known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.size)
     clicks = tuple(click_in_window(c, window, settings.size) for c in prompt.clicks)
@@ -76,7 +79,8 @@ class PostInteraction:
             return 1.0
         batch = Batch([self.new], self.segmenter.device)
         with torch.no_grad():
-            return min((1 - batch.iou(batch.logits(self.segmenter, batch.firsts))) / self.settings.full_error, 1.0)
+            (right,) = batch.ious(batch.logits(self.segmenter, batch.firsts))
+        return min((1 - right) / self.settings.full_error, 1.0)
 
     def _round(self, rate: float) -> tuple[float, float] | None:
         """One step from first clicks and one from corrections, on the new object and a few remembered ones."""

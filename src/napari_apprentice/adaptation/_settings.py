@@ -23,6 +23,7 @@ class Settings:
     name : as the command line calls it
     mid, post : You Point, I Learn: learn after a click; learn after a finished mask
     mid_rate, post_rate : Adam's step sizes
+    mid_lasts : what clicks teach stays when their object is finished, as in the paper; else it is for that object alone
     full_error : error (1 - IoU) of the answer to the first click from which on `post_rate` counts in full; below in proportion, as
         what is right already need not be taught; 0 for in full always
     mid_steps, post_rounds : steps after a click; rounds of two steps after a mask
@@ -52,6 +53,7 @@ class Settings:
     mid: bool = False
     post: bool = False
     mid_rate: float = 2e-5
+    mid_lasts: bool = False
     post_rate: float = 1e-4
     full_error: float = 0.3
     mid_steps: int = 1
@@ -84,4 +86,9 @@ class Settings:
             if (value := getattr(self, name)) not in choices:
                 raise InputError(f"{name} = {value!r} arrived; expected one of {', '.join(choices)}")
         if self.ia and self.mid:
-            raise InputError("a policy with both ia and mid arrived; expected one of them: ia forgets after the object, mid does not")
+            raise InputError("a policy with both ia and mid arrived; expected one of them, as both learn from every click")
+
+    @property
+    def learns_for_object(self) -> bool:
+        """Whether what clicks teach is forgotten when their object is finished."""
+        return self.ia or (self.mid and not self.mid_lasts)

@@ -34,5 +34,5 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
     # An infinite second moment would pass unseen (its step is 0) and end all learning from then on.
     if not all(bool(torch.isfinite(v).all()) for values in (weights, seconds) for v in values.values()):
         return False
-    segmenter.restore(replace(old, weights=Tensors(weights), first=Tensors(firsts), second=Tensors(seconds), steps=steps))
+    segmenter.restore(replace(old, weights=Tensors(weights), first=Tensors(firsts), second=Tensors(seconds), steps=steps, marks=()))
     return True
