@@ -1,6 +1,6 @@
 """Does learning pay, and can it be trusted? Six experiments on labelled data, each object scored before anything is learnt from it.
 
-    python benchmarks/adaptation.py DEV_DIR --train TRAIN_DIR [--policy mi+pi] [--limit 12] [--orders sorted,1,2,3] [--long 500]
+    python benchmarks/adaptation.py DEV_DIR --train TRAIN_DIR [--policy pi] [--limit 12] [--orders sorted,1,2,3] [--long 500]
         [--only sequences,shift,retention,mistakes,ablations,long] [--jobs 2] [--json runs/adaptation.json] [--markdown docs/adaptation.md]
 
 *Sequences*: clicks in the second half of a sequence, with learning over without. *Shift*: the same lesions in one modality after the other.
@@ -38,7 +38,7 @@ from napari_apprentice.datasets import LabelledSet, ObjectRef, open_set
 from napari_apprentice.samples import split_cases
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.simulation import make_robot
-from napari_apprentice.types import ApprenticeError, Lesson
+from napari_apprentice.types import DEFAULT_POLICY, ApprenticeError, Lesson
 
 Result = dict[str, Any]
 Objects = Sequence[tuple[LabelledSet, ObjectRef]]
@@ -66,8 +66,11 @@ ABLATIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("MI without the click-centred term", "mi", {"click_weight": 0.0, "hard_radius_px": 0.0}),
     ("PI", "pi", {}),
     ("MI+PI", "mi+pi", {}),
-    ("MI+PI without the gate", "mi+pi", {"gate_margin": inf}),
-    ("MI+PI without the extents", "mi+pi", {"extents": False}),
+    ("MI+PI, and what clicks teach lasts", "mi+pi", {"mid_lasts": True}),
+    ("PI in 2 rounds", "pi", {"post_rounds": 2}),
+    ("PI without rehearsal", "pi", {"rehearsed": 0}),
+    ("PI without the gate", "pi", {"gate_margin": inf}),
+    ("PI without the extents", "pi", {"extents": False}),
     ("extents alone", "none", {"post": True, "post_rounds": 0}),
 )
 HELD_OUT = 0.1  # as in recipes/default.toml
@@ -387,7 +390,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("dev", type=Path, help="folder that holds the sets named above")
     parser.add_argument("--train", type=Path, required=True, help="folder of the training sets, for what is held out of them")
-    parser.add_argument("--policy", default="mi+pi")
+    parser.add_argument("--policy", default=DEFAULT_POLICY)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--limit", type=int, default=12)
     parser.add_argument("--retained", type=int, default=3, help="held-out objects of every training set")

@@ -15,6 +15,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,10 @@ from napari_apprentice.types import ImageSlice, Lesson, Plane, Prediction, Promp
 
 SIDES = (512, 1024, 4096)
 DISC = (0.52, 0.17)  # centre of the optic disc in the photograph, as shares of its height and width
-OFFSETS = ((0.0, 0.0, True), (0.03, 0.0, True), (0.0, 0.12, False), (-0.03, 0.01, True))
+OFFSETS = (  # of ten clicks from there: rows, columns, positive
+    *((0.0, 0.0, True), (0.03, 0.0, True), (0.0, 0.12, False), (-0.03, 0.01, True), (0.02, 0.02, True)),
+    *((0.1, 0.02, False), (-0.02, -0.02, True), (-0.1, 0.0, False), (0.01, -0.03, True), (0.03, 0.1, False)),
+)
 
 
 def photograph(side: int) -> Image:
@@ -64,7 +68,8 @@ def one_round(pixels: ImageSlice, clicks: tuple[Click, ...], weights: str | None
         later.append(timed(lambda: found.append(segmenter.predict(pixels, prompts[-1]))))
     learning = [timed(lambda p=p: policy.on_click(segmenter, pixels, p)) for p in prompts]  # type: ignore[misc]
     lesson = Lesson(pixels, clicks, found[-1].mask)
-    policy.on_accept(segmenter, lesson)  # the second object has one to be judged by
+    for _ in range(policy.remembered):  # a full memory to rehearse and to be judged by
+        replace(policy, post_rounds=0).on_accept(segmenter, lesson)
     return first, later, learning, [timed(lambda: policy.on_accept(segmenter, lesson))]
 
 

@@ -28,7 +28,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from napari_apprentice import report
-from napari_apprentice.types import Click
+from napari_apprentice.types import DEFAULT_POLICY, Click
 
 SHAPE = (2000, 4096, 4096)
 LAYOUTS = {"slices of 1024²": (1, 1024, 1024), "bricks of 16 × 256²": (16, 256, 256), "cubes of 64³": (64, 64, 64)}
@@ -126,7 +126,7 @@ class Times:
     """What everything took, and the largest resident memory of the process in GiB."""
 
     clicks: int = 0
-    policy: str = "mi+pi"
+    policy: str = DEFAULT_POLICY
     imports: Spent = (0.0, 0.0)
     opening: Spent = (0.0, 0.0)
     clicking: list[Spent] = field(default_factory=list)
@@ -302,9 +302,9 @@ def runs(count: int, learning: int, others: int) -> Iterator[tuple[str, str, str
     """Name, layout, policy and number of clicks of every session."""
     first, *rest = LAYOUTS
     yield first, first, "none", count
-    yield f"{first}, learning", first, "mi+pi", learning
+    yield f"{first}, learning", first, DEFAULT_POLICY, learning
     for layout in rest:
-        yield f"{layout}, learning", layout, "mi+pi", others
+        yield f"{layout}, learning", layout, DEFAULT_POLICY, others
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from sam_onnx import SamSegmenter
 from napari_apprentice import load_segmenter, make_policy, report
 from napari_apprentice.benchmark import Row, Trial, run_all
 from napari_apprentice.fakes import FakePolicy
-from napari_apprentice.types import AdaptationPolicy, ApprenticeError, InputError, Segmenter
+from napari_apprentice.types import DEFAULT_POLICY, AdaptationPolicy, ApprenticeError, InputError, Segmenter
 
 
 def build(name: str, settings: Mapping[str, float] | None, weights: Path | None, onnx: Sequence[Path] | None, threads: int) -> Segmenter:
@@ -136,7 +136,7 @@ def check(names: Sequence[str], known: Sequence[str]) -> None:
 def run(options: argparse.Namespace) -> None:
     ours = load_segmenter(options.weights, device="cpu")
     lines = [(name, "none") for name in (*METHODS, *([SamSegmenter.name] if options.onnx else [])) if name in options.methods]
-    lines += [("network", policy) for policy in ("none", "mi+pi") if "network" in options.methods]
+    lines += [("network", policy) for policy in ("none", DEFAULT_POLICY) if "network" in options.methods]
     for name, _ in lines:
         build(name, None, options.weights, options.onnx, options.threads)  # what is missing is told before the work begins
     about = report.machine("cpu", options.threads) | report.versions("scikit-image", "opencv-python-headless", "PyMaxflow", "onnxruntime")
