@@ -73,6 +73,11 @@ class Remembered:
     targets: Tensor
     clicks: tuple[tuple[WindowClick, ...], ...]
 
+    def view(self, number: int) -> Remembered:
+        """The object in one of its views alone."""
+        one = slice(number, number + 1)
+        return Remembered(self.images[one], self.targets[one], self.clicks[one])
+
 
 @dataclass(frozen=True, eq=False)
 class Knowledge:

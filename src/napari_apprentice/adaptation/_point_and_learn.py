@@ -83,10 +83,10 @@ class PostInteraction:
         return min((1 - right) / self.settings.full_error, 1.0)
 
     def _round(self, rate: float) -> tuple[float, float] | None:
-        """One step from first clicks and one from corrections, on the new object and a few remembered ones."""
+        """One step from first clicks and one from corrections, on the new object and a few remembered ones, in one view of each."""
         memory = self.before.memory
-        count = min(self.settings.rehearsed, len(memory))
-        batch = Batch([self.new, *(memory[i] for i in self.rng.permutation(len(memory))[:count])], self.segmenter.device)
+        objects = [self.new, *(memory[i] for i in self.rng.permutation(len(memory))[: self.settings.rehearsed])]
+        batch = Batch([o.view(int(self.rng.integers(len(o.clicks)))) for o in objects], self.segmenter.device)
         radius = self.settings.hard_radius_px
         targets = torch.stack([hardened(t[None], c, radius)[0] for t, c in zip(batch.targets, batch.clicks, strict=True)])
         logits = batch.logits(self.segmenter, batch.firsts)
