@@ -22,7 +22,7 @@ from napari_apprentice.foreign import load_foreign
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import adaptive_focal, soft_dice
 from napari_apprentice.networks import build, config_of
-from napari_apprentice.networks.adaptiveclick import AdaptiveClick, AdaptiveClickConfig, deformable_attention, matched
+from napari_apprentice.networks.adaptiveclick import AdaptiveClick, AdaptiveClickConfig, _outside, deformable_attention, matched
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
 from napari_apprentice.session import Session
 from napari_apprentice.types import Click, Image, InputError, WeightsError
@@ -140,6 +140,27 @@ def test_without_a_click_only_the_mask_matters():
         assert not torch.allclose(said, layer(queries, none, pixels, none, nowhere + torch.tensor([1.0, 0, 0, 0, 0]), hidden, drawn))
         elsewhere = torch.where(hidden[:, 0, :, None], torch.randn(1, 5, 16), pixels)
         torch.testing.assert_close(layer(queries, none, elsewhere, none, nowhere, hidden, drawn), said)
+
+
+def test_a_query_looks_inside_its_mask_and_everywhere_if_that_is_empty():
+    masks = torch.full((1, 2, 4, 4), -3.0)
+    masks[0, 0, :2, 2:] = 5.0  # the upper right quarter
+    assert _outside(masks, (2, 2)).tolist() == [[[True, False, True, True], [False, False, False, False]]]
+    assert _outside(masks, (4, 4))[0, 0].reshape(4, 4).logical_not().nonzero().tolist() == [[0, 2], [0, 3], [1, 2], [1, 3]]
+    network = tiny().eval()
+    with torch.no_grad():
+        network.decoder.to_mask[-1].weight.zero_()
+        network.decoder.to_mask[-1].bias.zero_()  # all masks are empty
+        assert bool(network(*inputs()).logits.isfinite().all())
+
+
+def test_queries_go_from_coarse_to_fine_in_every_round(monkeypatch):
+    decoder, seen = tiny(blocks=2).decoder, []
+    for layer in decoder.layers:
+        monkeypatch.setattr(layer, "forward", lambda queries, place, pixels, *rest: seen.append(pixels.shape[1]) or queries)
+    levels = [torch.randn(1, 16, 32 // stride, 32 // stride) for stride in (8, 16, 32)]
+    decoder(torch.randn(1, 16, 8, 8), levels, torch.zeros(1, 1, 32, 32))
+    assert seen == [1, 4, 16, 1, 4, 16]
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------------------------

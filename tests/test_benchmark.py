@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from functools import partial
+from operator import methodcaller
 from statistics import fmean
 
 import numpy as np
@@ -14,7 +15,7 @@ from napari_apprentice.benchmark import Trial, run, run_all, trace
 from napari_apprentice.datasets import open_set
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.simulation import CentreRobot
-from napari_apprentice.types import ImageSlice, InputError, LearningReport, Prediction, RecipeError, WriteError
+from napari_apprentice.types import Box, ImageSlice, InputError, LearningReport, Prediction, RecipeError, WriteError
 
 TRUTH = np.zeros((10, 20), bool)
 TRUTH[:, :10] = True  # 100 pixels
@@ -246,6 +247,73 @@ def test_an_impossible_trial_is_refused(tmp_path, wish, sentence):
         Trial(tmp_path, **wish)
 
 
+# --- several masks for a click ---
+
+
+class Proposing(Scripted):
+    """The same, with other masks beside each answer: their IoUs (in hundredths) by object."""
+
+    def __init__(self, others, *objects):
+        super().__init__(*objects)
+        self.others = others
+
+    def on_click(self, segmenter, image_slice, prompt):
+        said = super().on_click(segmenter, image_slice, prompt)
+        return replace(said, candidates=tuple(Prediction.from_mask(mask_of_iou(i)) for i in self.others[len(self.lessons)]))
+
+
+def test_the_best_of_the_proposed_masks_is_known_at_the_first_click():
+    found = follow(Proposing([[80, 30]], [50, 95]))
+    assert found.proposed == (0.5, 0.8, 0.3)
+    assert found.ious == (0.5, 0.95)
+    assert follow(Scripted([50, 95])).proposed == (0.5,)
+
+
+def test_proposals_are_compared_where_they_lie():
+    """A candidate in a box of its own that sticks out of the truth."""
+    beside = np.zeros(TRUTH.shape, bool)
+    beside[4:8, 5:15] = True
+    box = Box(4, 5, 8, 15)
+    other = Prediction(np.full(box.shape, 3.0, np.float32), box, TRUTH.shape)
+
+    class Beside(Scripted):
+        def on_click(self, segmenter, image_slice, prompt):
+            return replace(super().on_click(segmenter, image_slice, prompt), candidates=(other,))
+
+    expected = (beside & TRUTH).sum() / (beside | TRUTH).sum()
+    assert follow(Beside([50, 95])).proposed == (0.5, pytest.approx(expected))
+
+
+def test_a_row_has_the_mean_of_the_best_proposals(squares):
+    others = [[80, 30], [], [20], [60]]
+    found = run(Trial(squares, max_clicks=5), DiskSegmenter(), Proposing(others, *SCRIPT))
+    assert found.best_iou_at == {"1": pytest.approx(fmean([0.8, 0.7, 0.91, 0.6]))}
+    assert found.proposed == fmean([3, 1, 2, 2])
+    assert found.best_iou_at["1"] > found.iou_at["1"]
+    alone = run(Trial(squares, max_clicks=5), DiskSegmenter(), Scripted(*SCRIPT))
+    assert (alone.best_iou_at["1"], alone.proposed) == (alone.iou_at["1"], 1.0)
+
+
+# --- a hundred clicks ---
+
+
+class Unteachable(Scripted):
+    """Never gets it right, however often it is told."""
+
+    def on_click(self, segmenter, image_slice, prompt):
+        self.prompts.append(len(prompt.clicks))
+        return Prediction.from_mask(mask_of_iou(len(prompt.clicks) // 2))
+
+
+def test_a_hundred_clicks_are_a_hundred_answers(squares):
+    policy = Unteachable(*SCRIPT)
+    found = run(Trial(squares, max_clicks=100), DiskSegmenter(), policy)
+    assert policy.prompts == 4 * list(range(1, 101))
+    assert found.noc == {"0.80": 100.0, "0.85": 100.0, "0.90": 100.0}
+    assert list(found.iou_at) == ["1", "3", "5", "10", "20", "50", "100"]
+    assert (found.iou_at["50"], found.iou_at["100"]) == pytest.approx((0.25, 0.5))
+
+
 # --- many trials ---
 
 
@@ -276,6 +344,19 @@ def test_processes_give_the_same_rows(trials):
     parallel = dict(run_all(trials, *arguments, jobs=2, on_object=lambda: ticks.append(1)))
     assert {i: untimed(row) for i, row in parallel.items()} == {i: untimed(row) for i, row in serial.items()}
     assert len(ticks) == sum(row.n_objects for row in serial.values())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_every_row_says_what_a_click_costs(trials, jobs):
+    rows = dict(run_all(trials, DiskSegmenter, policy_named, jobs=jobs, cost_of=methodcaller("describe")))
+    assert [rows[i].cost for i in range(4)] == 4 * [DiskSegmenter().describe()]
+    assert next(iter(dict(run_all(trials[:1], DiskSegmenter, policy_named)).values())).cost == {}
+
+
+def test_the_cost_is_measured_once_for_each_segmenter(trials):
+    asked = []
+    list(run_all(trials, DiskSegmenter, policy_named, cost_of=lambda segmenter: asked.append(segmenter) or {}))
+    assert len(asked) == 1
 
 
 def test_what_a_process_refuses_reaches_the_caller(trials, tmp_path):
@@ -330,10 +411,46 @@ def test_the_tables_hold_the_rows_and_their_mean(row, tmp_path):
     assert [line["set"] for line in quality] == ["squares", "circles", "**mean of 2 sets**"]
     assert [line["NoC@0.90"] for line in quality] == [f"{v:.2f}" for v in (row.noc["0.90"], 1.5, (row.noc["0.90"] + 1.5) / 2)]
     assert [line["objects"] for line in quality] == ["4", "6", "10"]
+    assert [line["NoF@0.85"] for line in quality] == ["1", "1", "2"]
     assert quality[0]["IoU@1"] == f"{row.iou_at['1']:.3f}"
     assert quality[0]["2nd NoC@0.85"] == "3.00"
     assert speed[0]["Dice@5"] == f"{row.dice_at['5']:.3f}"
     assert speed[0]["adapt s"] == f"{row.seconds_per_click['adapt']:.3f}"
+
+
+COST = {"parameters": 3_015_762, "gflops": 4.108, "memory_mib": 26.5}
+
+
+def test_networks_stand_side_by_side_with_what_they_cost(row):
+    sets = [row, replace(row, set="circles")]
+    rows = [replace(one, network=name, cost=COST, proposed=2.0) for name in ("unet", "diversity") for one in sets]
+    text = report.markdown(ABOUT, rows)
+    beside, quality, _ = tables(text)
+    assert [line["network"] for line in beside] == ["unet", "diversity"]
+    assert all(line["set"] == "**mean of 2 sets**" for line in beside)
+    assert [beside[0][head] for head in ("M", "GFLOPs", "MiB")] == ["3.02", "4.1", "26"]
+    assert beside[0]["click s"] == f"{row.seconds_per_click['encode'] + row.seconds_per_click['decode']:.3f}"
+    assert {f"NoC@{q}" for q in ("0.80", "0.85", "0.90")} | {"NoF@0.85", "NoF@0.90", "IoU@1", "IoU@3", "best IoU@1"} <= set(beside[0])
+    assert "NoF@0.80" not in beside[0]
+    assert len(quality) == 6
+    assert "GFLOPs of a click" in text
+    assert "`best` IoU" in text
+
+
+def test_a_network_of_one_mask_has_no_best_of_several(row):
+    several = replace(row, network="diversity", proposed=1.5, best_iou_at={"1": 0.75})
+    beside, quality, _ = tables(report.markdown(ABOUT, [row, several]))
+    assert [line["best IoU@1"] for line in beside] == [line["best IoU@1"] for line in quality] == ["", "0.750"]
+    alone = report.markdown(ABOUT, [row])
+    assert len(tables(alone)) == 2  # nothing to compare
+    assert "best" not in alone
+    assert "GFLOPs" not in alone
+
+
+def test_the_mean_of_a_network_keeps_its_cost(row):
+    (mean,) = report.means([replace(row, cost=COST), replace(row, set="circles", cost=COST)])
+    assert mean.cost == pytest.approx(COST)
+    assert isinstance(mean.cost["parameters"], int)
 
 
 def test_the_tables_say_how_they_were_measured(row):

@@ -70,18 +70,21 @@ def test_the_encoder_is_laid_out_as_torchvision_does():
     assert sum(convolutions[tap - 1] for tap in encoder.taps) == 1472
 
 
-def test_projecting_before_upsampling_is_projecting_the_hypercolumn():
-    network = tiny(shrink=1)
+@pytest.mark.parametrize("shrink", [1, 4])
+def test_projecting_before_upsampling_is_projecting_the_hypercolumn(shrink):
+    network = tiny(shrink=shrink)
     image, guidance, previous = shown(*CLICKS)
     clicked = torch.zeros_like(guidance)
     clicked[0, 0, 16, 17] = clicked[0, 1, 3, 28] = 1
     with torch.no_grad():
-        features = [F.interpolate(x, size=(SIZE, SIZE), mode="bilinear", align_corners=False) for x in network.encoder(image)]
-        column = torch.cat([image, clicked, guidance, previous, *features], dim=1)
+        size = (SIZE // shrink, SIZE // shrink)
+        features = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in network.encoder(image)]
+        pixels = [F.pixel_unshuffle(x, shrink) for x in (image, torch.cat([clicked, guidance, previous], dim=1))]
+        column = torch.cat([*pixels, *features], dim=1)
         weight = torch.cat([network.project.weight, *(part.weight for part in network.project_features)], dim=1)
-        masks = network.to_masks(network.body(F.conv2d(column, weight, network.project.bias)))
+        masks = F.pixel_shuffle(network.to_masks(network.body(F.conv2d(column, weight, network.project.bias))), shrink)
         torch.testing.assert_close(network(image, guidance, previous).candidates, masks, rtol=1e-4, atol=1e-4)
-    assert column.shape[1] == 3 + 2 + 2 + 1 + sum(TINY["encoder"])
+    assert column.shape[1] == (3 + 2 + 2 + 1) * shrink**2 + sum(TINY["encoder"])
 
 
 @settings(max_examples=10, deadline=None)
@@ -109,7 +112,7 @@ def test_every_form_of_it_says_masks_of_the_size_of_the_image(changes):
 
 
 def test_what_it_cannot_be_is_refused():
-    for name, value in {"selection": "dice", "body": "vit", "shrink": 3, "guidance": "disk"}.items():
+    for name, value in {"selection": "dice", "body": "vit", "shrink": 3, "choice_shrink": 1, "guidance": "disk"}.items():
         with pytest.raises(WeightsError, match=rf"{name} = .*{value}.*expected one of"):
             build("diversity", {name: value})
     with pytest.raises(WeightsError, match="0 masks and 5 encoder stages"):
@@ -142,15 +145,36 @@ def test_ranks_and_a_single_mask_need_no_network_to_choose():
 
 def test_the_order_in_which_masks_are_shown_is_forgotten_again():
     """A g that scores each mask by its mean gives the same scores in any order."""
-    network = tiny(shrink=1)
+    network = tiny(shrink=1).train()
     seen, candidates = torch.zeros(2, 0, SIZE, SIZE), torch.randn(2, 3, SIZE, SIZE) + torch.tensor([0.0, 1.0, 2.0])[:, None, None]
-    network.selection, network.to_scores = torch.nn.Identity(), torch.nn.Identity()
-    network.train()
+    network._judged = lambda seen, masks: masks.mean((2, 3))
     torch.manual_seed(0)
     drawn = [network._scores(seen, candidates) for _ in range(5)]
     expected = torch.log_softmax(torch.sigmoid(candidates).mean((2, 3)), dim=1)
     for scores in drawn:
         torch.testing.assert_close(scores, expected)
+
+
+@pytest.mark.parametrize("shrink", [2, 4])
+@pytest.mark.parametrize("selection", ["network", "shared"])
+def test_the_choice_begins_with_one_convolution_of_all_that_it_sees(selection, shrink):
+    """g as the paper has it, a single context aggregation network, made of the same weights."""
+    network = tiny(selection=selection, choice_shrink=shrink)
+    together = 3 if selection == "network" else 1
+    seen, candidates = torch.randn(2, 4 * 8, 16, 16), torch.randn(2, 3, SIZE, SIZE)
+    first = torch.nn.Conv2d(shrink**2 * (8 + together), 16, 3, padding=1)
+    first.weight.data = torch.cat([network.selection_of_image.weight, network.selection_of_masks.weight], dim=1)
+    first.bias.data = network.selection_of_image.bias
+    whole = torch.nn.Sequential(first, torch.nn.LeakyReLU(0.2), *network.selection, network.to_scores)
+    with torch.no_grad():
+        masks = torch.sigmoid(candidates)
+        said = [
+            whole(torch.cat([F.pixel_unshuffle(seen, shrink // 2), F.pixel_unshuffle(part, shrink)], dim=1)).mean((2, 3))
+            for part in (masks.split(1, dim=1) if selection == "shared" else [masks])
+        ]
+        torch.testing.assert_close(
+            network._scores(seen, candidates), torch.log_softmax(torch.cat(said, dim=1), dim=1), rtol=1e-4, atol=1e-4
+        )
 
 
 def test_a_shared_choice_asks_what_a_mask_shows_and_not_where_it_stands():
@@ -211,7 +235,13 @@ def test_the_papers_size_has_the_papers_parts():
     assert dilated == [(3, dilation, 64) for dilation in (1, 2, 4, 8, 16, 32, 64, 128, 1)]
     assert (network.to_masks.kernel_size, network.to_masks.out_channels) == ((1, 1), 6)
     assert network.project.in_channels + sum(part.in_channels for part in network.project_features) == 3 + 2 + 2 + 1472
-    assert network.selection[0].in_channels == 3 + 2 + 2 + 6
+    assert network.selection_of_image.in_channels + network.selection_of_masks.in_channels == 3 + 2 + 2 + 6
+    chosen = [
+        (c.kernel_size[0], c.dilation[0], c.out_channels)
+        for c in (network.selection_of_image, *network.selection)
+        if hasattr(c, "dilation")
+    ]
+    assert chosen == dilated
     assert not any(isinstance(module, torch.nn.GroupNorm) for module in network.modules())
 
 

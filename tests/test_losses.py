@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -77,6 +78,7 @@ PIXEL_LOSSES = {
     "dice": soft_dice,
     "focal": focal,
     "nfl": normalised_focal,
+    "nfl_original": partial(normalised_focal, weights_learn=True),
     "poly": poly,
     "afl": adaptive_focal,
     "dice_focal": dice_focal,
@@ -183,6 +185,16 @@ def test_click_term_by_hand():
     assert float(code) == pytest.approx((0.2 + near * 0.7) / (1 + near), rel=1e-6)
 
 
+def test_the_papers_click_term_is_the_mean_over_clicks_and_pixels():
+    """Each click in its own term; one that the target contradicts still counts among the clicks."""
+    logits, target = pair((0.8, 1), (0.3, 1), (0.4, 0))
+    here, there, contradicted = WindowClick(0, 0, True), WindowClick(0, 2, False), WindowClick(0, 50, False)
+    apart = [float(click_centred_gaussian(logits, target, [c], normalised=False)) for c in (here, there)]
+    together = click_centred_gaussian(logits, target, [here, there], normalised=False)
+    assert float(together) == pytest.approx(sum(apart) / 2, rel=1e-6)
+    assert float(click_centred_gaussian(logits, target, [here, contradicted], normalised=False)) == pytest.approx(apart[0] / 2, rel=1e-6)
+
+
 # --- identities -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +223,22 @@ def test_normalised_weights_sum_to_the_pixels_of_every_image(seed):
     size = logits[0].numel()
     weights = -gradient * len(logits) * size / (target - torch.sigmoid(logits))
     torch.testing.assert_close(weights.flatten(1).sum(1), torch.full((len(logits),), float(size), dtype=torch.float64))
+
+
+@many
+@given(seeds)
+def test_the_original_normalised_focal_loss_has_the_gradient_of_focal_in_every_image(seed):
+    """The same value; N/Σb, with b the focal weights, is its only constant."""
+    logits, target = random_pair(seed)
+    logits.requires_grad_()
+    torch.testing.assert_close(normalised_focal(logits, target, weights_learn=True), normalised_focal(logits, target))
+    found = torch.autograd.grad(normalised_focal(logits, target, weights_learn=True), logits)[0]
+    plain = torch.autograd.grad(focal(logits, target), logits)[0]
+    missed = (target - torch.sigmoid(logits.detach())).abs().square().flatten(1)
+    scale = 0.5 * missed.shape[1] / missed.sum(1)
+    torch.testing.assert_close(found, scale[:, None, None, None] * plain)
+    torch.testing.assert_close(LOSSES["nfl_original"](logits, target, [[], []]), normalised_focal(logits, target, weights_learn=True))
+    assert not torch.allclose(found, torch.autograd.grad(LOSSES["nfl"](logits, target, [[], []]), logits)[0])
 
 
 @many

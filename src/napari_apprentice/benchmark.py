@@ -6,9 +6,12 @@ One *trial* is a sequence of objects of one set, one policy and one robot; it be
 - ``noc[q]`` mean number of clicks until IoU >= q, where an object that never gets there counts as the maximum of clicks;
 - ``nof[q]`` number of objects that never get there;
 - ``iou_at[k]``, ``dice_at[k]`` mean after k clicks, where an object that is finished keeps its last value;
+- ``best_iou_at[1]`` mean IoU after the first click, had the user each time chosen the best of the masks that were proposed, ``proposed``
+  of them in the mean;
 - ``second_half`` the same over the second half of the sequence, after the model had time to learn;
 - ``max_drop`` the largest fall of the mean IoU from one click to the next, in IoU;
-- ``seconds_per_click`` model time alone, without reading images and without the robot.
+- ``seconds_per_click`` model time alone, without reading images and without the robot;
+- ``cost`` what a click takes whatever the objects are (see `costs`), where somebody measured it.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
@@ -33,7 +37,7 @@ __all__ = ["CLICK_COUNTS", "Row", "Trace", "Trial", "objects_of", "run", "run_al
 
 Mask = npt.NDArray[np.bool_]
 
-CLICK_COUNTS = (1, 3, 5, 10, 20)
+CLICK_COUNTS = (1, 3, 5, 10, 20, 50, 100)
 """Numbers of clicks after which IoU and Dice are reported."""
 
 _PHASES = ("encode", "decode", "adapt")
@@ -48,6 +52,7 @@ class Trace:
     ious, dices : with the truth, after every click
     clicks : 2D clicks in order
     mask : (H, W) bool, the mask that was accepted: what the last click led to
+    proposed : IoU of every mask that was proposed for the first click, the one that was shown first
     seconds : model time by phase ("encode", "decode", "adapt")
     """
 
@@ -56,6 +61,7 @@ class Trace:
     clicks: tuple[Click, ...]
     mask: Mask
     seconds: Mapping[str, float]
+    proposed: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,9 @@ class Row:
     seed: int
     cases: str
     limit: int | None
+    proposed: float = 1.0
+    best_iou_at: Mapping[str, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -150,10 +159,12 @@ def trace(
     prediction: Prediction | None = None
     ious: list[float] = []
     dices: list[float] = []
+    proposed: list[float] = []
     while len(clicks) < max_clicks and (click := user.click(truth, mask, clicks)) is not None:
         clicks = (*clicks, click)
         with _timed(segmenter, "decode", seconds):
             prediction = policy.on_click(segmenter, image_slice, Prompt(clicks, prediction))
+        proposed = proposed or [_iou(one, truth) for one in prediction.proposed]
         mask = prediction.mask
         iou, dice = _overlap(mask, truth)
         ious.append(iou)
@@ -162,7 +173,7 @@ def trace(
             break
     with _timed(segmenter, "adapt", seconds):
         policy.on_accept(segmenter, Lesson(image_slice, clicks, mask, case))
-    return Trace(tuple(ious), tuple(dices), clicks, mask, seconds)
+    return Trace(tuple(ious), tuple(dices), clicks, mask, seconds, tuple(proposed))
 
 
 def objects_of(trial: Trial) -> tuple[LabelledSet, tuple[ObjectRef, ...]]:
@@ -171,13 +182,20 @@ def objects_of(trial: Trial) -> tuple[LabelledSet, tuple[ObjectRef, ...]]:
     return labelled, labelled.objects(trial.cases, trial.target, trial.order, trial.limit)
 
 
-def run(trial: Trial, segmenter: Segmenter, policy: AdaptationPolicy, on_object: Callable[[], None] | None = None) -> Row:
+def run(
+    trial: Trial,
+    segmenter: Segmenter,
+    policy: AdaptationPolicy,
+    on_object: Callable[[], None] | None = None,
+    cost: Mapping[str, float] | None = None,
+) -> Row:
     """One trial, from the knowledge that the segmenter comes with and gets back at the end.
 
     Parameters
     ----------
     policy : the one that ``trial.policy`` names
     on_object : called after every object, for a progress bar
+    cost : of a click, for the row
     """
     labelled, refs = objects_of(trial)
     robot = make_robot(trial.robot, trial.seed)
@@ -192,7 +210,7 @@ def run(trial: Trial, segmenter: Segmenter, policy: AdaptationPolicy, on_object:
     finally:
         segmenter.restore(before)
     name = labelled.name if trial.target is None else f"{labelled.name} ({trial.target})"
-    return _row(trial, name, str(getattr(segmenter, "name", type(segmenter).__name__)), traces)
+    return replace(_row(trial, name, str(getattr(segmenter, "name", type(segmenter).__name__)), traces), cost=cost or {})
 
 
 def run_all(
@@ -202,6 +220,7 @@ def run_all(
     *,
     jobs: int = 1,
     on_object: Callable[[], None] | None = None,
+    cost_of: Callable[[Segmenter], Mapping[str, float]] | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """Run trials; yields the index of a trial and its row as soon as it is there.
 
@@ -212,15 +231,17 @@ def run_all(
     build_segmenter, build_policy : what makes a segmenter, and the policy of a name; picklable where ``jobs`` > 1
     jobs : number of processes; 1 runs in this one
     on_object : called in this process after every object, for a progress bar
+    cost_of : measures what a click costs a segmenter, once for each that is made; picklable where ``jobs`` > 1
     """
     if jobs <= 1:
         segmenter = build_segmenter()
+        cost = cost_of(segmenter) if cost_of is not None else None
         for index, trial in enumerate(trials):
-            yield index, run(trial, segmenter, build_policy(trial.policy), on_object)
+            yield index, run(trial, segmenter, build_policy(trial.policy), on_object, cost)
         return
     context = get_context("spawn")
     finished = context.SimpleQueue()
-    with ProcessPoolExecutor(min(jobs, len(trials)), context, _enter_worker, (build_segmenter, build_policy, finished)) as pool:
+    with ProcessPoolExecutor(min(jobs, len(trials)), context, _enter_worker, (build_segmenter, build_policy, finished, cost_of)) as pool:
         pending: dict[Future[Row], int] = {pool.submit(_run_in_worker, trial): index for index, trial in enumerate(trials)}
         try:
             while pending:
@@ -238,14 +259,20 @@ def run_all(
 _worker: dict[str, Any] = {}
 
 
-def _enter_worker(build_segmenter: Callable[[], Segmenter], build_policy: Callable[[str], AdaptationPolicy], finished: Any) -> None:
-    _worker.update(build_segmenter=build_segmenter, build_policy=build_policy, on_object=lambda: finished.put(None))
+def _enter_worker(
+    build_segmenter: Callable[[], Segmenter],
+    build_policy: Callable[[str], AdaptationPolicy],
+    finished: Any,
+    cost_of: Callable[[Segmenter], Mapping[str, float]] | None,
+) -> None:
+    _worker.update(build_segmenter=build_segmenter, build_policy=build_policy, on_object=lambda: finished.put(None), cost_of=cost_of)
 
 
 def _run_in_worker(trial: Trial) -> Row:
     if "segmenter" not in _worker:  # not built on entering, where an error would break the pool instead of reaching the caller
-        _worker["segmenter"] = _worker["build_segmenter"]()
-    return run(trial, _worker["segmenter"], _worker["build_policy"](trial.policy), _worker["on_object"])
+        segmenter, cost_of = _worker["build_segmenter"](), _worker["cost_of"]
+        _worker.update(segmenter=segmenter, cost=cost_of(segmenter) if cost_of is not None else None)
+    return run(trial, _worker["segmenter"], _worker["build_policy"](trial.policy), _worker["on_object"], _worker["cost"])
 
 
 @contextmanager
@@ -263,6 +290,13 @@ def _overlap(mask: Mask, truth: Mask) -> tuple[float, float]:
     """IoU and Dice of two (H, W) masks, ``truth`` not empty."""
     both, sizes = int((mask & truth).sum()), int(mask.sum()) + int(truth.sum())
     return both / (sizes - both), 2 * both / sizes
+
+
+def _iou(prediction: Prediction, truth: Mask) -> float:
+    """IoU of a prediction with ``truth`` (H, W), which is not empty; only the box is looked at."""
+    found = prediction.mask_in_box
+    both = int((found & truth[prediction.box.slices]).sum())
+    return both / (int(found.sum()) + int(truth.sum()) - both)
 
 
 def _row(trial: Trial, name: str, network: str, traces: Sequence[Trace]) -> Row:
@@ -287,6 +321,8 @@ def _row(trial: Trial, name: str, network: str, traces: Sequence[Trace]) -> Row:
         seed=trial.seed,
         cases=trial.cases,
         limit=trial.limit,
+        proposed=fmean(len(one.proposed) for one in traces),
+        best_iou_at={"1": fmean(max(one.proposed) for one in traces)},
     )
 
 

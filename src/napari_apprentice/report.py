@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,9 +14,23 @@ from statistics import fmean
 from typing import Any
 
 from napari_apprentice.benchmark import Row
+from napari_apprentice.computers import output_of, processor_name
 from napari_apprentice.types import WriteError
 
-__all__ = ["host", "machine", "markdown", "means", "provenance", "table", "versions", "write_json", "write_text"]
+__all__ = [
+    "explained",
+    "host",
+    "machine",
+    "markdown",
+    "means",
+    "provenance",
+    "side_by_set",
+    "side_by_side",
+    "table",
+    "versions",
+    "write_json",
+    "write_text",
+]
 
 
 def machine(device: str, threads: int | None = None) -> dict[str, Any]:
@@ -34,7 +46,7 @@ def machine(device: str, threads: int | None = None) -> dict[str, Any]:
     JSON values under cpu, cores, threads, memory_gib, device, system, python, torch, numpy, version, commit, date; None where unknown
     """
     return {
-        "cpu": _cpu(),
+        "cpu": processor_name(),
         "cores": os.cpu_count(),
         "threads": threads,
         "memory_gib": _memory_gib(),
@@ -65,7 +77,9 @@ def write_json(path: Path, about: Mapping[str, Any], rows: Iterable[Row]) -> Non
 
 
 def markdown(about: Mapping[str, Any], rows: Sequence[Row], path: Path | None = None) -> str:
-    """Two tables for every robot, the mean over the sets below each; also written to ``path`` if there is one.
+    """Two tables for every robot, the mean over the sets below each, under a short one where several networks are compared.
+
+    The text is also written to ``path`` if there is one.
 
     Raises
     ------
@@ -75,11 +89,14 @@ def markdown(about: Mapping[str, Any], rows: Sequence[Row], path: Path | None = 
         "- Prequential: every object is scored before the model learns from it. `2nd` is the second half of the sequence.",
         "- `drop` is the largest fall of the mean IoU from one click to the next, in points. Seconds are model time for one click.",
     ]
-    parts = ["# Clicks to reach", "\n".join([*provenance(about, rows), *notes])]
+    parts = ["# Clicks to reach", "\n".join([*provenance(about, rows), *notes, *explained(rows)])]
     for robot in dict.fromkeys(row.robot for row in rows):
         chosen = [row for row in rows if row.robot == robot]
         shown = [*chosen, *means(chosen)]
-        parts += [f"## Robot `{robot}`", table([_quality(row) for row in shown]), table([_speed(row) for row in shown])]
+        parts.append(f"## Robot `{robot}`")
+        if len({row.network for row in chosen}) > 1:
+            parts.append(side_by_side(chosen))
+        parts += [table([_quality(row) for row in shown]), table([_speed(row) for row in shown])]
     text = "\n\n".join(parts) + "\n"
     if path is not None:
         write_text(path, text)
@@ -118,11 +135,50 @@ def _chosen(row: Row) -> str:
     return f"at most {row.limit} objects, spread evenly over {cases}" if row.limit else cases
 
 
-def _quality(row: Row) -> dict[str, str]:
+def explained(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown about the columns that `side_by_side` has for these rows."""
+    notes = []
+    if any(row.proposed > 1 for row in rows):
+        notes.append("- `best` IoU is that of the best mask of all that were proposed for the click, `IoU` that of the one that was shown.")
+    if any(row.cost for row in rows):
+        notes += [
+            "- Millions of parameters. GFLOPs of a click after the first (all windows it looks at, a multiplication and an addition being",
+            "  two). MiB of weights and of all tensors alive at once during it, without the inner workspace of convolutions.",
+        ]
+    return notes
+
+
+def side_by_side(rows: Sequence[Row]) -> str:
+    """A Markdown table of what networks cost and what they are worth, each a line for every policy and order: means over the sets."""
+    return table([_beside(row) for row in means(rows) or rows])
+
+
+def side_by_set(rows: Sequence[Row]) -> str:
+    """The same for every set by itself."""
+    return table([_beside(row) for row in rows])
+
+
+def _beside(row: Row) -> dict[str, str]:
     cells = _names(row)
-    cells |= {f"NoC@{q}": f"{value:.2f}" for q, value in row.noc.items()}
-    cells |= {f"NoF@{q}": str(value) for q, value in list(row.nof.items())[-1:]}
-    cells |= {f"IoU@{k}": f"{value:.3f}" for k, value in row.iou_at.items()}
+    if cost := row.cost:
+        cells |= {"M": f"{cost['parameters'] / 1e6:.2f}", "GFLOPs": f"{cost['gflops']:.1f}", "MiB": f"{cost['memory_mib']:.0f}"}
+    seconds = row.seconds_per_click
+    cells |= {"click s": f"{seconds['encode'] + seconds['decode']:.3f}", "adapt s": f"{seconds['adapt']:.3f}"}
+    return cells | _reached(row)
+
+
+def _reached(row: Row) -> dict[str, str]:
+    cells = {f"NoC@{q}": f"{value:.2f}" for q, value in row.noc.items()}
+    cells |= {f"NoF@{q}": str(value) for q, value in list(row.nof.items())[-2:]}
+    for k, value in row.iou_at.items():
+        cells[f"IoU@{k}"] = f"{value:.3f}"
+        if row.proposed > 1 and k in row.best_iou_at:
+            cells[f"best IoU@{k}"] = f"{row.best_iou_at[k]:.3f}"
+    return cells
+
+
+def _quality(row: Row) -> dict[str, str]:
+    cells = _names(row) | _reached(row)
     cells |= {f"2nd NoC@{q}": f"{value:.2f}" for q, value in row.second_half["noc"].items()}
     cells |= {f"2nd IoU@{k}": f"{value:.3f}" for k, value in row.second_half["iou_at"].items() if k in ("1", "5")}
     return cells | {"drop": f"{100 * row.max_drop:.2f}"}
@@ -153,6 +209,10 @@ def means(rows: Sequence[Row]) -> list[Row]:
     return [_mean(group) for group in groups.values() if len({row.set for row in group}) > 1]
 
 
+_FACTS = ("max_clicks", "seed", "limit", "parameters")
+"""What no mean or sum is made of: the same for all rows."""
+
+
 def _mean(rows: Sequence[Row]) -> Row:
     first = rows[0].as_dict()
     merged = _merge([row.as_dict() for row in rows])
@@ -164,11 +224,13 @@ def _merge(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for key, value in values[0].items():
         column = [one[key] for one in values if key in one]
-        if isinstance(value, Mapping):
+        if key in _FACTS:
+            merged[key] = value
+        elif isinstance(value, Mapping):
             merged[key] = _merge(column)
         elif isinstance(value, float):
             merged[key] = fmean(column)
-        elif isinstance(value, int) and key not in ("max_clicks", "seed", "limit"):
+        elif isinstance(value, int):
             merged[key] = sum(column)
     return merged
 
@@ -190,16 +252,6 @@ def write_text(path: Path, text: str) -> None:
         raise WriteError(f"{path} cannot be written ({error.strerror}); expected a place that can be written to") from error
 
 
-def _cpu() -> str | None:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    if sys.platform == "darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string")
-    return platform.processor() or None
-
-
 def _memory_gib() -> float | None:
     with suppress(AttributeError, OSError, ValueError):
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
@@ -215,12 +267,6 @@ def _version(distribution: str) -> str | None:
 def _commit() -> str | None:
     """Of the checkout that this file is tracked in, marked if it was changed since."""
     here = Path(__file__).parent
-    if _output("git", "-C", str(here), "ls-files", Path(__file__).name) is None:
+    if output_of("git", "-C", str(here), "ls-files", Path(__file__).name) is None:
         return None
-    return _output("git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*")
-
-
-def _output(*command: str) -> str | None:
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
-    return None
+    return output_of("git", "-C", str(here), "describe", "--always", "--dirty", "--exclude=*")

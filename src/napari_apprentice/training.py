@@ -104,14 +104,18 @@ class Recipe:
 def read_recipe(path: Path | str) -> Recipe:
     """The recipe of a TOML file whose keys are the attributes of `Recipe`.
 
+    One more key, ``base``, names another recipe, beside this one: what this one does not say is taken from there, tables key by key.
+
     Raises
     ------
     RecipeError : the file cannot be read, or names something unknown
     """
-    try:
-        values = tomllib.loads(Path(path).read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the recipe {path} cannot be read ({error}); expected a TOML file") from error
+    values: dict[str, Any] = {}
+    for file in reversed(_with_bases(Path(path))):
+        for name, value in tomllib.loads(file.read_text()).items():
+            old = values.get(name)
+            values[name] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
+    values.pop("base", None)
     known = {f.name for f in fields(Recipe)}
     if unknown := sorted(set(values) - known):
         raise RecipeError(f"the recipe {path} names {', '.join(unknown)}; expected only {', '.join(sorted(known))}")
@@ -129,6 +133,24 @@ def read_recipe(path: Path | str) -> Recipe:
     if said := _complaint(recipe):
         raise RecipeError(f"the recipe {path} {said}")
     return recipe
+
+
+def _with_bases(path: Path) -> list[Path]:
+    """The file of a recipe, that of its base, and so on."""
+    files: list[Path] = []
+    file: Path | None = path
+    while file is not None:
+        if file.resolve() in [other.resolve() for other in files]:
+            raise RecipeError(f"the recipe {path} is a base of itself, by way of {files[-1]}; expected a base that ends somewhere")
+        files.append(file)
+        try:
+            base = tomllib.loads(file.read_text()).get("base", "")
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RecipeError(f"the recipe {file} cannot be read ({error}); expected a TOML file") from error
+        if not isinstance(base, str):
+            raise RecipeError(f"the recipe {file} gives base = {base!r}; expected the name of a recipe beside it")
+        file = file.parent / base if base else None
+    return files
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "a list", dict: "a table"}
@@ -403,7 +425,8 @@ def train(
     fabric.launch()
     fabric.seed_everything(recipe.seed)
     foreign = Path(recipe_path).parent / recipe.foreign if recipe.foreign else None
-    return _Run(recipe, folder, out, fabric, hashlib.sha256(Path(recipe_path).read_bytes()).hexdigest()[:12], foreign).finish(resume)
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in _with_bases(Path(recipe_path)))).hexdigest()[:12]
+    return _Run(recipe, folder, out, fabric, digest, foreign).finish(resume)
 
 
 def _weights_of(stage: str, out: Path) -> Path:

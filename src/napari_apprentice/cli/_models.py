@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -28,11 +30,12 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         description="Measure how many clicks a simulated user needs. Objects of a set are segmented one after the other, each scored "
         "before the model learns from it. Networks, policies, robots and orders may be lists separated by commas: every combination "
         "becomes a row. The weights of a network are those of --weights NAME=FILE, else the ones that come with the program, else of "
-        "runs/NAME.safetensors.",
+        "runs/NAME.safetensors. A NAME that no network has is only what its rows are called, to compare several weights of one network.",
     )
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET_DIR", help="folder with images/, labels/ and dataset.toml")
     parser.add_argument("--network", type=names, default=(), metavar="NAME", help="networks to compare (default: that of the weights)")
     parser.add_argument("--weights", action="append", default=[], metavar="[NAME=]FILE", help="weights of a network; may be repeated")
+    parser.add_argument("--no-diffusion", action="store_true", help="leave out the pixel diffusion that refines every answer (CDNet's PDM)")
     parser.add_argument("--policy", type=names, default=("none",), metavar="P", help=f"{POLICIES} (default: none)")
     parser.add_argument("--robot", type=names, default=("centre",), metavar="R", help="centre or random (default: centre)")
     parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)")
@@ -82,8 +85,15 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         task = progress.add_task("objects", total=len(models) * sum(len(objects_of(trial)[1]) for trial in trials))
         for number, (network, weights) in enumerate(models):
-            build = partial(_load_segmenter, weights, network, device, arguments.threads)
-            for index, row in run_all(trials, build, assembly.make_policy, jobs=arguments.jobs, on_object=lambda: progress.advance(task)):
+            build = partial(_load_segmenter, weights, network, device, arguments.threads, diffusion=not arguments.no_diffusion)
+            for index, row in run_all(
+                trials,
+                build,
+                assembly.make_policy,
+                jobs=arguments.jobs,
+                on_object=lambda: progress.advance(task),
+                cost_of=_cost_of,
+            ):
                 rows[number, index] = row
                 if arguments.json is not None:
                     report.write_json(arguments.json, about, [rows[i] for i in sorted(rows)])
@@ -91,11 +101,11 @@ def _benchmark(arguments: argparse.Namespace) -> None:
 
 
 def _models(networks: Sequence[str], weights: Sequence[str]) -> list[tuple[str | None, Path | None]]:
-    """(network, weights file) of what is to be measured; None for the network that the weights are of, and for weights to be found."""
+    """(name, weights file) of what is to be measured; None for the network that the weights are of, and for weights to be found."""
     named, plain = {}, []
     for text in weights:
         name, given, file = text.partition("=")
-        if given and name.isidentifier():
+        if given and re.fullmatch(r"[\w+.-]+", name):
             named[name] = Path(file)
         else:
             plain.append(Path(text))
@@ -108,14 +118,28 @@ def _models(networks: Sequence[str], weights: Sequence[str]) -> list[tuple[str |
     return [(name, named.get(name)) for name in dict.fromkeys(networks or named)] or [(None, plain[0] if plain else None)]
 
 
-def _load_segmenter(weights: Path | None, network: str | None, device: str, threads: int) -> Segmenter:
+def _load_segmenter(weights: Path | None, name: str | None, device: str, threads: int, *, diffusion: bool = True) -> Segmenter:
     """Also in the processes of ``--jobs``: the same number of threads everywhere gives the same sums everywhere."""
     import torch
 
     from napari_apprentice import assembly
+    from napari_apprentice.networks import NETWORKS
 
     torch.set_num_threads(max(threads, 1))
-    return assembly.load_segmenter(weights, network, device)
+    segmenter = assembly.load_segmenter(weights, name if weights is None or name in NETWORKS else None, device)
+    segmenter.name = name or segmenter.name
+    if not diffusion:
+        segmenter.zoom = replace(segmenter.zoom, diffusion=0.0)
+        segmenter.name += " without diffusion"
+    return segmenter
+
+
+def _cost_of(segmenter: Segmenter) -> Mapping[str, float]:
+    """Nothing of one that has no network."""
+    from napari_apprentice.costs import cost_of_click
+    from napari_apprentice.segmenter import NetworkSegmenter
+
+    return cost_of_click(segmenter) if isinstance(segmenter, NetworkSegmenter) else {}
 
 
 # --- train ---

@@ -7,6 +7,7 @@ a scalar, the mean over the images.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -84,6 +85,7 @@ LOSSES: Mapping[str, Loss] = {
     "dice": _of_pixels(soft_dice),
     "focal": _of_pixels(focal),
     "nfl": _of_pixels(normalised_focal),
+    "nfl_original": _of_pixels(partial(normalised_focal, weights_learn=True)),
     "poly": _of_pixels(poly),
     "afl": _of_pixels(adaptive_focal),
     "dice_focal": _of_pixels(dice_focal),

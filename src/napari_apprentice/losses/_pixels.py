@@ -88,11 +88,19 @@ def focal(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
     return (-((1 - log_p.exp()) ** gamma) * log_p).mean()
 
 
-def normalised_focal(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
-    """Focal loss whose weights sum to the number of pixels of each image (weights detached). Source: Sofiiuk et al., 2019 (AdaptIS)."""
+def normalised_focal(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0, *, weights_learn: bool = False) -> Tensor:
+    """Focal loss whose weights sum to the number of pixels of each image. Source: Sofiiuk et al., 2019 (AdaptIS).
+
+    Parameters
+    ----------
+    weights_learn : only what the weights are multiplied with is a constant, and the gradient goes through them as in `focal` (the authors'
+        form); else (ours, which the shipped weights were trained with) they are constants, and the gradient is that of BCE, weighted
+    """
     log_p = log_pt(logits, target).flatten(1)
-    weight = ((1 - log_p.exp()) ** gamma).detach()
-    weight = weight * (weight.shape[1] / weight.sum(1, keepdim=True).clamp_min(1e-6))
+    weight = (1 - log_p.exp()) ** gamma
+    if not weights_learn:
+        weight = weight.detach()
+    weight = weight * (weight.shape[1] / weight.detach().sum(1, keepdim=True).clamp_min(1e-6))
     return (-alpha * weight * log_p).mean()
 
 

@@ -47,7 +47,7 @@ def clicks_at(clicked: Tensor) -> list[list[WindowClick]]:
 
 
 class IoUHead(nn.Module):
-    """Estimates the IoU of a mask from what a network has seen inside and outside of it, and from how sure the mask is.
+    """Estimates the IoU of masks from what a network has seen inside and outside of each, and from how sure each is.
 
     Its name in a network begins with ``to_iou``. All that comes in is detached: judging must not change what is judged.
 
@@ -61,15 +61,15 @@ class IoUHead(nn.Module):
         self.judge = nn.Sequential(nn.Linear(3 * width + 4, 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """(B,) logits of the IoU of ``logits`` (B, 1, h, w), from ``features`` (B, width, h', w') of any resolution."""
-        features, probability = features.detach(), torch.sigmoid(logits.detach())
-        inside_share = F.interpolate(probability, size=features.shape[-2:], mode="area")
-        inside = (features * inside_share).sum((2, 3)) / inside_share.sum((2, 3)).clamp_min(1.0)
-        outside = (features * (1 - inside_share)).sum((2, 3)) / (1 - inside_share).sum((2, 3)).clamp_min(1.0)
-        flat = probability.flatten(1)
-        share = (flat > 0.5).float().mean(1)
-        sure = (flat * (flat > 0.5)).mean(1)
-        doubt = torch.minimum(flat, 1 - flat).mean(1)
-        facts = torch.stack([share, sure / (share + 1e-3), (doubt / (share + 1e-2)).clamp(max=4.0), sure / (flat.mean(1) + 1e-3)], dim=1)
-        pooled = torch.cat([features.mean((2, 3)), inside, outside, facts], dim=1)
-        return self.judge(pooled).squeeze(1)  # type: ignore[no-any-return]
+        """(B, M) logits of the IoU of each of ``logits`` (B, M, h, w), from ``features`` (B, width, h', w') of any resolution."""
+        seen, probability = features.detach().flatten(2), torch.sigmoid(logits.detach())
+        count = logits.shape[1]
+        inside = F.interpolate(probability, size=features.shape[-2:], mode="area").flatten(2)  # (B, M, h'·w') shares of every pixel
+        within, beyond = ((share @ seen.mT) / share.sum(2, keepdim=True).clamp_min(1.0) for share in (inside, 1 - inside))  # (B, M, width)
+        flat = probability.flatten(2)
+        share = (flat > 0.5).float().mean(2)
+        sure = (flat * (flat > 0.5)).mean(2)
+        doubt = torch.minimum(flat, 1 - flat).mean(2)
+        facts = torch.stack([share, sure / (share + 1e-3), (doubt / (share + 1e-2)).clamp(max=4.0), sure / (flat.mean(2) + 1e-3)], dim=2)
+        whole = seen.mean(2)[:, None].expand(-1, count, -1)
+        return self.judge(torch.cat([whole, within, beyond, facts], dim=2)).squeeze(2)  # type: ignore[no-any-return]

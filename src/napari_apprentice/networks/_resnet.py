@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from napari_apprentice.types import WeightsError
 
-__all__ = ["ResNet", "normalisation"]
+__all__ = ["RESNETS", "ResNet", "normalisation"]
+
+RESNETS: Final = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
+"""name -> depth."""
 
 _BLOCKS: Final = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 _DILATIONS: Final = {32: (1, 1), 16: (1, 2), 8: (2, 4)}  # of the third and the fourth stage, by output stride

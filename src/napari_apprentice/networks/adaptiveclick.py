@@ -53,16 +53,16 @@ class AdaptiveClickConfig:
     """
 
     patch: int = 8
-    width: int = 192
-    depth: int = 6
-    heads: int = 3
+    width: int = 128
+    depth: int = 5
+    heads: int = 2
     grid: int = 16
-    hidden: int = 128
+    hidden: int = 96
     hidden_heads: int = 4
-    points: int = 4
-    pixel_layers: int = 3
-    pixel_ffn: int = 512
-    blocks: int = 2
+    points: int = 2
+    pixel_layers: int = 2
+    pixel_ffn: int = 256
+    blocks: int = 1
     ffn: int = 512
     queries: int = 10
     groups: int = 8
@@ -384,7 +384,7 @@ class AdaptiveClick(nn.Module):
         "small": AdaptiveClickConfig(),
         "paper": AdaptiveClickConfig(
             patch=16, width=768, depth=12, heads=12, grid=28,
-            hidden=256, hidden_heads=8, pixel_layers=6, pixel_ffn=1024, blocks=3, ffn=2048, groups=32,
+            hidden=256, hidden_heads=8, points=4, pixel_layers=6, pixel_ffn=1024, blocks=3, ffn=2048, groups=32,
         ),
     }  # fmt: skip
 
@@ -412,7 +412,7 @@ class AdaptiveClick(nn.Module):
         masks, clicks = self.decoder(embedding, levels, guidance[:, :1])
         meant = clicks[-1].softmax(-1)[..., 0]  # (B, Q)
         logits = torch.einsum("bq,bqhw->bhw", meant, masks[-1])[:, None]
-        iou_logits = self._iou_logits(levels[0], torch.cat([logits, masks[-1]], dim=1))
+        iou_logits = self.to_iou(levels[0], torch.cat([logits, masks[-1]], dim=1))
         logits, candidates = (F.interpolate(z, size=guidance.shape[-2:], mode="bilinear", align_corners=False) for z in (logits, masks[-1]))
         details = {"masks": masks, "clicks": clicks} if self.training else None
         return Output(logits, iou_logits[:, 0], candidates, meant, details, iou_logits[:, 1:])
@@ -420,12 +420,6 @@ class AdaptiveClick(nn.Module):
     def forward(self, image: Tensor, guidance: Tensor, previous: Tensor) -> Output:
         """`decode` of `encode`."""
         return self.decode(self.encode(image), guidance, previous)
-
-    def _iou_logits(self, features: Tensor, masks: Tensor) -> Tensor:
-        """(B, M): the estimated IoU of each of ``masks`` (B, M, h', w')."""
-        count = masks.shape[1]
-        found: Tensor = self.to_iou(features.repeat_interleave(count, dim=0), masks.flatten(0, 1)[:, None])
-        return found.reshape(-1, count)
 
     def loss(self, output: Output, target: Tensor, guidance: Tensor) -> Tensor:
         """5·AFL + 5·Dice of the matched masks + 2·CE of the click class, mean over layers; and the estimated IoU of the candidates.
@@ -446,7 +440,10 @@ class AdaptiveClick(nn.Module):
         return mask_loss + self.CLICK_WEIGHT * click_loss + self._iou_loss(output, target)
 
     def _matches(self, masks: Tensor, clicks: Tensor, target: Tensor, guidance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which layer, image and query go with a target, each (K,): in every layer one query for each positive click of an image."""
+        """Which layer, image and query go with a target, each (K,): in every layer one query for each positive click of an image.
+
+        The cost is that of the mask less `CLICK_WEIGHT` times the chance of a click, as in DETR (Carion et al., 2020) and Mask2Former.
+        """
         layers, batch, queries = clicks.shape[:3]
         small = (F.adaptive_avg_pool2d(target, _size(masks)) > 0.5).float()
         truth = small[None, :, None].expand(layers, -1, queries, -1, -1, -1).flatten(0, 2)

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_apprentice.losses import cross_entropy, diversified_training
+from napari_apprentice.networks._atrous import AtrousConfig, AtrousDecoder, AtrousPyramid, convolution, enlarged, initialise
 from napari_apprentice.networks._interface import CLICKED_PX, IoUHead, Output, clicks_at
-from napari_apprentice.networks._resnet import ResNet
-from napari_apprentice.networks.deeplab import DeepLabConfig, _convolution, _Pyramid
+from napari_apprentice.networks._resnet import RESNETS, ResNet
 from napari_apprentice.types import WeightsError
 
 __all__ = ["CDNet", "CDNetConfig", "conditional_affinity"]
@@ -28,12 +28,12 @@ __all__ = ["CDNet", "CDNetConfig", "conditional_affinity"]
 GUESS_WEIGHT = 0.4
 """Of the loss of the first guess beside the others; the paper does not say, the authors' code has this."""
 LEAK = 0.2
-_RESNETS = {"resnet18": 18, "resnet34": 34, "resnet50": 50}
+"""Slope of the leaky rectifier below 0."""
 
 
 @dataclass(frozen=True)
-class CDNetConfig(DeepLabConfig):
-    """Every width and depth. Those of `DeepLabConfig`, with a ResNet as the encoder, and beside them:
+class CDNetConfig(AtrousConfig):
+    """Every width and depth. Those of `_atrous.AtrousConfig`, with a ResNet as the encoder, and beside them:
 
     Attributes
     ----------
@@ -43,11 +43,11 @@ class CDNetConfig(DeepLabConfig):
     """
 
     encoder: str = "resnet18"
-    width: int = 32
+    width: int = 28
     norm: str = "group"
     output_stride: int = 8
     atrous: tuple[int, ...] = (2, 4, 6)
-    aspp_width: int = 96
+    aspp_width: int = 64
     low_width: int = 32
     separable: bool = False
     sees_previous: bool = True
@@ -58,8 +58,8 @@ class CDNetConfig(DeepLabConfig):
     latent_heads: int = 4
 
     def __post_init__(self) -> None:
-        if self.encoder not in _RESNETS:
-            raise WeightsError(f"an encoder called {self.encoder!r} was asked for; expected one of {', '.join(_RESNETS)}")
+        if self.encoder not in RESNETS:
+            raise WeightsError(f"an encoder called {self.encoder!r} was asked for; expected one of {', '.join(RESNETS)}")
         if self.guidance != "gaussian":
             raise WeightsError(f"guidance = {self.guidance!r} arrived for 'cdnet'; expected 'gaussian', which says how far away clicks are")
 
@@ -86,8 +86,9 @@ def conditional_affinity(affinity: Tensor, sources: Tensor, destinations: Tensor
 class FeatureDiffusion(nn.Module):
     """The feature diffusion module (FDM): (B, width, h, w) -> the same.
 
-    What is gathered is added to what was there, through a last 1×1 convolution, as in the authors' code; equation 3 of the paper says only
-    what is gathered. The affinities are divided by the root of the width.
+    What is gathered is added to what was there, through a last 1×1 convolution, as in the authors' code (which has one for each sign);
+    equation 3 of the paper says only what is gathered. The affinities are divided by the root of the width. The first guess learns from
+    what it lets through, as far as the paper goes; the authors' code stops that gradient.
     """
 
     def __init__(self, width: int) -> None:
@@ -141,16 +142,10 @@ class MapFusion(nn.Module):
 def _head(width: int, masks: int, config: CDNetConfig) -> nn.Sequential:
     """(B, width, h, w) -> (B, masks, h, w) logits."""
     last = nn.Conv2d(width // 2, masks, 1)
-    head = nn.Sequential(_convolution(width, width // 2, config, 3), last)
-    _initialise(head)
+    head = nn.Sequential(convolution(width, width // 2, config, 3), last)
+    initialise(head)
     nn.init.normal_(last.weight, std=0.05)
     return head
-
-
-def _initialise(part: nn.Module) -> None:
-    for layer in part.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
 class CDNet(nn.Module):
@@ -160,7 +155,7 @@ class CDNet(nn.Module):
         "small": CDNetConfig(),
         "paper": CDNetConfig(
             "resnet34", width=64, norm="batch", atrous=(12, 24, 36), aspp_width=128, low_width=32, sees_previous=False
-        ),  # 23.47 M parameters, quoted from memory of FocalClick (Chen et al., 2022): to be checked
+        ),  # the paper states no count; the authors' weights of this size take 89.72 MiB, which is 23.5 M values
         "resnet50": CDNetConfig("resnet50", width=64, norm="batch", atrous=(12, 24, 36), aspp_width=256, low_width=48, sees_previous=False),
     }
 
@@ -169,16 +164,13 @@ class CDNet(nn.Module):
         self.config = config = config or CDNetConfig()
         width = config.aspp_width
         self.fuse = MapFusion(5 + config.sees_previous)
-        self.encoder = ResNet(_RESNETS[config.encoder], 3, config.output_stride, config.norm, config.width)
-        self.aspp = _Pyramid(self.encoder.widths[-1], config)
+        self.encoder = ResNet(RESNETS[config.encoder], 3, config.output_stride, config.norm, config.width)
+        self.aspp = AtrousPyramid(self.encoder.widths[-1], config)
         self.diffusion = FeatureDiffusion(width) if config.feature_diffusion else None
-        self.low = _convolution(self.encoder.widths[0], config.low_width, config, 1)
-        self.decoder = nn.Sequential(_convolution(width + config.low_width, width, config, 3), _convolution(width, width, config, 3))
+        self.decoder = AtrousDecoder(self.encoder.widths[0], config)
         self.to_logits = _head(width, 1, config)
         self.to_latent = _head(width, config.latent_heads, config) if config.latent_heads else None
         self.to_iou = IoUHead(width)
-        for part in (self.aspp, self.low, self.decoder):
-            _initialise(part)
 
     def encode(self, image: Tensor) -> Tensor:
         """Nothing depends on the image alone in early fusion: the image itself."""
@@ -191,13 +183,11 @@ class CDNet(nn.Module):
         deep, details = self.aspp(deep), {}
         if self.diffusion is not None:
             deep, details["guess"] = self.diffusion(deep, self.sources(guidance, (deep.shape[-2], deep.shape[-1])))
-        low = self.low(low)  # (B, low_width, h/4, w/4)
-        deep = F.interpolate(deep, size=low.shape[-2:], mode="bilinear", align_corners=False)
-        joined = self.decoder(torch.cat([deep, low], dim=1))
-        logits = _enlarged(self.to_logits(joined), guidance)
+        joined = self.decoder(deep, low)  # (B, aspp_width, h/4, w/4)
+        logits = enlarged(self.to_logits(joined), guidance)
         if self.training and self.to_latent is not None:
-            details["latent"] = _enlarged(self.to_latent(joined), guidance)
-        return Output(logits, self.to_iou(joined, logits), details=details if self.training else None)
+            details["latent"] = enlarged(self.to_latent(joined), guidance)
+        return Output(logits, self.to_iou(joined, logits)[:, 0], details=details if self.training else None)
 
     def sources(self, guidance: Tensor, cells: tuple[int, int]) -> Tensor:
         """(B, 2, *cells): Gaussians about the clicks, ``source_sigma`` cells wide, from those that are ``disk_radius_px`` pixels wide.
@@ -222,7 +212,3 @@ class CDNet(nn.Module):
     def forward(self, image: Tensor, guidance: Tensor, previous: Tensor) -> Output:
         """`decode` of `encode`."""
         return self.decode(self.encode(image), guidance, previous)
-
-
-def _enlarged(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +40,7 @@ class DiversityConfig:
     body : of f: "can" (context aggregation: dilated convolutions at one resolution) or "unet"
     width, choice_width : channels of f and of g
     dilations : of the convolutions of a context aggregation
-    shrink : the bodies work at one part in this many of the resolution: 1, 2 or 4
+    shrink, choice_shrink : f and g work at one part in this many of the resolution: 1, 2 or 4, g not more finely than f
     encoder : channels of the five stages of the image encoder, a VGG-19 up to its conv5_2
     groups : channel groups of the normalisation of f; 0 for none, as in the paper
     sees_previous : the previous mask is an input too; the paper does without
@@ -50,18 +50,24 @@ class DiversityConfig:
     masks: int = 6
     selection: str = "shared"
     body: str = "can"
-    width: int = 48
+    width: int = 32
     choice_width: int = 16
-    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 1)
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 16, 1)
     shrink: int = 2
-    encoder: tuple[int, ...] = (16, 32, 64, 96, 96)
-    groups: int = 8
+    choice_shrink: int = 4
+    encoder: tuple[int, ...] = (8, 24, 48, 96, 96)
+    groups: int = 4
     sees_previous: bool = True
     guidance: str = "distance"
     disk_radius_px: float = 255.0
 
     def __post_init__(self) -> None:
-        choices = {"selection": ("network", "shared", "rank"), "body": ("can", "unet"), "shrink": (1, 2, 4), "guidance": ("distance",)}
+        choices: dict[str, tuple[Any, ...]] = {
+            "selection": ("network", "shared", "rank"),
+            "body": ("can", "unet"),
+            "guidance": ("distance",),
+        }
+        choices |= {"shrink": (1, 2, 4), "choice_shrink": tuple(n for n in (1, 2, 4) if n >= self.shrink)}
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise WeightsError(f"{name} = {value!r} arrived for 'diversity'; expected one of {', '.join(map(repr, allowed))}")
@@ -173,6 +179,7 @@ class Diversity(nn.Module):
             choice_width=64,
             dilations=(1, 2, 4, 8, 16, 32, 64, 128, 1),
             shrink=1,
+            choice_shrink=1,
             encoder=(64, 128, 256, 512, 512),
             groups=0,
             sees_previous=False,
@@ -194,8 +201,12 @@ class Diversity(nn.Module):
         self.selects = config.selection != "rank" and config.masks > 1
         if self.selects:
             # Never normalised: g averages over the image, and that is what a normalisation takes away.
-            together = config.masks if config.selection == "network" else 1
-            self.selection = ContextAggregation(seen + together * per_pixel, config.choice_width, config.dilations, groups=0)
+            # Its first convolution is in two parts: what one says of the image does for all masks.
+            together, width, first = config.masks if config.selection == "network" else 1, config.choice_width, config.dilations[0]
+            finer = (config.choice_shrink // config.shrink) ** 2
+            self.selection_of_image = nn.Conv2d(seen * finer, width, 3, padding=first, dilation=first)
+            self.selection_of_masks = nn.Conv2d(together * per_pixel * finer, width, 3, padding=first, dilation=first, bias=False)
+            self.selection = ContextAggregation(width, width, config.dilations[1:], groups=0)
             self.to_scores = nn.Conv2d(config.choice_width, together, 1)
         self.to_iou = IoUHead(config.width)
         self._initialise()
@@ -211,12 +222,15 @@ class Diversity(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3·shrink² + width, h/shrink, w/shrink): the image, and its hypercolumn as the first layer of f sees it.
 
-        A 1×1 convolution of upsampled features is the upsampled 1×1 convolution of features: full resolution never holds all channels.
+        A 1×1 convolution of resized features is the resized 1×1 convolution of features: each is done at the smaller of the two sizes, and
+        full resolution never holds all channels.
         """
         pixels = F.pixel_unshuffle(image, self.config.shrink)
-        each = zip(self.project_features, self.encoder(image), strict=True)
-        projected = [_resized(project(feature), pixels) for project, feature in each]
-        return torch.cat([pixels, torch.stack(projected).sum(0)], dim=1)
+        projected = torch.zeros((), dtype=image.dtype, device=image.device)
+        for project, feature in zip(self.project_features, self.encoder(image), strict=True):
+            finer = feature.shape[-1] > pixels.shape[-1]
+            projected = projected + (project(_resized(feature, pixels)) if finer else _resized(project(feature), pixels))
+        return torch.cat([pixels, projected], dim=1)
 
     def decode(self, features: Tensor, guidance: Tensor, previous: Tensor) -> Output:
         """M masks and their scores, and the mask with the best score."""
@@ -229,7 +243,7 @@ class Diversity(nn.Module):
         scores = self._scores(seen, candidates)
         best = scores.argmax(1, keepdim=True)
         logits = candidates.gather(1, best[:, :, None, None].expand(-1, 1, *candidates.shape[-2:]))
-        ious = torch.stack([self.to_iou(x, mask) for mask in torch.split(candidates, 1, dim=1)], dim=1)
+        ious = self.to_iou(x, candidates)
         return Output(logits, ious.gather(1, best)[:, 0], candidates, scores, candidate_iou_logits=ious)
 
     def _scores(self, seen: Tensor, candidates: Tensor) -> Tensor:
@@ -240,7 +254,7 @@ class Diversity(nn.Module):
         masks = torch.sigmoid(candidates.detach())
         if self.config.selection == "shared":
             each = masks.flatten(0, 1)[:, None]  # (B·M, 1, h, w)
-            return torch.log_softmax(self._judged(seen.repeat_interleave(count, dim=0), each).reshape(-1, count), dim=1)
+            return torch.log_softmax(self._judged(seen, each).reshape(-1, count), dim=1)
         if not (self.training and torch.is_grad_enabled()):
             return torch.log_softmax(self._judged(seen, masks), dim=1)
         # In training the masks come in ever another order, so that g looks at what they show.
@@ -249,8 +263,13 @@ class Diversity(nn.Module):
         return torch.log_softmax(scores, dim=1).gather(1, order.argsort(1))
 
     def _judged(self, seen: Tensor, masks: Tensor) -> Tensor:
-        """One number for each of the masks that g sees together."""
-        x = self.selection(torch.cat([seen, F.pixel_unshuffle(masks, self.config.shrink)], dim=1))
+        """One number for each of the masks that g sees together, (B·k, ...) where (B, ...) is seen of the images."""
+        shrink = self.config.choice_shrink
+        of_masks = self.selection_of_masks(F.pixel_unshuffle(masks, shrink))
+        of_image = self.selection_of_image(F.pixel_unshuffle(seen, shrink // self.config.shrink)).repeat_interleave(
+            len(masks) // len(seen), dim=0
+        )
+        x = self.selection(F.leaky_relu(of_image + of_masks, LEAK))
         return self.to_scores(x).mean((2, 3))  # type: ignore[no-any-return]
 
     def loss(self, output: Output, target: Tensor, guidance: Tensor) -> Tensor:
