@@ -15,6 +15,7 @@ from napari.layers import Labels, Points
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication, QPushButton
 
+from napari import settings as napari_settings
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
@@ -147,6 +148,14 @@ def apprentice_home(tmp_path, monkeypatch) -> Path:
     home = tmp_path / "home"
     monkeypatch.setenv("APPRENTICE_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def settings_of_plugins(tmp_path, monkeypatch) -> None:
+    """Those of this test alone, where napari has any (0.9 and later)."""
+    if hasattr(napari_settings, "_PLUGIN_SETTINGS"):
+        monkeypatch.setattr(napari_settings, "_PLUGIN_SETTINGS", {})
+        monkeypatch.setattr(napari_settings, "_CFG_PATH", tmp_path / "settings.yaml")
 
 
 @pytest.fixture

@@ -574,3 +574,46 @@ def test_forgetting_is_undoable_and_leaves_the_labels(desk):
     desk.bridge.undo()
     desk.wait()
     assert desk.session._segmenter.radius == taught
+
+
+# --- two windows on one session ---
+
+
+def test_the_second_window_may_look_and_save_but_change_nothing(desk, desks, engine, told, tmp_path):
+    desk.click(2, 20, 20)
+    desk.bridge.accept()
+    desk.click(3, 20, 20)
+    desk.wait()
+    folder = desk.session._journal.path.parent
+    first = desk.session
+    second = desks(desk.image, engine, Wish(resume=folder))
+    sentence = told()[-1]
+    assert sentence.startswith(f"Read only: the folder {folder.name!r} is in use by this very process")
+    assert second.bridge.state.read_only
+    np.testing.assert_array_equal(second.labels.data, desk.labels.data)
+    assert not second.labels.editable
+    assert second.points.mode == "pan_zoom"
+
+    before = second.labels.data.copy()
+    for act in (second.bridge.accept, second.bridge.undo, second.bridge.propagate, lambda: second.click(4, 10, 10)):
+        act()
+        second.wait()
+        assert told()[-1] == second.bridge.state.read_only
+    np.testing.assert_array_equal(second.labels.data, before)
+    assert len(second.points.data) == 1
+    second.bridge.save(tmp_path / "copy.nii.gz")
+    second.wait()
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "copy.nii.gz"), before)
+
+    engine.sessions.append(first)
+    desk.click(3, 24, 24)
+    desk.wait()
+    desk.check_equal()
+    labels = second.labels
+    second.bridge.stop()
+    assert labels.editable
+    desk.bridge.stop()
+    desk.wait()
+    third = desks(desk.image, engine, Wish(resume=folder))
+    assert not third.bridge.state.read_only
+    assert len(third.session.clicks) == 2

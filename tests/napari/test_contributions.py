@@ -13,7 +13,7 @@ from npe2 import PluginManifest
 
 from napari_apprentice import files
 from napari_apprentice._napari.contributions import em_sample, fundus_sample, get_reader, image_layer, mri_sample, write_labels
-from napari_apprentice._napari.placement import METADATA_KEY, image_of
+from napari_apprentice._napari.placement import METADATA_KEY, SERIES_KEY, image_of
 from napari_apprentice.types import Image, WriteError
 
 
@@ -92,9 +92,11 @@ def test_an_image_that_is_only_called_labels_is_read_as_an_image(tmp_path, volum
 def test_of_a_series_the_first_time_point_is_opened_and_that_is_said(tmp_path, told):
     values = np.random.default_rng(0).normal(size=(5, 6, 7, 3)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "series.nii.gz")
-    ((data, _, _),) = get_reader(str(tmp_path / "series.nii.gz"))("")
+    ((data, arguments, _),) = get_reader(str(tmp_path / "series.nii.gz"))("")
     np.testing.assert_array_equal(data, values[..., 0].T)
-    assert told() == ["series.nii.gz is a time series; its first time point was opened."]
+    assert arguments["metadata"][SERIES_KEY] == (3, 0)
+    (sentence,) = told()
+    assert sentence == "series.nii.gz is a series of 3 time points; the first one was opened. The Apprentice widget opens others."
 
 
 def test_what_cannot_be_used_is_not_claimed_and_the_reason_is_told(tmp_path, told):

@@ -222,3 +222,42 @@ def test_with_keys_and_mouse(make_napari_viewer, hands, monkeypatch, qtbot, engi
     finally:
         widget.leave()
         assert widget.bridge.worker.join(10)
+
+
+def test_objects_of_a_class_are_drawn_in_its_colour_and_stay_what_they_are(opened):
+    viewer, bridge = opened
+    layer = next(each for each in viewer.layers if isinstance(each, Labels))
+    usual = [layer.get_color(label) for label in range(30)]
+    for column in (20, 40):
+        bridge.click(Click((4, 20, column)))
+        bridge.accept()
+        bridge.wait()
+    layer.contour, layer.show_selected_label = 2, True
+    bridge.select(2)
+    bridge.wait()
+    bridge.name("cell", "#123456")
+    bridge.wait()
+    assert layer.show_selected_label
+    assert layer.colormap.use_selection
+    layer.show_selected_label = False
+    np.testing.assert_allclose(layer.get_color(2), np.array([0x12, 0x34, 0x56, 255]) / 255, atol=1e-6)
+    np.testing.assert_allclose([layer.get_color(label) for label in (1, 3, 29)], [usual[label] for label in (1, 3, 29)])
+    assert layer.get_color(0) is None or not np.any(layer.get_color(0))
+    assert (layer.contour, layer.selected_label, layer.mode) == (2, 2, "pan_zoom")
+
+    seen = layer.colormap
+    bridge.click(Click((5, 20, 10)))
+    bridge.wait()
+    assert layer.colormap is seen, "the colours are made anew only when they change"
+    bridge.select(500)  # an id that the cycle was too short for
+    bridge.wait()
+    assert not np.allclose(layer.get_color(500), layer.get_color(2))
+    np.testing.assert_allclose(layer.get_color(2), np.array([0x12, 0x34, 0x56, 255]) / 255, atol=1e-6)
+    bridge.select(70_000)  # and one that no cycle is long enough for
+    bridge.wait()
+    assert layer.get_color(70_000) is not None
+    bridge.select(2)
+    bridge.wait()
+    bridge.name("")
+    bridge.wait()
+    np.testing.assert_allclose([layer.get_color(label) for label in range(1, 30)], usual[1:])

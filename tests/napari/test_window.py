@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Labels, Points
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtWidgets import QPushButton
@@ -15,9 +16,12 @@ import napari
 from napari_apprentice import files
 from napari_apprentice._napari import click_layer
 from napari_apprentice._napari import widget as widget_module
+from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import POLICIES
 from napari_apprentice._napari.keys import KEYS
 from napari_apprentice._napari.launch import open_window
+from napari_apprentice._napari.placement import METADATA_KEY
+from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice.types import Click
 
 CONTROL = Qt.KeyboardModifier.ControlModifier
@@ -357,3 +361,33 @@ def test_launched_window_fits_a_small_screen_and_can_be_photographed(
     finally:
         widget.leave()
         assert widget.bridge.worker.join(10)
+
+
+def test_a_second_window_shows_what_the_first_one_does_and_offers_nothing_else(window, engine, volume, told):
+    window.click(window.plane, 20, 20)
+    folder = engine.session._journal.path.parent
+    first = engine.session
+    other = ApprenticeWidget(ViewerModel(), engine)
+    data, arguments, _ = image_layer(files.read(window.viewer.layers[0].metadata[METADATA_KEY].path))
+    other._viewer.add_image(data, **arguments)
+    window.qtbot.waitUntil(lambda: other.resume.isEnabled() and not other.bridge.worker.waiting)
+    other.resume.click()
+    window.qtbot.waitUntil(lambda: not other.bridge.worker.waiting)
+    assert other.status.words.startswith(f"Read only: the folder {folder.name!r} is in use by this very process")
+    changing = (other.accept, other.discard, other.undo, other.propagate, other.approve, other.object, other.sign, other.objects)
+    assert not any(each.isEnabled() for each in changing)
+    assert other.save.isEnabled()
+    assert other.clicks.text() == "1 click"
+    engine.sessions.append(first)
+    window.key(Qt.Key(ord(KEYS["accept"])))
+    assert first.finished == (1,)
+    other.leave()
+    assert other.bridge.worker.join(10)
+
+
+def test_device_and_memory_are_shown(window):
+    assert window.widget.status.machine.count("GB") == 1
+    window.widget.status.show_device("cuda:0")
+    assert window.widget.status.machine.startswith("cuda:0  ·  ")
+    window.press(window.widget.start)
+    assert "cuda" not in window.widget.status.machine

@@ -44,6 +44,8 @@ class State:
     versions : of the model
     legend : names of objects and colours of classes
     masks : how many the model proposed to the newest click
+    device : where the model computes; "" where it does not say
+    read_only : why nothing may be changed, see `Session.read_only`; "" where it may
     """
 
     label: int
@@ -55,6 +57,8 @@ class State:
     versions: Catalogue = field(default_factory=Catalogue)
     legend: Legend = field(default_factory=Legend)
     masks: int = 1
+    device: str = ""
+    read_only: str = ""
 
     @classmethod
     def of(cls, session: Session) -> State:
@@ -63,7 +67,8 @@ class State:
         could = session.can_undo, session.can_redo
         newest = _newest_answer(session)
         masks = len(newest.proposed) if newest is not None else 1
-        return cls(session.label, tuple(session.clicks), tuple(session.finished), *could, doubts, session.versions, session.legend, masks)
+        objects = session.label, tuple(session.clicks), tuple(session.finished)
+        return cls(*objects, *could, doubts, session.versions, session.legend, masks, session.device, session.read_only)
 
 
 @dataclass(frozen=True, eq=False)

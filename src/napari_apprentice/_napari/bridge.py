@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,8 @@ _log = logging.getLogger(__name__)
 
 NOTHING_OPEN = "choose an image and press Start"
 FIRST_CLICK = "click inside an object"
-NEXT_CLICK = f"good? press {keys.KEYS[keys.ACCEPT]}; if not, click where it is wrong (Ctrl+click: outside)"
+NEXT_CLICK = "good? press {}; if not, click where it is wrong (Ctrl+click: outside)"
+READ_ONLY = "Read only: {}."
 MODEL_CHANGED = "working with another model; what the one before has learnt stays with its session"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
 LABELS_KEPT = "The labels belong to the session, so they were put back; duplicate the layer to edit all of it at once."
@@ -91,6 +92,8 @@ class Bridge(QObject):
     """`SliceView` of the object at work, or None where no slice of a volume is shown."""
     splitting_changed = Signal(bool)
     """Whether clicks say where the parts of an object are."""
+    keys_changed = Signal(object)
+    """Wish → key, when the user has chosen another one."""
     earlier_found = Signal(object, object)
     """The image layer that was asked about, and the folder of its newest earlier session or None."""
 
@@ -112,8 +115,12 @@ class Bridge(QObject):
         self._written: dict[Path, tuple[int, int]] = {}
         self._positive = True
         self._words = NOTHING_OPEN
+        self.keys: Mapping[str, str] = keys.KEYS
+        self._refused_keys: tuple[str, ...] = ()
+        self._key_settings: Any = None
         self.worker = Worker()
         self.worker.activity_changed.connect(self._on_activity)
+        self.worker.submit(Task(_saying(""), keys.settings, self._on_key_settings))  # napari takes a tenth of a second to read them
         self.progressed.connect(self._on_progress)
         viewer.layers.events.removed.connect(self._on_layer_removed)
 
@@ -140,7 +147,7 @@ class Bridge(QObject):
         try:
             image = image_of(layer)
         except ApprenticeError as error:
-            self._report(error)
+            self.report(error)
             return
 
         def work() -> tuple[Session, npt.NDArray[Any], State]:
@@ -181,7 +188,7 @@ class Bridge(QObject):
         self._let_go()
         desk.close()
         self._close_session(desk.session)
-        self._say("the session is closed")
+        self.say("the session is closed")
         self.state_changed.emit(None)
 
     def change_model(self, wish: Wish) -> None:
@@ -232,9 +239,9 @@ class Bridge(QObject):
         desk.outline.hide()
         desk.mask.write_all(labels)
         self._show()
-        self._say("the model stays as it was" if error is not None else MODEL_CHANGED)
+        self.say("the model stays as it was" if error is not None else MODEL_CHANGED)
         if error is not None:
-            self._report(error)
+            self.report(error)
         self.model_changed.emit(error is None)
         self.state_changed.emit(state)
 
@@ -256,6 +263,8 @@ class Bridge(QObject):
         self._closed = True
         self.stop()
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        if self._key_settings is not None:
+            self._key_settings.events.disconnect(self._on_keys_chosen)
         self.worker.close()
 
     # ------------------------------------------------------------------------------------------------------------- wishes
@@ -283,11 +292,11 @@ class Bridge(QObject):
         if self._seeds is not None:
             self._seeds.append(click)
             self._show()
-            self._say(f"{len(self._seeds)} parts; click in the next one, or press {SPLIT_NOW}" if self._seeds[1:] else CLICK_PARTS)
+            self.say(f"{len(self._seeds)} parts; click in the next one, or press {SPLIT_NOW}" if self._seeds[1:] else CLICK_PARTS)
             return
         self._asked.append(click)
         self._show()
-        self._act("predicting", lambda session: session.add(click), NEXT_CLICK, then=self._take_click)
+        self._act("predicting", lambda session: session.add(click), self._next_click, then=self._take_click)
 
     def next_mask(self) -> None:
         """Show the next of the masks that the model proposed to the newest click."""
@@ -298,14 +307,14 @@ class Bridge(QObject):
     def undo(self) -> None:
         """Take the last action back: click, mask and model together."""
         if self._state and not self._state.can_undo and not self.worker.waiting:
-            self._say("there is nothing to undo")
+            self.say("there is nothing to undo")
         else:
             self._act("undoing", lambda session: session.undo(), "undone")
 
     def redo(self) -> None:
         """Do again what was taken back last."""
         if self._state and not self._state.can_redo and not self.worker.waiting:
-            self._say("there is nothing to redo")
+            self.say("there is nothing to redo")
         else:
             self._act("redoing", lambda session: session.redo(), "redone")
 
@@ -354,7 +363,7 @@ class Bridge(QObject):
             return
         doubts = self._state.doubts
         if not doubts:
-            self._say("no slice is doubtful: propagate an object first")
+            self.say("no slice is doubtful: propagate an object first")
             return
         planes = [doubt.plane for doubt in doubts]
         shown = self._desk.plane
@@ -362,9 +371,9 @@ class Bridge(QObject):
         self._desk.show_plane(doubt.plane)
         words = f"slice {doubt.plane.index} of object {doubt.label}: expected IoU {1 - doubt.error:.2f}"
         if self._state.label == doubt.label:
-            self._say(f"{words}; click where it is wrong")
+            self.say(f"{words}; click where it is wrong")
         elif self._state.clicks:
-            self._say(f"{words}; accept object {self._state.label} before you correct it")
+            self.say(f"{words}; accept object {self._state.label} before you correct it")
         else:
             self._act("selecting", lambda session: session.select(doubt.label), f"{words}; click where it is wrong")
 
@@ -390,7 +399,7 @@ class Bridge(QObject):
         if label := self._desk.label_here:
             self.select(label)
         else:
-            self._say("there is no object under the pointer")
+            self.say("there is no object under the pointer")
 
     def delete(self) -> None:
         """Delete the open object."""
@@ -416,7 +425,7 @@ class Bridge(QObject):
         if self._seeds is None:
             self._seeds = []
             self.splitting_changed.emit(True)
-            self._say(CLICK_PARTS)
+            self.say(CLICK_PARTS)
             return
         seeds = [click.voxel for click in self._seeds]
         self._end_splitting()
@@ -424,7 +433,7 @@ class Bridge(QObject):
         if seeds:
             self._act_on_object("splitting", lambda session, label: session.split(label, seeds), "object {} is split")
         else:
-            self._say("nothing was split")
+            self.say("nothing was split")
 
     def find_slices(self) -> None:
         """Find out what the slices of the object at work are, across the axis that is shown; `slices_found` tells."""
@@ -472,7 +481,7 @@ class Bridge(QObject):
         """Write a version of the model to a file."""
         if self._desk is not None:
             session = self._desk.session
-            self._submit("exporting", lambda: session.export(number, path), lambda path: self._say(f"version {number} is in {path.name}"))
+            self._submit("exporting", lambda: session.export(number, path), lambda path: self.say(f"version {number} is in {path.name}"))
 
     def peek(self, on: bool) -> None:
         """Outline what the untaught model would have said to the same clicks, or no longer; nothing else changes."""
@@ -484,7 +493,7 @@ class Bridge(QObject):
             desk.outline.hide()
             return
         if not state.clicks:
-            self._say("click on an object first, then see what the untaught model would have said")
+            self.say("click on an object first, then see what the untaught model would have said")
             return
         planes = [click.plane for click in state.clicks]
         plane = desk.plane if desk.plane in planes else planes[-1]
@@ -526,7 +535,7 @@ class Bridge(QObject):
         def then(result: tuple[Path, tuple[int, int]]) -> None:
             written, mark = result
             self._written[written] = mark
-            self._say(f"saved to {written.name}")
+            self.say(f"saved to {written.name}")
             show_info(f"The labels are saved in {written}.")
 
         self._submit("saving", lambda: save(session, path), then)
@@ -548,7 +557,7 @@ class Bridge(QObject):
             (then if generation == self._generation else dropped)(result)
 
         def failed(error: Exception) -> None:
-            self._report(error)
+            self.report(error)
             if generation == self._generation:
                 otherwise()
 
@@ -597,9 +606,9 @@ class Bridge(QObject):
         self._late.extend(answer.boxes)
         self._show(draw=draw)
         if answer.words:
-            self._say(answer.words)
+            self.say(answer.words)
         if answer.error is not None:
-            self._report(answer.error)
+            self.report(answer.error)
         self.state_changed.emit(self._state)
 
     def _show(self, *, draw: bool = False) -> None:
@@ -609,7 +618,7 @@ class Bridge(QObject):
         boxes: list[Box] = []
         if draw:
             boxes, self._late = self._late, []
-        self._desk.mask.show_classes(self._state.legend)
+        self._desk.mask.show_classes(self._state.legend, max(self._state.label, *self._state.finished, 0))
         self._desk.show(self._state.label, self._seeds or (*self._state.clicks, *self._asked), boxes)
 
     def _on_peeked(self, peeked: tuple[State, Plane, npt.NDArray[np.bool_]]) -> None:
@@ -617,7 +626,7 @@ class Bridge(QObject):
         state, plane, mask = self._peeked = peeked
         if self._peeking and self._desk is not None and state is self._state:
             self._desk.outline.show(plane, mask)
-            self._say("outlined: what the untaught model would have said" if mask.any() else "the untaught model would have found nothing")
+            self.say("outlined: what the untaught model would have said" if mask.any() else "the untaught model would have found nothing")
 
     def _on_opened(self, image_layer: ImageLayer, session: Session, labels: npt.NDArray[Any], state: State) -> None:
         self._opening = False
@@ -625,19 +634,24 @@ class Bridge(QObject):
             self._close_session(session)
             self._on_not_opened()
             return
-        self._desk = Desk(self._viewer, image_layer, session, labels, self)
+        self._desk = Desk(self._viewer, image_layer, session, labels, self, self.keys)
         self._state = state
         self._show()
         self._desk.clicks.take_clicks()
         self.positive = True
-        self._say(NEXT_CLICK if state.clicks else FIRST_CLICK)
+        if state.read_only:
+            self._desk.only_look()
+            self.tell(READ_ONLY.format(state.read_only))
+            self.say(READ_ONLY.format(state.read_only))
+        else:
+            self.say(self._next_click if state.clicks else FIRST_CLICK)
         if shown_straight(session.image):
             show_info(STRAIGHT)
         self.state_changed.emit(state)
 
     def _on_not_opened(self) -> None:
         self._opening = False
-        self._say(NOTHING_OPEN)
+        self.say(NOTHING_OPEN)
         self.state_changed.emit(None)
 
     def _on_activity(self, words: str) -> None:
@@ -660,6 +674,31 @@ class Bridge(QObject):
         if answer is not None:
             self._take(answer)
 
+    # -------------------------------------------------------------------------------------------------------------- keys
+
+    @property
+    def _next_click(self) -> str:
+        return NEXT_CLICK.format(keys.readable(self.keys[keys.ACCEPT]))
+
+    def _on_key_settings(self, settings: Any) -> None:
+        self._key_settings = settings
+        if settings is not None:
+            settings.events.connect(self._on_keys_chosen)
+            self._on_keys_chosen()
+
+    def _on_keys_chosen(self) -> None:
+        """The user has chosen keys in napari's preferences. What cannot be is told once, not again with every other change."""
+        wanted, refused = keys.without_collisions(keys.chosen(self._key_settings))
+        for sentence in refused:
+            if sentence not in self._refused_keys:
+                self.tell(f"{sentence}.")
+        self._refused_keys = refused
+        if wanted != self.keys:
+            self.keys = wanted
+            if (desk := self._desk or self._waiting_desk) is not None:
+                desk.change_keys(wanted)
+            self.keys_changed.emit(wanted)
+
     # ---------------------------------------------------------------------------------------------------- from the layers
 
     def _on_layer_removed(self, event: Any) -> None:
@@ -670,7 +709,8 @@ class Bridge(QObject):
 
     # -------------------------------------------------------------------------------------------------------- to the user
 
-    def _say(self, words: str) -> None:
+    def say(self, words: str) -> None:
+        """Show words in the status line, once nothing is going on any more."""
         self._words = words
         if not self.worker.waiting:
             self.said.emit(words)
@@ -679,7 +719,8 @@ class Bridge(QObject):
         """Show one sentence as a notification."""
         show_warning(sentence)
 
-    def _report(self, error: Exception) -> None:
+    def report(self, error: Exception) -> None:
+        """Tell the user of an error in one sentence."""
         if isinstance(error, ApprenticeError):
             self.tell(str(error))
             return

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Points
 
+from napari_apprentice._napari.keys import ACCEPT, SWITCH_SIGN, readable
 from napari_apprentice._napari.placement import hidden_axis, same_placement
 from napari_apprentice.types import Click
 
@@ -76,12 +77,16 @@ class ClickLayer:
             features={"positive": np.empty(0, dtype=bool)},
             **same_placement(image_layer),
         )
-        self.layer.help = "click: inside the object, Ctrl+click: outside, Q switches, G accepts"
         self.layer.mouse_drag_callbacks.append(self._on_press)
         self.layer.events.mode.connect(self._on_mode)
         self.layer.events.data.connect(self._on_data)
         viewer.dims.events.order.connect(self._show_those_of_this_axis)
         viewer.dims.events.ndisplay.connect(self._show_those_of_this_axis)
+
+    def show_help(self, bound: Mapping[str, str]) -> None:
+        """Let napari's status bar say the most important keys (wish -> key)."""
+        sign, accept = (readable(bound[wish]) for wish in (SWITCH_SIGN, ACCEPT))
+        self.layer.help = f"click: inside the object, Ctrl+click: outside, {sign} switches, {accept} accepts"
 
     def take_clicks(self) -> None:
         """Make this the layer that the mouse talks to."""

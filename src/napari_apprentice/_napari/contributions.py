@@ -14,7 +14,7 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info, show_warning
 
 from napari_apprentice import files
-from napari_apprentice._napari.placement import LEGEND_KEY, METADATA_KEY, layer_arguments, standing_image
+from napari_apprentice._napari.placement import LEGEND_KEY, METADATA_KEY, SERIES_KEY, layer_arguments, standing_image
 from napari_apprentice.blocks import BlockArray
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.legend import legend_path, read_legend
@@ -110,8 +110,11 @@ def _read(path: Path) -> LayerTuple:
         return image_layer(files.read(path))
     except ReadError:
         first = files.read(path, time=0)  # raises the same, unless what was wrong is that there are several
-    show_info(f"{path.name} is a time series; its first time point was opened.")
-    return image_layer(first)
+    count = files.time_points(path)
+    show_info(f"{path.name} is a series of {count} time points; the first one was opened. The Apprentice widget opens others.")
+    data, arguments, kind = image_layer(first)
+    arguments["metadata"][SERIES_KEY] = (count, 0)
+    return data, arguments, kind
 
 
 def _with_legend(arguments: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_apprentice._napari import keys
@@ -86,9 +86,18 @@ class Desk:
     session : kept for whoever asks, who may put another of the same image in its place; nothing of it is called here
     labels : (S) the session's labels as an array of the layer's own
     wishes : whoever the user's actions go to
+    bound : wish -> key
     """
 
-    def __init__(self, viewer: ViewerModel, image_layer: ImageLayer, session: Session, labels: npt.NDArray[Any], wishes: Wishes) -> None:
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        image_layer: ImageLayer,
+        session: Session,
+        labels: npt.NDArray[Any],
+        wishes: Wishes,
+        bound: Mapping[str, str] = keys.KEYS,
+    ) -> None:
         self.session = session
         self._viewer, self._image_layer = viewer, image_layer
         image = session.image
@@ -105,6 +114,7 @@ class Desk:
         )
         self._layers: tuple[Layer, ...] = (image_layer, self.mask.layer, self.clicks.layer)
         self._keys = keys.LayerKeys(
+            bound,
             {
                 keys.UNDO: wishes.undo,
                 keys.REDO: wishes.redo,
@@ -119,11 +129,24 @@ class Desk:
             },
             {keys.PEEK: wishes.peek},
         )
+        self._looking = False
         self.outline = Outline(viewer, image_layer, image.shape)
         viewer.add_layer(self.mask.layer)
         viewer.add_layer(self.clicks.layer)
         for layer in self._layers:
             self._keys.bind(layer)
+        self.clicks.show_help(bound)
+
+    def change_keys(self, bound: Mapping[str, str]) -> None:
+        """Listen to other keys."""
+        self._keys.change(bound)
+        self.clicks.show_help(bound)
+
+    def only_look(self) -> None:
+        """Let the mouse neither click nor paint: what it did would be refused."""
+        self._looking = True
+        self.mask.layer.editable = False
+        self.clicks.layer.mode = "pan_zoom"
 
     def __contains__(self, layer: Layer) -> bool:
         return layer in self._layers
@@ -164,6 +187,8 @@ class Desk:
         self._keys.release()
         self.outline.close()
         self.clicks.close()
+        if self._looking:
+            self.mask.layer.editable = True
         self.mask.close()
         if self.clicks.layer in self._viewer.layers:
             self._viewer.layers.remove(self.clicks.layer)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import os
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.legend import Legend
-from napari_apprentice.types import Image
+from napari_apprentice.types import DEFAULT_POLICY, Image
 
 if TYPE_CHECKING:
     from napari_apprentice.session import Session
 
-__all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine", "shipped_networks"]
+__all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine", "load_libraries", "shipped_networks"]
 
 POLICIES = {
-    "mi+pi": "clicks + objects",
     "pi": "accepted objects",
+    "mi+pi": "clicks, for the object + objects",
     "mi": "clicks",
     "sa": "clicks, after the object",
     "ia": "clicks, for the object",
@@ -47,7 +53,7 @@ class Wish:
     legend : what the objects in ``labels`` are called, or None
     """
 
-    policy: str = "mi+pi"
+    policy: str = DEFAULT_POLICY
     device: str = "auto"
     labels: npt.NDArray[np.integer] | None = None
     resume: Path | None = None
@@ -71,6 +77,7 @@ class Engine(Protocol):
 
 def default_engine(image: Image, wish: Wish, folder: Path) -> Session:
     """Sessions with the wished weights, or the shipped ones."""
+    load_libraries()
     from napari_apprentice import assembly
 
     if wish.resume is not None:
@@ -86,3 +93,40 @@ def default_engine(image: Image, wish: Wish, folder: Path) -> Session:
         knowledge=wish.knowledge,
         cohort=wish.cohort,
     )
+
+
+def load_libraries() -> None:
+    """Import what takes long, for the worker, and without holding the main thread up for longer than a picture takes.
+
+    Python holds its lock while the system loads a library, and while it looks for garbage, of which imports make it do a lot. So the
+    system is asked for PyTorch's libraries first, without that lock, and nobody looks for garbage meanwhile; freezing and unfreezing makes
+    the new objects old ones without looking at them. napari imports pandas in the main thread when it makes a layer with features,
+    which by then is there.
+    """
+    if "torch" in sys.modules and "pandas" in sys.modules:
+        return
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        _map_pytorch()
+        for name in ("torch", "pandas", "napari_apprentice.assembly"):
+            with suppress(ImportError):  # whoever needs it says so better
+                import_module(name)
+    finally:
+        if collecting:
+            gc.freeze()
+            gc.unfreeze()
+            gc.enable()
+
+
+def _map_pytorch() -> None:
+    """Let the system load the libraries of PyTorch; if it cannot, the import does it as it always does."""
+    found = util.find_spec("torch")
+    if "torch" in sys.modules or found is None or found.origin is None or sys.platform == "win32":  # there the import itself does this
+        return
+    ending = ".dylib" if sys.platform == "darwin" else ".so"
+    load = ctypes.CDLL(None).dlopen  # a foreign function: called without Python's lock
+    load.restype, load.argtypes = ctypes.c_void_p, (ctypes.c_char_p, ctypes.c_int)
+    # In the order and with the flags of PyTorch itself.
+    for name, flags in (("libtorch_global_deps", os.RTLD_NOW | os.RTLD_GLOBAL), ("libtorch", os.RTLD_NOW)):
+        load(os.fsencode(Path(found.origin).parent / "lib" / f"{name}{ending}"), flags)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from napari.layers import Layer
 
-__all__ = ["Box", "MaskLayer", "own_copy"]
+__all__ = ["Box", "MaskLayer", "copied", "own_copy"]
 
 # Vivid, and far from the reds and greys of most images; neighbouring ids are far from each other.
 _COLORS = (
@@ -40,6 +40,9 @@ _COLORS = (
     "#b8860b",
 )
 
+_LONGEST_CYCLE = 2**16 // len(_COLORS) * len(_COLORS)
+"""napari takes at most 2^16 colours. Objects with larger ids are drawn in the usual colours, whatever their class."""
+
 Box = tuple[tuple[slice, ...], npt.NDArray[Any]]
 """Where something changed (n slices), and the labels there now."""
 
@@ -48,7 +51,15 @@ def own_copy(labels: Any) -> Any:
     """A copy of the session's labels for the layer, on the disk if they are (call it in the worker: it goes through the whole volume)."""
     if isinstance(labels, BlockArray):
         return labels.duplicate(np.uint32)
-    return labels.astype(_roomy(int(labels.max(initial=0))))
+    return copied(labels, _roomy(int(labels.max(initial=0))))
+
+
+def copied(array: npt.NDArray[Any], dtype: npt.DTypeLike | None = None) -> npt.NDArray[Any]:
+    """A copy, layer by layer, so that the main thread gets its turn in between."""
+    copy = np.empty(array.shape, array.dtype if dtype is None else dtype)
+    for layer, values in zip(copy, array, strict=True):
+        layer[...] = values
+    return copy
 
 
 class MaskLayer:
@@ -86,11 +97,13 @@ class MaskLayer:
         self._strokes: list[Stroke] = []
         self._held: list[Box] | None = None
         self._writing = False
+        self._colors: dict[int, str] = {}
+        self._cycle = len(_COLORS)
         self.layer = Labels(
             labels,
             name=f"{image_layer.name} labels",
             opacity=0.5,
-            colormap=CyclicLabelColormap(colors=transform_color(["transparent", *_COLORS])),
+            colormap=CyclicLabelColormap(colors=_colors_of({}, len(_COLORS))),
             metadata={METADATA_KEY: image},
             **same_placement(image_layer),
         )
@@ -134,11 +147,20 @@ class MaskLayer:
         if label <= np.iinfo(self.layer.data.dtype).max:
             self.layer.selected_label = label
 
-    def show_classes(self, legend: Legend) -> None:
-        """Let napari's status bar say what the object under the pointer is."""
+    def show_classes(self, legend: Legend, highest: int) -> None:
+        """Draw objects that have a class in its colour, and let napari's status bar say what the object under the pointer is.
+
+        A cycle of colours that is longer than the ``highest`` id gives every object a colour of its own at the cost of the usual twelve;
+        a direct colour map would go through all voxels of the slice with a dictionary at every change.
+        """
         if legend != self.layer.metadata.get(LEGEND_KEY, Legend()):
             self.layer.metadata[LEGEND_KEY] = legend
             self.layer.features = {"index": list(legend.names), "class": list(legend.names.values())}
+        colors = {label: legend.colors[name] for label, name in legend.names.items()}
+        if colors != self._colors or (colors and highest > self._cycle < _LONGEST_CYCLE):
+            self._colors, self._cycle = colors, _cycle_beyond(max(highest, *colors)) if colors else len(_COLORS)
+            shown = {"use_selection": self.layer.show_selected_label, "selection": self.layer.selected_label}
+            self.layer.colormap = CyclicLabelColormap(colors=_colors_of(colors, self._cycle), **shown)
 
     def label_at(self, position: Sequence[float]) -> int:
         """The label at a place in the world that the viewer shows; 0 for none."""
@@ -179,6 +201,23 @@ class MaskLayer:
     def _on_data(self) -> None:
         if not self._writing:
             self._replaced()
+
+
+def _cycle_beyond(label: int) -> int:
+    """A length of the cycle with room for ids that are still to come, so that the colours are hardly ever made anew."""
+    length = len(_COLORS)
+    while length <= label and length < _LONGEST_CYCLE:
+        length = min(2 * length, _LONGEST_CYCLE)
+    return length
+
+
+def _colors_of(colors: Mapping[int, str], length: int) -> npt.NDArray[np.float32]:
+    """(length + 1, 4) colours: none for 0, the usual ones in turn, and those of the objects that have one of their own."""
+    cycle = np.concatenate([np.zeros((1, 4), np.float32), np.resize(transform_color(list(_COLORS)), (length, 4))])
+    own = {label: color for label, color in colors.items() if label <= length}
+    if own:
+        cycle[list(own)] = transform_color(list(own.values()))
+    return cycle
 
 
 def _roomy(top: int) -> type[np.unsignedinteger[Any]]:

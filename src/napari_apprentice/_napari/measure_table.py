@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from qtpy.QtCore import QAbstractTableModel, QEvent, QModelIndex, Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QComboBox, QFileDialog, QFormLayout, QMessageBox, QTableView, QVBoxLayout, QWidget
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QComboBox, QFileDialog, QFormLayout, QMessageBox, QTableView, QVBoxLayout
 
-from napari_apprentice import files, measure, report
+from napari_apprentice import files, measure
+from napari_apprentice._napari.mask_layer import copied
 from napari_apprentice._napari.outline import OUTLINE_KEY
-from napari_apprentice._napari.panels import Status, button, row
+from napari_apprentice._napari.panels import Dockable, Status, button, row
 from napari_apprentice._napari.placement import image_of, show_plane
 from napari_apprentice._napari.storage import newest_folder
 from napari_apprentice._napari.worker import Task, Worker
@@ -104,7 +105,7 @@ class TableModel(QAbstractTableModel):
         self.layoutChanged.emit()
 
 
-class MeasureTable(QWidget):
+class MeasureTable(Dockable):
     """Choose labels and the image they belong to, measure, look, save.
 
     Parameters
@@ -119,7 +120,7 @@ class MeasureTable(QWidget):
         self._viewer = napari_viewer
         self._found: _Found | None = None
         self._cancelled = threading.Event()
-        self._measuring = self._docked = self._left = False
+        self._measuring = False
         self._layers: dict[QComboBox, list[Any]] = {}
         self.worker = Worker()
         self._make_controls()
@@ -215,7 +216,7 @@ class MeasureTable(QWidget):
     def _measure(self, layer: Labels, path: Path | None, image: Image) -> _Found:
         """In the worker. An array in memory is copied first, for the user goes on painting in it."""
         data = layer.data[0] if layer.multiscale else layer.data
-        labels = data.copy() if isinstance(data, np.ndarray) else data
+        labels = copied(data) if isinstance(data, np.ndarray) else data
         measures = measure.measure(labels, image, on_layers=self._advance)
         names = None
         if path is not None and (legend := legend_path(path)).exists():
@@ -231,14 +232,7 @@ class MeasureTable(QWidget):
     def _on_save(self) -> None:
         found = self._found
         if found is not None and (path := self._ask(f"{found.image.name}_objects.csv", "Save table", "Table (*.csv)")):
-            self.worker.submit(
-                Task(
-                    lambda: "saving",
-                    lambda: report.write_text(path, measure.as_csv(found.rows)),
-                    lambda _: self._say(path),
-                    self._on_error,
-                )
-            )
+            self.worker.submit(Task(lambda: "saving", lambda: _write(path, found.rows), lambda _: self._say(path), self._on_error))
 
     def _on_export(self) -> None:
         found = self._found
@@ -312,29 +306,19 @@ class MeasureTable(QWidget):
 
     # --- out of napari ---
 
-    def leave(self) -> None:
-        """Disconnect from the viewer, and let the worker end. Safe to call again."""
-        if self._left:
-            return
-        self._left = True
+    def _disconnect(self) -> None:
         self._cancelled.set()
         events = self._viewer.layers.events
         for happened in (events.inserted, events.removed, events.renamed):
             happened.disconnect(self._list_layers)
         self.worker.close()
 
-    def closeEvent(self, event: Any) -> None:  # noqa: N802
-        """Closed as a window of its own."""
-        self.leave()
-        super().closeEvent(event)
 
-    def changeEvent(self, event: Any) -> None:  # noqa: N802
-        """A dock that the user closes takes its widget out, without closing or deleting it."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.ParentChange:
-            docked, self._docked = self._docked, self.parent() is not None
-            if docked and not self._docked:
-                self.leave()
+def _write(path: Path, rows: Sequence[measure.Row]) -> None:
+    """Write a table, in the worker, which also imports what it takes."""
+    from napari_apprentice import report
+
+    report.write_text(path, measure.as_csv(rows))
 
 
 def _apart(labels: Labels, image: ImageLayer) -> str | None:

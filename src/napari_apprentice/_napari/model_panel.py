@@ -11,7 +11,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QFont
 from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QListWidget, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_apprentice._napari.keys import KEYS, PEEK
+from napari_apprentice._napari.keys import PEEK, readable
 from napari_apprentice._napari.panels import Fold, button, row
 from napari_apprentice.versions import Catalogue, Effort, Version
 
@@ -89,7 +89,7 @@ class ModelPanel(Fold):
             "Export…", "Write the chosen version to a file, to begin with it another time.\nNo picture of any image is in it."
         )
         self.forget = button("Forget", "Work with the model as it was shipped.\nClicks, labels and versions stay; can be undone.")
-        self.peek = button(f"Untaught   ({KEYS[PEEK]})", "While this is held down: outline what the untaught model would have said.")
+        self.peek = button("Untaught", "While this is held down: outline what the untaught model would have said.")
         self.go_back.clicked.connect(lambda: self.go_back_clicked.emit(self._chosen()))
         self.pin.clicked.connect(lambda: self.pin_clicked.emit(self._chosen(), not self._versions[self._chosen()].pinned))
         self.export.clicked.connect(self._on_export)
@@ -119,6 +119,10 @@ class ModelPanel(Fold):
         """Stay at the network that was chosen, or, where it did not come, go back to the one before."""
         self._network, self._before = (self._network, self._network) if changed else (self._before, self._before)
         self.network.setCurrentIndex(self._network)
+
+    def show_keys(self, keys: Mapping[str, str]) -> None:
+        """Name the key (wish -> key) that does what a button does."""
+        self.peek.setText(f"Untaught   ({readable(keys[PEEK])})")
 
     def list_studies(self, names: tuple[str, ...]) -> None:
         """Offer these names; what stands there stays."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QColorDialog, QComboBox, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
 
-from napari_apprentice._napari.keys import KEYS, OPEN_HERE
+from napari_apprentice._napari.keys import OPEN_HERE, readable
 from napari_apprentice._napari.panels import Fold, button, row
 from napari_apprentice.legend import Legend
 
@@ -56,7 +58,13 @@ class ObjectsPanel(Fold):
         self.relabel.clicked.connect(lambda: self.relabel_clicked.emit(self.other.value()))
         self.split.clicked.connect(self.split_clicked)
         self.delete.clicked.connect(self.delete_clicked)
+        self.hint = QLabel()
+        self.hint.setWordWrap(True)
         self.fill(self._arranged())
+
+    def show_keys(self, keys: Mapping[str, str]) -> None:
+        """Name the key (wish -> key) that opens another object."""
+        self.hint.setText(f"{readable(keys[OPEN_HERE])} opens the object under the pointer.")
 
     def show_object(self, label: int, legend: Legend) -> None:
         """Show the class of the open object, unless the user is just typing one for it, and how many there are of every class."""
@@ -85,9 +93,7 @@ class ObjectsPanel(Fold):
         layout = QVBoxLayout(content)
         layout.setContentsMargins(8, 0, 0, 0)
         layout.setSpacing(6)
-        hint = QLabel(f"{KEYS[OPEN_HERE]} opens the object under the pointer.")
-        hint.setWordWrap(True)
-        layout.addWidget(hint)
+        layout.addWidget(self.hint)
         layout.addLayout(row(self.name, self.color))
         layout.addWidget(self.counts)
         layout.addLayout(row(self.merge, self.relabel, self.other))

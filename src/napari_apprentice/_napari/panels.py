@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QEvent, Qt, QTimer, Signal
+from qtpy.QtGui import QPainter
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
@@ -13,7 +15,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -22,8 +23,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_apprentice._napari.click_layer import NEGATIVE_COLOR, POSITIVE_COLOR
+from napari_apprentice._napari.keys import KEYS, SWITCH_SIGN, cheat_sheet, readable
+from napari_apprentice._napari.machine import memory_in_use
 
-__all__ = ["Fold", "More", "SignSwitch", "Status", "button", "line", "row"]
+__all__ = ["Dockable", "Fold", "KeySheet", "More", "SignSwitch", "Status", "button", "line", "row"]
+
+_MEMORY_EVERY_MS = 2000
 
 
 def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
@@ -53,19 +58,50 @@ def line() -> QFrame:
     return frame
 
 
+class Dockable(QWidget):
+    """A widget that notices when napari lets go of it, and then leaves the viewer alone: see `leave`.
+
+    A window of its own is closed; a dock that the user closes takes its widget out, without closing or deleting it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._docked = self._left = False
+
+    def leave(self) -> None:
+        """Disconnect from the viewer, and let the worker end once its queue is done. Safe to call again."""
+        if not self._left:
+            self._left = True
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Of each widget's own; called once."""
+        raise NotImplementedError
+
+    def closeEvent(self, event: Any) -> None:  # noqa: N802
+        """Closed as a window of its own."""
+        self.leave()
+        super().closeEvent(event)
+
+    def changeEvent(self, event: Any) -> None:  # noqa: N802
+        """Taken out of its dock."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange:
+            docked, self._docked = self._docked, self.parent() is not None
+            if docked and not self._docked:
+                self.leave()
+
+
 class SignSwitch(QWidget):
     """Two buttons of which one is down: what a plain click means."""
 
     changed = Signal(bool)
 
-    def __init__(self, key: str) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._positive = button("+   inside", f"A click says: this belongs to the object.\nKey {key} switches.", checkable=True)
-        self._negative = button(
-            "−   outside",
-            f"A click says: this does not belong to the object.\nKey {key} switches; Ctrl+click (⌘ on a Mac) is always outside.",
-            checkable=True,
-        )
+        self._positive = button("+   inside", "", checkable=True)
+        self._negative = button("−   outside", "", checkable=True)
+        self.show_key(KEYS[SWITCH_SIGN])
         for each, color in ((self._positive, POSITIVE_COLOR), (self._negative, NEGATIVE_COLOR)):
             each.setStyleSheet(f"QPushButton:checked:enabled {{ background-color: {color}; color: white; font-weight: bold; }}")
             each.setMinimumHeight(28)
@@ -76,43 +112,84 @@ class SignSwitch(QWidget):
         self._positive.setChecked(True)
         group.buttonClicked.connect(lambda _: self.changed.emit(self._positive.isChecked()))
 
+    def show_key(self, key: str) -> None:
+        """Name the key that switches."""
+        switches = f"Key {readable(key)} switches"
+        self._positive.setToolTip(f"A click says: this belongs to the object.\n{switches}.")
+        self._negative.setToolTip(
+            f"A click says: this does not belong to the object.\n{switches}; Ctrl+click (⌘ on a Mac) is always outside."
+        )
+
     def show_sign(self, positive: bool) -> None:
         """Press the button of that sign without saying so."""
         (self._positive if positive else self._negative).setChecked(True)
 
 
 class Fold(QWidget):
-    """A title over some content that is folded away until the title is pressed."""
+    """Some content that is hidden until its ``title`` is pressed. Whoever arranges both puts the title where it is to be."""
 
     unfolded = Signal(bool)
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, words: str) -> None:
         super().__init__()
-        self._content = QWidget()
-        self._toggle = QToolButton()
-        self._toggle.setText(title)
-        self._toggle.setCheckable(True)
-        self._toggle.setAutoRaise(True)
-        self._toggle.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self._toggle.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self._toggle.setArrowType(Qt.ArrowType.RightArrow)
-        self._toggle.toggled.connect(self.unfold)
+        self.title = QToolButton()
+        self.title.setText(words)
+        self.title.setToolTip("Show or hide this.")
+        self.title.setCheckable(True)
+        self.title.setAutoRaise(True)
+        self.title.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.title.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.title.setArrowType(Qt.ArrowType.RightArrow)
+        self.title.clicked.connect(self.unfold)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._toggle)
+        self.hide()
 
     def fill(self, content: QWidget) -> None:
-        """Put the content in, folded away."""
-        self._content = content
+        """Put the content in."""
         self.layout().addWidget(content)
-        self.unfold(False)
 
     def unfold(self, unfolded: bool) -> None:
-        """Show or hide the content."""
-        self._toggle.setChecked(unfolded)
-        self._toggle.setArrowType(Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow)
-        self._content.setVisible(unfolded)
+        """Show or hide the content. Others hear of it first, so that they can make room."""
+        if unfolded != self.isHidden():
+            return
+        self.title.setChecked(unfolded)
+        self.title.setArrowType(Qt.ArrowType.DownArrow if unfolded else Qt.ArrowType.RightArrow)
         self.unfolded.emit(unfolded)
+        self.setVisible(unfolded)
+
+
+class KeySheet(Fold):
+    """What mouse and keys do."""
+
+    def __init__(self) -> None:
+        super().__init__("Keys")
+        content = QWidget()
+        self._rows = QFormLayout(content)
+        self._rows.setContentsMargins(8, 0, 0, 0)
+        self._rows.setVerticalSpacing(1)
+        self._rows.setHorizontalSpacing(10)
+        self._rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.fill(content)
+        self.setToolTip("Other keys can be chosen in File > Preferences, in napari 0.9 and later.")
+
+    def show_keys(self, keys: Mapping[str, str]) -> None:
+        """Show the sheet of these keys (wish -> key)."""
+        while self._rows.rowCount():
+            self._rows.removeRow(0)
+        for key, meaning in cheat_sheet(keys):
+            words = QLabel(meaning)
+            words.setWordWrap(True)
+            self._rows.addRow(QLabel(f"<b>{key}</b>"), words)
+
+    @property
+    def lines(self) -> list[tuple[str, str]]:
+        """Key and meaning of every line."""
+        cells = [
+            [self._rows.itemAt(index, role).widget().text() for role in (QFormLayout.ItemRole.LabelRole, QFormLayout.ItemRole.FieldRole)]
+            for index in range(self._rows.rowCount())
+        ]
+        return [(key.removeprefix("<b>").removesuffix("</b>"), meaning) for key, meaning in cells]
 
 
 class More(Fold):
@@ -151,7 +228,7 @@ class More(Fold):
 
 
 class Status(QWidget):
-    """One sentence about what is going on, over a thin bar that moves while the worker works."""
+    """One sentence about what is going on, over a thin bar that moves while the worker works, and what all of it takes of the machine."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,18 +237,22 @@ class Status(QWidget):
         self._words.setMinimumHeight(3 * self._words.fontMetrics().lineSpacing() + 4)
         self._words.setAlignment(Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignLeft)
         self._words.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        self._bar = QProgressBar()
-        self._bar.setTextVisible(False)
-        self._bar.setFixedHeight(4)
-        self._bar.setRange(0, 0)
-        policy = self._bar.sizePolicy()
-        policy.setRetainSizeWhenHidden(True)
-        self._bar.setSizePolicy(policy)
+        self._bar = _Bar()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         layout.addWidget(self._words)
         layout.addWidget(self._bar)
+        self._machine = QLabel()
+        self._machine.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self._machine.setEnabled(False)  # in the grey of what is not important
+        self._machine.setToolTip("Where the model computes, and the memory that napari takes with all that is open.")
+        layout.addWidget(self._machine)
+        self._device = ""
+        self._clock = QTimer(self)
+        self._clock.timeout.connect(self._show_memory)
+        self._clock.start(_MEMORY_EVERY_MS)
+        self._show_memory()
         self.show_busy(False)
 
     @property
@@ -184,12 +265,79 @@ class Status(QWidget):
         self._words.setText(words)
         self._words.setToolTip(words)
 
+    @property
+    def machine(self) -> str:
+        """What it says of the machine."""
+        return self._machine.text()
+
+    def show_device(self, device: str) -> None:
+        """Say where the model computes; "" for nowhere."""
+        if device != self._device:
+            self._device = device
+            self._show_memory()
+
+    def _show_memory(self) -> None:
+        self._machine.setText("  ·  ".join(part for part in (self._device, memory_in_use()) if part))
+
     def show_busy(self, busy: bool) -> None:
         """Show the moving bar, or leave its place empty."""
-        self._bar.setRange(0, 0)
-        self._bar.setVisible(busy)
+        self._bar.show_busy(busy)
 
     def show_progress(self, done: int, total: int) -> None:
         """Let the bar say how far it is."""
-        self._bar.setRange(0, total)
-        self._bar.setValue(done)
+        self._bar.show_share(done / max(total, 1))
+
+    @property
+    def share(self) -> float | None:
+        """How far the bar says it is; None where it only moves, or is not there."""
+        return self._bar.share
+
+
+class _Bar(QWidget):
+    """A thin bar that fills, or on which a piece moves while nobody knows how long it takes.
+
+    Qt's own one draws itself at once when its value changes, and with it the whole window, napari's canvas included: tens of
+    milliseconds for every slice that is reached. This one waits for the next picture.
+    """
+
+    _PIECE, _STEP, _EVERY_MS = 0.2, 0.04, 150
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFixedHeight(4)
+        self.share: float | None = None
+        self._busy, self._place = False, 0.0
+        self._clock = QTimer(self)
+        self._clock.timeout.connect(self._move)
+
+    def show_busy(self, busy: bool) -> None:
+        """Let a piece move, or show nothing; neither is news while it goes on."""
+        if not busy:
+            self.share = None
+        if busy != self._busy:
+            self._busy = busy
+            (self._clock.start if busy else self._clock.stop)(*((self._EVERY_MS,) if busy else ()))
+            self.update()
+
+    def show_share(self, share: float) -> None:
+        """Fill from the left."""
+        if share != self.share:
+            self.share = share
+            self.update()
+
+    def _move(self) -> None:
+        self._place = (self._place + self._STEP) % 1.0
+        if self.share is None:
+            self.update()
+
+    def paintEvent(self, _: Any) -> None:  # noqa: N802
+        """In the colour that the theme has for what is chosen."""
+        if not self._busy:
+            return
+        painter = QPainter(self)
+        painter.setOpacity(0.25)
+        painter.fillRect(self.rect(), self.palette().highlight())
+        painter.setOpacity(1.0)
+        start, width = (0.0, self.share) if self.share is not None else (self._place * (1 + self._PIECE) - self._PIECE, self._PIECE)
+        painter.fillRect(round(start * self.width()), 0, round(width * self.width()), self.height(), self.palette().highlight())
+        painter.end()

@@ -8,11 +8,13 @@ and is what sessions and writers work with.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.geometry import affine_from_spacing
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image, ImageError, Plane
 
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 __all__ = [
     "LEGEND_KEY",
     "METADATA_KEY",
+    "SERIES_KEY",
     "hidden_axis",
     "image_of",
+    "lacks_spacing",
     "layer_arguments",
     "look_upright",
     "runs_backwards",
@@ -33,10 +37,19 @@ __all__ = [
     "shown_plane",
     "shown_straight",
     "standing_image",
+    "state_spacing",
+    "time_point",
+    "time_points_of",
 ]
 
 METADATA_KEY = "napari-apprentice"
 """The layer's metadata hold its `Image` under this key."""
+
+SERIES_KEY = "napari-apprentice-series"
+"""The metadata of an image layer that shows one time point of a file: how many there are, and which one it is."""
+
+_UNKNOWN_KEY = "napari-apprentice-spacing-unknown"
+"""The metadata of an image layer of which somebody said that nobody knows how large its voxels are."""
 
 LEGEND_KEY = "napari-apprentice-legend"
 """The metadata of a labels layer hold the `Legend` that lay beside its file under this key."""
@@ -129,6 +142,42 @@ def standing_image(layer: Layer) -> Image:
         )
     affine, units = _world(layer)
     return Image(_channels_first(layer), affine, units, name=layer.name)
+
+
+def lacks_spacing(layer: Layer) -> bool:
+    """Whether nobody has said how large the voxels of a volume are: neither the file nor, in napari or when asked, the user."""
+    if layer.metadata.get(_UNKNOWN_KEY):
+        return False
+    image = image_of(layer)
+    return image.units == "pixel" and len(set(image.spacing)) == 1
+
+
+def state_spacing(layer: Layer, spacing_mm: tuple[float, ...] | None) -> None:
+    """Say how large the voxels of a volume are, or None for that nobody knows. The first one is the origin then."""
+    if spacing_mm is None:
+        layer.metadata[_UNKNOWN_KEY] = True
+        return
+    image = image_of(layer)
+    told = replace(image, affine=affine_from_spacing(spacing_mm), units="mm")
+    layer.metadata[METADATA_KEY] = told
+    arguments = layer_arguments(told)
+    layer.units, layer.scale, layer.translate = arguments["units"], arguments["scale"], arguments["translate"]
+
+
+def time_points_of(layer: Layer) -> tuple[int, int]:
+    """How many time points there are of a layer, as (t, z, y, x) or in its file, and which one it shows; (1, 0) of a single image."""
+    if layer.ndim == 4:
+        return _spatial_shape(layer)[0], 0
+    count, shown = layer.metadata.get(SERIES_KEY, (1, 0))
+    return int(count), int(shown)
+
+
+def time_point(layer: Layer, time: int) -> tuple[Any, dict[str, Any]]:
+    """One volume of a layer of four axes, and the arguments that put it where it stood."""
+    place = {name: getattr(layer, name)[1:] for name in ("scale", "translate", "units", "axis_labels")}
+    linear = np.asarray(layer.rotate)[1:, 1:]
+    shown = {"contrast_limits": layer.contrast_limits, "rgb": getattr(layer, "rgb", False)}
+    return _full_resolution(layer)[time], {"name": f"{layer.name} [{time}]", "rotate": linear, **place, **shown}
 
 
 def hidden_axis(dims: Dims, ndim: int) -> int | None:

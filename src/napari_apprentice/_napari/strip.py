@@ -39,6 +39,7 @@ class SliceStrip(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self._slices: tuple[Slice, ...] = ()
+        self._ranks = _RANKS[:0]
         self._flipped = False
         self._index: int | None = None
         self.setFixedHeight(_HEIGHT_PX)
@@ -51,6 +52,7 @@ class SliceStrip(QWidget):
         """Show these slices; ``flipped`` says that the slider runs from the last one to the first."""
         if (tuple(slices), flipped) != (self._slices, self._flipped):
             self._slices, self._flipped = tuple(slices), flipped
+            self._ranks = _RANKS[np.array(self._slices[:: -1 if flipped else 1], dtype=int)]
             self.update()
 
     def show_index(self, index: int | None) -> None:
@@ -119,7 +121,6 @@ class SliceStrip(QWidget):
 
     def _columns(self) -> Any:
         """(W,) the kind that every column of pixels shows."""
-        ranks = _RANKS[np.array(self._slices[:: -1 if self._flipped else 1], dtype=int)]
-        count, width = len(ranks), max(self.width(), 1)
+        count, width = len(self._ranks), max(self.width(), 1)
         starts = np.arange(width) * count // width
-        return np.array(_FIRST_COME)[ranks[starts] if count <= width else np.maximum.reduceat(ranks, starts)]
+        return np.array(_FIRST_COME)[self._ranks[starts] if count <= width else np.maximum.reduceat(self._ranks, starts)]

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from qtpy.QtCore import QEvent, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QComboBox, QFileDialog, QLabel, QMessageBox, QSpinBox, QVBoxLayout, QWidget
 
 from napari_apprentice import files
 from napari_apprentice._napari.answers import SliceView, State
 from napari_apprentice._napari.bridge import NOTHING_OPEN, Bridge
+from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine, shipped_networks
-from napari_apprentice._napari.keys import ACCEPT, APPROVE, DISCARD, DOUBTFUL, KEYS, NEXT_MASK, PROPAGATE, SWITCH_SIGN
+from napari_apprentice._napari.keys import ACCEPT, APPROVE, DISCARD, DOUBTFUL, NEXT_MASK, PROPAGATE, REDO, SWITCH_SIGN, UNDO, readable
 from napari_apprentice._napari.model_panel import ModelPanel
 from napari_apprentice._napari.objects_panel import ObjectsPanel
 from napari_apprentice._napari.outline import OUTLINE_KEY
-from napari_apprentice._napari.panels import Fold, More, SignSwitch, Status, button, line, row
-from napari_apprentice._napari.placement import LEGEND_KEY, look_upright
+from napari_apprentice._napari.panels import Dockable, Fold, KeySheet, More, SignSwitch, Status, button, line, row
+from napari_apprentice._napari.placement import LEGEND_KEY, SERIES_KEY, image_of, look_upright, state_spacing, time_point
+from napari_apprentice._napari.progress_plot import ProgressPlot
+from napari_apprentice._napari.questions import HOW_LARGE, Questions
 from napari_apprentice._napari.strip import SliceStrip
+from napari_apprentice._napari.worker import Task
 from napari_apprentice.cohorts import cohorts
+from napari_apprentice.types import Image
 
 if TYPE_CHECKING:
     import napari
@@ -30,11 +36,10 @@ __all__ = ["ApprenticeWidget"]
 
 _NO_LABELS = "nothing"
 _MOST_OBJECTS = 65535
-_PROPAGATE = f"Propagate   ({KEYS[PROPAGATE]})"
-_CANCEL = f"Cancel   ({KEYS[PROPAGATE]})"
+_PROPAGATE, _CANCEL = "Propagate", "Cancel"
 
 
-class ApprenticeWidget(QWidget):
+class ApprenticeWidget(Dockable):
     """Choose an image, start, click, accept, save.
 
     Parameters
@@ -48,11 +53,12 @@ class ApprenticeWidget(QWidget):
         self._viewer = napari_viewer
         self._images: list[ImageLayer] = []
         self._earlier: Path | None = None
-        self._docked = self._left = self._working = False
+        self._working = False
         self.bridge = Bridge(napari_viewer, engine or default_engine)
         self._make_controls()
         self._arrange()
         self._connect()
+        self._show_keys(self.bridge.keys)
         self._list_layers()
         self._show_state(None)
         self.status.say(NOTHING_OPEN)
@@ -64,50 +70,58 @@ class ApprenticeWidget(QWidget):
         self.image.setToolTip("The image or volume to work on.")
         self.image.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.image.setMinimumContentsLength(12)
+        self.questions = Questions()
         self.start = button("Start", "Begin a new session on this image.\nEverything you do is kept on disk at once.")
         self.resume = button("Resume", "Go on with the newest earlier session of this image.")
-        self.sign = SignSwitch(KEYS[SWITCH_SIGN])
+        self.sign = SignSwitch()
         self.object = QSpinBox()
         self.object.setRange(1, _MOST_OBJECTS)
         self.object.setKeyboardTracking(False)
         self.object.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.object.setToolTip("The open object. Choose another number to open that object.")
         self.clicks = QLabel()
-        self.accept = button(
-            f"Accept   ({KEYS[ACCEPT]})",
-            f"The mask is good: finish and protect this object, learn from it, go on to the next.\nKey {KEYS[ACCEPT]}.",
-        )
-        self.propagate = button(
-            _PROPAGATE, f"Carry this object, or the one accepted last, to the slices above and below.\nKey {KEYS[PROPAGATE]}."
-        )
-        self.doubtful = button(
-            f"Doubtful   ({KEYS[DOUBTFUL]})", f"Go to the slice that is most likely wrong, to correct it.\nKey {KEYS[DOUBTFUL]}."
-        )
-        self.next_mask = button(
-            f"Next mask   ({KEYS[NEXT_MASK]})",
-            f"The model proposes several masks for these clicks: take the next one.\nKey {KEYS[NEXT_MASK]}.",
-        )
+        self.clicks.setToolTip("How many clicks the open object has.")
+        self.accept = button("Accept", "The mask is good: finish and protect this object, learn from it, go on to the next.")
+        self.propagate = button(_PROPAGATE, "Carry this object, or the one accepted last, to the slices above and below.")
+        self.doubtful = button("Doubtful", "Go to the slice that is most likely wrong, to correct it.")
+        self.next_mask = button("Next mask", "The model proposes several masks for these clicks: take the next one.")
         self.approve = button(
-            f"Keep slice   ({KEYS[APPROVE]})",
-            f"This slice is good as it is: no propagation touches it again, and the next one starts from it too.\nKey {KEYS[APPROVE]}.",
+            "Keep slice", "This slice is good as it is: no propagation touches it again, and the next one starts from it too."
         )
         self.strip = SliceStrip()
+        self.progress = ProgressPlot()
         self.accept.setMinimumHeight(34)
         self.accept.setStyleSheet("QPushButton:enabled { font-weight: bold; }")
-        self.undo = button("Undo", "Take the last action back: click, mask and model together.\nCtrl+Z on any of the session's layers.")
-        self.redo = button("Redo", "Do again what was taken back.\nCtrl+Shift+Z on any of the session's layers.")
-        self.discard = button("Discard", f"Drop this object's clicks and mask (can be undone).\nKey {KEYS[DISCARD]}.")
+        self.undo = button("Undo", "Take the last action back: click, mask and model together.")
+        self.redo = button("Redo", "Do again what was taken back.")
+        self.discard = button("Discard", "Drop this object's clicks and mask (can be undone).")
         self.save = button("Save labels", "Write the labels beside the image, in its own format and geometry.")
         self.objects = ObjectsPanel(_MOST_OBJECTS)
         self.model = ModelPanel(shipped_networks())
         self.more = More(POLICIES, DEVICES)
+        self.sheet = KeySheet()
+        self._folds: tuple[Fold, ...] = (self.objects, self.model, self.more, self.sheet)
         self.status = Status()
+        self._tooltips = {
+            wish: (each, each.toolTip())
+            for wish, each in {
+                ACCEPT: self.accept,
+                PROPAGATE: self.propagate,
+                DOUBTFUL: self.doubtful,
+                NEXT_MASK: self.next_mask,
+                APPROVE: self.approve,
+                UNDO: self.undo,
+                REDO: self.redo,
+                DISCARD: self.discard,
+            }.items()
+        }
 
     def _arrange(self) -> None:
         layout = QVBoxLayout(self)
         layout.setContentsMargins(10, 8, 10, 8)
         layout.setSpacing(6)
         layout.addWidget(self.image)
+        layout.addWidget(self.questions)
         layout.addLayout(row(self.start, self.resume))
         layout.addWidget(line())
         self._session_controls = QWidget()
@@ -122,17 +136,24 @@ class ApprenticeWidget(QWidget):
         inner.addWidget(self.strip)
         inner.addLayout(row(self.undo, self.redo, self.discard))
         inner.addWidget(self.save)
+        inner.addWidget(self.progress)
         layout.addWidget(self._session_controls)
         layout.addWidget(self.status)
         layout.addWidget(line())
-        layout.addWidget(self.objects)
-        layout.addWidget(self.model)
-        layout.addWidget(self.more)
+        titles = row()
+        titles.setSpacing(0)
+        layout.addLayout(titles)
+        for fold in self._folds:
+            titles.addWidget(fold.title)
+            layout.addWidget(fold)
+        titles.addStretch(1)
         layout.addStretch(1)
 
     def _connect(self) -> None:
         bridge, layers = self.bridge, self._viewer.layers
         self.image.currentIndexChanged.connect(self._on_image_chosen)
+        self.questions.spacing_stated.connect(self._on_spacing)
+        self.questions.time_wished.connect(self._on_time)
         self.start.clicked.connect(self._on_start)
         self.resume.clicked.connect(self._on_resume)
         self.sign.changed.connect(self._on_sign)
@@ -148,7 +169,6 @@ class ApprenticeWidget(QWidget):
         self.objects.merge_clicked.connect(bridge.merge)
         self.objects.relabel_clicked.connect(bridge.relabel)
         self.objects.split_clicked.connect(bridge.split)
-        self.objects.unfolded.connect(lambda unfolded: self._fold_others(self.objects) if unfolded else None)
         bridge.splitting_changed.connect(self.objects.show_splitting)
         bridge.slices_found.connect(self._on_slices)
         self.undo.clicked.connect(bridge.undo)
@@ -162,8 +182,11 @@ class ApprenticeWidget(QWidget):
         self.model.peeked.connect(bridge.peek)
         self.model.network_chosen.connect(lambda: bridge.change_model(self._wish()))
         bridge.model_changed.connect(self.model.keep_network)
+        for fold in self._folds:
+            fold.unfolded.connect(lambda unfolded, fold=fold: self._fold_others(fold) if unfolded else None)
+            fold.unfolded.connect(lambda unfolded, fold=fold: self.progress.make_room(fold, unfolded))
         self.model.unfolded.connect(self._on_unfolded)
-        self.more.unfolded.connect(lambda unfolded: self._fold_others(self.more) if unfolded else None)
+        bridge.keys_changed.connect(self._show_keys)
         self.more.upright_changed.connect(self._on_upright)
         bridge.state_changed.connect(self._on_state)
         bridge.said.connect(self.status.say)
@@ -227,8 +250,42 @@ class ApprenticeWidget(QWidget):
     def _on_start(self) -> None:
         if self.bridge.state is not None or self.bridge.opening:
             self.bridge.stop()
+        elif self.questions.unanswered:
+            self.bridge.say(HOW_LARGE)
         elif self.chosen_image is not None:
             self.bridge.start(self.chosen_image, self._wish())
+
+    def _on_spacing(self, spacing_mm: tuple[float, ...] | None) -> None:
+        if (layer := self.chosen_image) is not None:
+            state_spacing(layer, spacing_mm)
+            self._viewer.reset_view()
+            self._show_state(self.bridge.state)
+            self.bridge.say(NOTHING_OPEN)
+
+    def _on_time(self, time: int) -> None:
+        """Take one volume out of a series: beside it, where it is a layer of four axes, else in its place."""
+        layer = self.chosen_image
+        if layer is None:
+            return
+        if layer.ndim == 4:
+            data, arguments = time_point(layer, time)
+            layer.visible = False
+            self._viewer.add_image(data, **arguments)
+            return
+        path, count = image_of(layer).path, layer.metadata[SERIES_KEY][0]
+        assert path is not None
+
+        def then(image: Image) -> None:
+            if self.bridge.state is not None or self.bridge.opening:
+                return  # a session has begun meanwhile, on what was shown
+            data, arguments, _ = image_layer(image)
+            layer.data = data
+            layer.metadata = {**layer.metadata, **arguments["metadata"], SERIES_KEY: (count, time)}
+            self.bridge.say(f"time point {time} of {count}")
+            self._on_image_chosen()
+
+        reading = Task(lambda: f"reading time point {time}", lambda: files.read(path, time=time), then, self.bridge.report)
+        self.bridge.worker.submit(reading)
 
     def _on_resume(self) -> None:
         if self.chosen_image is not None and self._earlier is not None:
@@ -245,17 +302,30 @@ class ApprenticeWidget(QWidget):
         self.bridge.positive = positive
 
     def _on_propagating(self, going: bool) -> None:
-        self.propagate.setText(_CANCEL if going else _PROPAGATE)
+        self.propagate.setText(self._with_key(_CANCEL if going else _PROPAGATE, PROPAGATE))
+
+    def _with_key(self, words: str, wish: str) -> str:
+        return f"{words}   ({readable(self.bridge.keys[wish])})"
+
+    def _show_keys(self, keys: Mapping[str, str]) -> None:
+        """Name the keys (wish -> key) wherever they are named."""
+        named = ((self.accept, "Accept", ACCEPT), (self.doubtful, "Doubtful", DOUBTFUL), (self.next_mask, "Next mask", NEXT_MASK))
+        for each, words, wish in (*named, (self.approve, "Keep slice", APPROVE), (self.propagate, _PROPAGATE, PROPAGATE)):
+            each.setText(self._with_key(words, wish))
+        for wish, (each, words) in self._tooltips.items():
+            each.setToolTip(f"{words}\nKey {readable(keys[wish])}, while one of the session's layers is active.")
+        self.sign.show_key(keys[SWITCH_SIGN])
+        for panel in (self.objects, self.model, self.sheet):
+            panel.show_keys(keys)
 
     def _fold_others(self, opened: Fold) -> None:
         """One of the folds is open at a time, so that all fits on a small screen."""
-        for fold in (self.objects, self.model, self.more):
+        for fold in self._folds:
             if fold is not opened:
                 fold.unfold(False)
 
     def _on_unfolded(self, unfolded: bool) -> None:
         if unfolded:
-            self._fold_others(self.model)
             self.model.list_studies(tuple(sorted({cohort.name for cohort in cohorts()})))
 
     def _on_slices(self, view: SliceView | None) -> None:
@@ -306,15 +376,21 @@ class ApprenticeWidget(QWidget):
 
     def _show_state(self, state: State | None) -> None:
         working = state is not None
+        may_change = state is not None and not state.read_only
         idle = not working and not self.bridge.opening
         self.image.setEnabled(idle)
+        self.questions.ask(self.chosen_image if idle else None)
         self.start.setText("Start" if idle else "Close session")
         self.start.setEnabled(bool(self._images))
         self.resume.setEnabled(idle and self._earlier is not None)
-        self.objects.setEnabled(working)
+        self.objects.setEnabled(may_change)
+        for each in (self.object, self.sign, self.next_mask, self.accept, self.discard):
+            each.setEnabled(may_change)
+        self.status.show_device(state.device if state is not None else "")
         self._session_controls.setEnabled(working and not self.bridge.opening)
         self.model.network.setEnabled(not self.bridge.opening)
         self.model.show_versions(state.versions if state is not None else None)
+        self.progress.show_efforts(state.versions.efforts if state is not None else (), len(state.clicks) if state is not None else 0)
         self.next_mask.setVisible(state is not None and state.masks > 1)
         if state is None:
             self.clicks.setText("")
@@ -325,20 +401,16 @@ class ApprenticeWidget(QWidget):
         count = len(state.clicks)
         self.clicks.setText("no clicks yet" if not count else "1 click" if count == 1 else f"{count} clicks")
         image = self.bridge.image
-        self.propagate.setEnabled(image is not None and image.ndim == 3)
+        self.propagate.setEnabled(may_change and image is not None and image.ndim == 3)
         self.doubtful.setEnabled(bool(state.doubts))
-        self.approve.setEnabled(image is not None and image.ndim == 3)
+        self.approve.setEnabled(may_change and image is not None and image.ndim == 3)
         self.objects.show_object(state.label, state.legend)
-        self.undo.setEnabled(state.can_undo)
-        self.redo.setEnabled(state.can_redo)
+        self.undo.setEnabled(may_change and state.can_undo)
+        self.redo.setEnabled(may_change and state.can_redo)
 
     # ------------------------------------------------------------------------------------------------------ out of napari
 
-    def leave(self) -> None:
-        """Disconnect from the viewer, and let the worker end once its queue is done. Safe to call again."""
-        if self._left:
-            return
-        self._left = True
+    def _disconnect(self) -> None:
         layers = self._viewer.layers
         for happened in (layers.events.inserted, layers.events.removed, layers.events.renamed):
             happened.disconnect(self._list_layers)
@@ -347,19 +419,6 @@ class ApprenticeWidget(QWidget):
         dims.order.disconnect(self.bridge.find_slices)
         dims.ndisplay.disconnect(self.bridge.find_slices)
         self.bridge.close()
-
-    def closeEvent(self, event: Any) -> None:  # noqa: N802
-        """Closed as a window of its own."""
-        self.leave()
-        super().closeEvent(event)
-
-    def changeEvent(self, event: Any) -> None:  # noqa: N802
-        """A dock that the user closes takes its widget out, without closing or deleting it."""
-        super().changeEvent(event)
-        if event.type() == QEvent.Type.ParentChange:
-            docked, self._docked = self._docked, self.parent() is not None
-            if docked and not self._docked:
-                self.leave()
 
 
 def _refill(combo: QComboBox, names: list[str]) -> None:

@@ -1,0 +1,420 @@
+"""Does the window ever stand still? How long our code holds napari's main thread, through a day's work in a real window.
+
+    python benchmarks/window_blocking.py [--markdown docs/window.md]     # needs a screen, or: xvfb-run -s "-screen 0 1400x1000x24" python …
+
+A timer in the main thread beats every 5 ms. Beside it a thread looks at the stack of the main thread as often as it gets to run, and adds
+up how long every call of our code (from the first frame of the package on) stays there. What napari does when we call it (slicing, making
+a layer) is part of such a call, and told apart; what napari does without us (drawing, most of all: without a graphics card that is work
+for the processor) is counted by itself. While a beat is late although the main thread does nothing, somebody else holds Python's lock, and
+that is counted as what the worker does. Time that a thread waited for a core of a busy machine is left out (Linux tells it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+BAR_MS = 50.0
+ONCE = ("open the image", "open the widget")
+BEAT_MS, LATE_MS, SAMPLE_S = 5, 15.0, 0.001
+WINDOW_PX = (1280, 800)
+PATIENCE_S = 600.0
+PACKAGE = f"{os.sep}napari_apprentice{os.sep}"
+THEIRS = tuple(f"{os.sep}{name}{os.sep}" for name in ("napari", "vispy", "app_model", "superqt"))
+
+NOTES = """
+- A volume of 60 × 512 × 512 voxels in a window of 1280 × 800, driven with mouse and keys; drawn without a graphics card.
+- `our code`: the longest that one call of our code, `method`, held the main thread, without what napari did on its behalf (making and
+  slicing layers); the next column has the longest call with that. `lock`: the longest that the main thread could not go on because the
+  worker held Python's lock. `napari alone`: the longest that napari was busy without us, mostly drawing. Time spent waiting for a core
+  of the machine is left out. A step lasts until all its work is done.
+- napari calls readers and imports plugins in the main thread and waits for them: the first two steps are that, once each. Adding and
+  removing layers, at Start and at the end of a session, is napari's own work.
+"""
+
+
+# --- what holds the main thread ---
+
+
+def clocks(thread: int) -> tuple[float, float]:
+    """Seconds that a thread has computed, and that it has waited for a core."""
+    try:
+        spent, waited = Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[:2]
+    except (OSError, ValueError):
+        return 0.0, 0.0
+    return int(spent) / 1e9, int(waited) / 1e9
+
+
+class Frame(NamedTuple):
+    """What is to be known of a Python frame. The frame itself must not be kept: its variables, painters for one, would live on with it."""
+
+    identity: int
+    path: str
+    name: str
+
+    @property
+    def ours(self) -> bool:
+        return PACKAGE in self.path
+
+    @property
+    def theirs(self) -> bool:
+        return any(part in self.path for part in THEIRS)
+
+
+def stack_of(thread: int | None) -> list[Frame]:
+    """The stack of a thread, outermost frame first."""
+    stack, frame = [], sys._current_frames().get(thread or 0)
+    while frame is not None:
+        code = frame.f_code
+        stack.append(Frame(id(frame), code.co_filename, f"{Path(code.co_filename).stem}.{code.co_qualname}:{frame.f_lineno}"))
+        frame = frame.f_back
+    return stack[::-1]
+
+
+@dataclass
+class Hold:
+    """One call that stays in the main thread, or one time in which the main thread could not go on."""
+
+    kind: str
+    name: str
+    ms: float = 0.0
+    theirs_ms: float = 0.0
+    inner: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @property
+    def own_ms(self) -> float:
+        return self.ms - self.theirs_ms
+
+
+class Watch:
+    """Looks at the main thread until `stop`. `holds` are the calls and waits of the step that goes on."""
+
+    def __init__(self) -> None:
+        from qtpy.QtCore import QTimer
+
+        self.holds: list[Hold] = []
+        self._beat = time.perf_counter()
+        self._timer = QTimer()
+        self._timer.timeout.connect(self._on_beat)
+        self._timer.start(BEAT_MS)
+        self._main, self._main_native = threading.get_ident(), threading.get_native_id()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def _on_beat(self) -> None:
+        self._beat = time.perf_counter()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+        self._timer.stop()
+
+    @contextmanager
+    def step(self) -> Iterator[list[Hold]]:
+        self.holds = holds = []
+        yield holds
+        self.holds = []
+
+    def _look(self) -> None:
+        then, main_then = time.perf_counter(), clocks(self._main_native)
+        worker_then: dict[int, tuple[float, float]] = {}
+        own_then = clocks(threading.get_native_id())
+        identity, hold = 0, None
+        while not self._stopped.is_set():
+            time.sleep(SAMPLE_S)
+            stack = stack_of(self._main)
+            now, main_now = time.perf_counter(), clocks(self._main_native)
+            workers = {t.native_id: t.ident for t in threading.enumerate() if t.name == "apprentice-worker" and t.native_id is not None}
+            worker_now = {native: clocks(native) for native in workers}
+            own_now = clocks(threading.get_native_id())
+            passed_ms = 1000 * max(now - then - (main_now[1] - main_then[1]), 0.0)
+            busy = 1000 * (main_now[0] - main_then[0]) > 0.3 * passed_ms
+            if not busy:  # it may wait for Python's lock, which a thread keeps that itself waits for a core
+                others = [own_now[1] - own_then[1], *(worker_now[i][1] - before[1] for i, before in worker_then.items() if i in worker_now)]
+                passed_ms = max(passed_ms - 1000 * max(others), 0.0)
+            late = 1000 * (now - self._beat) > LATE_MS
+            computed = {native: worker_now[native][0] - before[0] for native, before in worker_then.items() if native in worker_now}
+            worker = max(computed, key=lambda native: computed[native], default=None)
+            ours = next((k for k, frame in enumerate(stack) if frame.ours), None)
+            if ours is not None:
+                kind, who, key = "ours", stack[ours].name.rpartition(":")[0], stack[ours].identity
+                inner = [frame for frame in stack if frame.ours][-1].name
+            elif not busy and late and worker is not None and 1000 * computed[worker] > 0.3 * passed_ms:
+                kind, who, key = "lock", "the worker", 1
+                inner = next((frame.name for frame in reversed(stack_of(workers[worker])) if frame.ours), "?")
+            elif busy and any(frame.theirs for frame in stack):
+                kind, who, key, inner = "napari", "napari", 2, stack[-1].name
+            else:
+                kind, who, key, inner = "", "", 0, ""
+            if key != identity:
+                identity, hold = key, Hold(kind, who) if kind else None
+                if hold is not None:
+                    self.holds.append(hold)
+            if hold is not None:
+                hold.ms += passed_ms
+                hold.inner[inner] += passed_ms
+                if ours is not None and any(frame.theirs for frame in stack[ours:]):
+                    hold.theirs_ms += passed_ms
+            then, main_then, worker_then, own_then = now, main_now, worker_now, own_now
+
+
+# --- a day's work ---
+
+
+def volume(shape: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Bright tubes in noise, thinner towards the ends."""
+    z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+    values = np.random.default_rng(0).normal(70, 12, shape).astype(np.float32)
+    for row, col in ((150, 150), (330, 200), (200, 380)):
+        radius = 45 * np.sqrt(np.clip(1 - ((z - shape[0] / 2) / (0.4 * shape[0])) ** 2, 0, 1))
+        values[(y - row - 0.5 * z) ** 2 + (x - col) ** 2 < radius**2] += 70
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+class Day:
+    """Mouse and keys of one window."""
+
+    def __init__(self, folder: Path) -> None:
+        from qtpy.QtCore import Qt
+        from qtpy.QtTest import QTest
+
+        import napari
+        from napari_apprentice import files
+        from napari_apprentice.types import Image
+
+        self.qt, self.test = Qt, QTest
+        affine = np.diag([2.0, 0.5, 0.5, 1.0])
+        self.path = files.save_image(folder / "stack.nii.gz", Image(volume((60, 512, 512))[None], affine, "mm", name="stack"))
+        self.viewer = napari.Viewer()
+        self.viewer.window.resize(*WINDOW_PX)
+        self.canvas = self.viewer.window._qt_viewer.canvas
+        self.widget: Any = None
+        self.table: Any = None
+        self.settle()
+
+    def settle(self, ms: int = 400) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end and any(each is not None and each.worker.waiting for each in self._workers()):
+            self.test.qWait(10)
+        self.test.qWait(ms)
+
+    def _workers(self) -> list[Any]:
+        return [self.widget and self.widget.bridge, self.table]
+
+    def press(self, button: Any) -> None:
+        assert button.isEnabled(), button.text()
+        self.test.mouseClick(button, self.qt.MouseButton.LeftButton)
+
+    def key(self, key: str, *modifiers: Any) -> None:
+        held = self.qt.KeyboardModifier.NoModifier
+        for modifier in modifiers:
+            held |= modifier
+        self.test.keyClick(self.canvas.native, self.qt.Key(ord(key)), held)
+
+    def click(self, *voxel: int, negative: bool = False) -> None:
+        from qtpy.QtCore import QPoint
+
+        layer = self.viewer.layers[0]
+        world = layer.data_to_world(voxel)
+        shown = [world[axis] for axis in self.viewer.dims.displayed][::-1]
+        mapped = (self.canvas.view.transform * self.canvas.view.scene.transform).map(shown)
+        point = QPoint(round(float(mapped[0] / mapped[3])), round(float(mapped[1] / mapped[3])))
+        held = self.qt.KeyboardModifier.ControlModifier if negative else self.qt.KeyboardModifier.NoModifier
+        self.test.mouseMove(self.canvas.native, point)
+        self.test.mouseClick(self.canvas.native, self.qt.MouseButton.LeftButton, held, point)
+
+    def go_to(self, index: int) -> None:
+        layer = self.viewer.layers[0]
+        self.viewer.dims.set_point(0, layer.data_to_world([index, 0, 0])[0])
+
+    @property
+    def plane(self) -> int:
+        return round(self.viewer.layers[0].world_to_data(self.viewer.dims.point)[0])
+
+    # --- the steps ---
+
+    def open_image(self) -> None:
+        self.viewer.open(self.path, plugin="napari-apprentice")
+
+    def open_widget(self) -> None:
+        _, self.widget = self.viewer.window.add_plugin_dock_widget("napari-apprentice", "Apprentice")
+
+    def start(self) -> None:
+        self.press(self.widget.start)
+
+    def clicks(self) -> None:
+        for row, col, negative in ((165, 150, False), (190, 165, False), (165, 230, True), (150, 130, False)):
+            self.click(30, row, col, negative=negative)
+            self.settle()
+
+    def undo(self) -> None:
+        for _ in range(3):
+            self.key("Z", self.qt.KeyboardModifier.ControlModifier)
+            self.settle()
+
+    def redo(self) -> None:
+        for _ in range(3):
+            self.key("Z", self.qt.KeyboardModifier.ControlModifier, self.qt.KeyboardModifier.ShiftModifier)
+            self.settle()
+
+    def name(self) -> None:
+        self.widget.objects.unfold(True)
+        self.widget.bridge.name("tube", "#e69f00")
+
+    def accept(self) -> None:
+        self.key("G")
+
+    def propagate(self) -> None:
+        self.key("W")
+
+    def scroll(self) -> None:
+        for index in range(20, 44):
+            self.go_to(index)
+            self.test.qWait(30)
+
+    def correct(self) -> None:
+        self.key("U")
+        self.settle()
+        plane = self.plane
+        row = 150 + plane // 2
+        self.click(plane, row, 150)
+        self.settle()
+        self.click(plane, row + 70, 150, negative=True)
+        self.settle()
+        self.key("G")
+
+    def measure(self) -> None:
+        _, self.table = self.viewer.window.add_plugin_dock_widget("napari-apprentice", "Measure objects")
+        self.settle()
+        self.press(self.table.start)
+
+    def save(self) -> None:
+        self.press(self.widget.save)
+
+    def close_session(self) -> None:
+        self.press(self.widget.start)
+
+    def resume(self) -> None:
+        self.press(self.widget.resume)
+
+    def steps(self) -> list[tuple[str, Callable[[], None]]]:
+        return [
+            ("open the image", self.open_image),
+            ("open the widget", self.open_widget),
+            ("Start", self.start),
+            ("4 clicks", self.clicks),
+            ("3 × undo", self.undo),
+            ("3 × redo", self.redo),
+            ("name a class", self.name),
+            ("accept and learn", self.accept),
+            ("propagate", self.propagate),
+            ("scroll 24 slices", self.scroll),
+            ("correct a doubtful slice", self.correct),
+            ("measure", self.measure),
+            ("save", self.save),
+            ("close the session", self.close_session),
+            ("resume", self.resume),
+        ]
+
+    def leave(self) -> None:
+        for each in (self.widget, self.table):
+            each.leave()
+        self.viewer.close()
+
+
+def longest(holds: list[Hold], kind: str, *, own: bool = False) -> Hold:
+    """The hold of a kind that took longest; with ``own`` without what napari did on its behalf."""
+    return max((hold for hold in holds if hold.kind == kind), key=lambda hold: hold.own_ms if own else hold.ms, default=Hold(kind, ""))
+
+
+def row_of(step: str, holds: list[Hold]) -> dict[str, str]:
+    """One line of the table."""
+    ours = longest(holds, "ours", own=True)
+    return {
+        "step": step,
+        "our code ms": f"{ours.own_ms:.0f}",
+        "method": f"`{ours.name}`" if ours.own_ms >= 1 else "",
+        "with napari's part ms": f"{longest(holds, 'ours').ms:.0f}",
+        "lock ms": f"{longest(holds, 'lock').ms:.0f}",
+        "napari alone ms": f"{longest(holds, 'napari').ms:.0f}",
+    }
+
+
+def explain(holds: list[Hold]) -> None:
+    """What was long, for whoever wants to shorten it."""
+    for hold in sorted(holds, key=lambda h: -h.ms):
+        if hold.kind != "napari" and hold.ms > BAR_MS / 2:
+            places = ", ".join(f"{place} {ms:.0f}" for place, ms in sorted(hold.inner.items(), key=lambda i: -i[1])[:6])
+            print(f"    {hold.kind} {hold.ms:.0f} ms ({hold.theirs_ms:.0f} in napari) {hold.name}: {places}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["APPRENTICE_HOME"] = home
+        os.environ["NAPARI_CONFIG"] = ""
+        day = Day(Path(home))
+        watch, lines, worst = Watch(), [], []
+        for name, act in day.steps():
+            with watch.step() as holds:
+                act()
+                day.settle()
+            lines.append(row_of(name, holds))
+            worst += [hold for hold in holds if hold.kind != "napari" and name not in ONCE]
+            print(
+                "  ".join(f"{key} {value}" for key, value in lines[-1].items()),
+                "|",
+                day.widget.status.words if day.widget else "",
+                flush=True,
+            )
+            explain(holds)
+        watch.stop()
+        day.leave()
+    ours, lock = longest(worst, "ours", own=True), longest(worst, "lock")
+    verdict = (
+        f"From *Start* on, our own code held the main thread for at most {ours.own_ms:.0f} ms (`{ours.name}`), and the worker kept it "
+        f"waiting for at most {lock.ms:.0f} ms. The bar is {BAR_MS:.0f} ms."
+    )
+    print(verdict)
+    if options.markdown:
+        options.markdown.write_text(text(lines, verdict))
+
+
+def text(lines: list[dict[str, str]], verdict: str) -> str:
+    from napari_apprentice import report
+
+    return "\n".join(
+        [
+            "# Does the window stand still?",
+            "",
+            "Written by `python benchmarks/window_blocking.py --markdown docs/window.md`.",
+            "",
+            *report.host(report.machine("cpu")),
+            *NOTES.strip().splitlines(),
+            "",
+            report.table(lines),
+            "",
+            verdict,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

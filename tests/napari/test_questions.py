@@ -1,0 +1,154 @@
+"""What a file does not say is asked, and never guessed: how large a voxel is, and which time point is meant."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from napari.components import ViewerModel
+
+from napari_apprentice import files
+from napari_apprentice._napari.contributions import get_reader, image_layer
+from napari_apprentice._napari.placement import image_of
+from napari_apprentice._napari.questions import HOW_LARGE
+from napari_apprentice._napari.widget import ApprenticeWidget
+from napari_apprentice.types import Image
+
+
+@pytest.fixture
+def asked(qtbot, engine):
+    """A viewer with the widget, and `wait`."""
+    viewer = ViewerModel()
+    widget = ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    widget.wait = lambda: qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    widget.show()
+    yield viewer, widget
+    widget.leave()
+    assert widget.bridge.worker.join(10)
+
+
+def add(viewer, path):
+    ((data, arguments, _),) = get_reader(str(path))(str(path))
+    return viewer.add_image(data, **arguments)
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """A volume whose file does not say how large a voxel is."""
+    path = tmp_path / "stack.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (6, 30, 40), dtype=np.uint8), photometric="minisblack")
+    return path
+
+
+def test_a_volume_without_a_spacing_is_not_started_before_somebody_says_it(asked, stack, engine, tmp_path):
+    viewer, widget = asked
+    layer = add(viewer, stack)
+    questions = widget.questions
+    assert questions.isVisible()
+    widget.start.click()
+    widget.wait()
+    assert engine.sessions == []
+    assert widget.status.words == HOW_LARGE
+    assert not questions.state.isEnabled()
+    for side, value in zip(questions.spacing, (4.0, 500.0, 250.0), strict=True):
+        side.setValue(value)
+    questions.unit.setCurrentText("µm")
+    questions.state.click()
+    assert not questions.isVisible()
+    np.testing.assert_allclose(layer.scale, (4e-3, 0.5, 0.25))
+    assert str(layer.units[0]) == "millimeter"
+    widget.start.click()
+    widget.wait()
+    assert (engine.session.image.spacing, engine.session.image.units) == (pytest.approx((4e-3, 0.5, 0.25)), "mm")
+    widget.bridge.save(tmp_path / "out.nii.gz")
+    widget.wait()
+    assert files.read(tmp_path / "out.nii.gz").spacing == pytest.approx((4e-3, 0.5, 0.25))
+
+
+def test_who_says_that_nobody_knows_works_in_voxels(asked, stack, engine):
+    viewer, widget = asked
+    layer = add(viewer, stack)
+    widget.questions.unknown.click()
+    assert not widget.questions.isVisible()
+    widget.start.click()
+    widget.wait()
+    assert (engine.session.image.spacing, engine.session.image.units) == ((1, 1, 1), "pixel")
+    widget.start.click()
+    widget.wait()
+    assert not widget.questions.isVisible(), "it is asked once"
+    assert layer in viewer.layers
+
+
+@pytest.mark.parametrize("image", ["volume", "photograph"])
+def test_nothing_is_asked_of_a_volume_in_mm_or_of_a_picture(asked, request, image, engine):
+    viewer, widget = asked
+    data, arguments, _ = image_layer(request.getfixturevalue(image))
+    viewer.add_image(data, **arguments)
+    assert not widget.questions.isVisible()
+    widget.start.click()
+    widget.wait()
+    assert len(engine.sessions) == 1
+
+
+def test_a_layer_whose_scale_the_user_set_is_not_asked_about(asked):
+    viewer, widget = asked
+    viewer.add_image(np.zeros((5, 20, 20)), scale=(3, 1, 1))
+    assert not widget.questions.isVisible()
+    viewer.add_image(np.zeros((5, 20, 20)))
+    assert widget.questions.isVisible()
+
+
+def test_another_time_point_of_a_file_is_offered(asked, tmp_path, engine, told):
+    viewer, widget = asked
+    values = np.random.default_rng(0).normal(size=(9, 8, 7, 4)).astype(np.float32)
+    series = nibabel.Nifti1Image(values, np.diag([0.5, 0.5, 2, 1]))
+    series.header.set_xyzt_units("mm", "sec")
+    nibabel.save(series, tmp_path / "series.nii.gz")
+    assert files.time_points(tmp_path / "series.nii.gz") == 4
+    layer = add(viewer, tmp_path / "series.nii.gz")
+    assert widget.questions.time.isVisible()
+    assert widget.questions.time.maximum() == 3
+    widget.questions.time.setValue(2)
+    widget.questions.show_time.click()
+    widget.wait()
+    np.testing.assert_array_equal(layer.data, values[..., 2].T)
+    np.testing.assert_array_equal(image_of(layer).data[0], values[..., 2].T)
+    assert widget.questions.time.value() == 2
+    assert widget.status.words == "time point 2 of 4"
+    widget.start.click()
+    widget.wait()
+    np.testing.assert_array_equal(engine.session.image.data[0], values[..., 2].T)
+    assert not widget.questions.isVisible(), "a session is about one time point"
+    (tmp_path / "series.nii.gz").unlink()
+    widget.start.click()
+    widget.wait()
+    widget.questions.show_time.click()
+    widget.wait()
+    assert "does not exist" in told()[-1]
+
+
+def test_of_a_layer_with_four_axes_one_time_point_is_taken_out(asked, engine):
+    viewer, widget = asked
+    values = np.random.default_rng(0).integers(0, 255, (3, 5, 20, 30), dtype=np.uint8)
+    viewer.add_image(values, name="movie", scale=(1, 3, 0.5, 0.5), translate=(0, 7, 0, 0), units=("s", "mm", "mm", "mm"))
+    assert widget.questions.time.isVisible()
+    widget.questions.time.setValue(1)
+    widget.questions.show_time.click()
+    assert [layer.name for layer in viewer.layers] == ["movie", "movie [1]"]
+    taken = viewer.layers[1]
+    np.testing.assert_array_equal(taken.data, values[1])
+    np.testing.assert_allclose(taken.data_to_world((1, 2, 4)), (10, 1, 2))
+    assert widget.chosen_image is taken
+    assert not viewer.layers[0].visible
+    widget.start.click()
+    widget.wait()
+    assert engine.session.image.spacing == (3, 0.5, 0.5)
+
+
+def test_one_time_point_is_no_series(tmp_path):
+    path = files.save_image(tmp_path / "a.nii", Image(np.zeros((1, 4, 5, 6), np.uint8)))
+    assert files.time_points(path) == 1
+    with pytest.raises(OSError, match="does not exist"):
+        files.time_points(tmp_path / "b.nii")
