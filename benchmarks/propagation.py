@@ -1,12 +1,15 @@
 """How much work does propagation save? A simulated user on labelled volumes, with and without it.
 
-    python benchmarks/propagation.py SET_DIR... [--objects 4] [--policy mi+pi] [--weights FILE] [--markdown docs/propagation.md]
+    python benchmarks/propagation.py SET_DIR... [--objects 4] [--good 0.9] [--policy pi] [--jobs 2] [--markdown docs/propagation.md]
 
-*Slice by slice*: every slice of an object is clicked until IoU 0.9 or 10 clicks, accepted and learnt from, in order; of long objects an
-evenly spread sample of slices, whose clicks are counted for all. *With propagation*: the middle slice is clicked the same way and
-propagated; then the user goes to the slice that the session ranks worst, corrects it until IoU 0.9 or 10 clicks, accepts and propagates
-again, until a share of the clicks of slice by slice is used up or no slice is left to look at. A slice that is good enough already costs
-a look, not a click. Both start from the same weights for every object.
+In both ways to work the user clicks in a slice until it is good (``--good``), or 20 clicks were made, or 3 in a row were of no use, and
+goes back by undo to the best of its masks; what was taken back counts as clicks all the same.
+
+*Slice by slice*: every slice of an object is worked on, accepted and learnt from, in order; of long objects an evenly spread sample of
+slices, whose clicks are counted for all. *With propagation*: the middle slice is worked on and propagated; then the user goes to the
+slice that the session advises (`Session.advised`), works on it or approves it if it is good already, which costs a look and no click,
+and goes on with the next. After every tenth of the carried slices the user propagates again, until a share of the clicks of slice by
+slice is used up, or no slice is left to look at. Both ways start from the same weights for every object.
 """
 
 from __future__ import annotations
@@ -14,25 +17,27 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 from scipy.stats import rankdata
 
 from napari_apprentice import Click, Image, Session, load_segmenter, make_policy
 from napari_apprentice.datasets import LabelledSet, open_set
 from napari_apprentice.report import host, machine, table, write_text
 from napari_apprentice.simulation import CentreRobot
-from napari_apprentice.types import AdaptationPolicy, ImageError, Segmenter
+from napari_apprentice.types import DEFAULT_POLICY, ImageError
 
 Mask = npt.NDArray[np.bool_]
+Key = tuple[str, str, int]
 
-GOOD_IOU, MOST_CLICKS, WRONG_IOU = 0.9, 10, 0.85
+MOST_CLICKS, PATIENCE, WRONG_IOU = 20, 3, 0.85
 ROBOT = CentreRobot()
 
 
@@ -54,54 +59,70 @@ class Work:
 
 def objects(labelled: LabelledSet, at_least: int, most: int) -> Iterator[tuple[Image, Mask]]:
     """Images and (S) masks of 3D objects that reach through enough slices, spread evenly over the set."""
+    for key in keys(labelled, at_least, most):
+        yield volume(labelled, key)
+
+
+def keys(labelled: LabelledSet, at_least: int, most: int) -> list[Key]:
+    """Case, target and id of these objects."""
     refs = [ref for ref in labelled.objects() if ref.plane.axis == 0]
-    runs: dict[tuple[str, str, int], int] = {}
+    runs: dict[Key, int] = {}
     for ref in refs:
         key = (ref.case, ref.target, ref.id)
         runs[key] = runs.get(key, 0) + 1
     long = [key for key, count in runs.items() if count >= at_least]
-    for i in sorted(set(np.linspace(0, len(long) - 1, min(most, len(long))).round().astype(int))):
-        case, target, number = long[i]
-        labels = labelled.labels(case)
-        yield labelled.image(case), labels == number if labelled.objects_are == "id" else np.isin(labels, labelled.targets[target])
+    return [long[i] for i in sorted(set(np.linspace(0, len(long) - 1, min(most, len(long))).round().astype(int)))]
 
 
-def click_slice(session: Session, truth: Mask, index: int, label: int, most: int) -> int:
-    """Correct one slice; the number of clicks."""
+def volume(labelled: LabelledSet, key: Key) -> tuple[Image, Mask]:
+    """Image and (S) mask of one object."""
+    case, target, number = key
+    labels = labelled.labels(case)
+    return labelled.image(case), labels == number if labelled.objects_are == "id" else np.isin(labels, labelled.targets[target])
+
+
+def click_slice(session: Session, truth: Mask, index: int, label: int, good: float, most: int = MOST_CLICKS) -> int:
+    """Correct one slice, and go back to the best of its masks; the number of clicks, those that were taken back too."""
     clicks: tuple[Click, ...] = ()
-    while len(clicks) < most:
-        mask = session.labels[index] == label
-        if _overlap(mask, truth[index])[0] >= GOOD_IOU or (click := ROBOT.click(truth[index], mask, clicks)) is None:
+    ious = [_overlap(session.labels[index] == label, truth[index])[0]]
+    while max(ious) < good and len(clicks) < min(most, int(np.argmax(ious)) + PATIENCE):
+        click = ROBOT.click(truth[index], session.labels[index] == label, clicks)
+        if click is None:
             break
         session.add(Click((index, *click.voxel), click.positive, 0))
         clicks = (*clicks, click)
+        ious.append(_overlap(session.labels[index] == label, truth[index])[0])
+    for _ in range(len(clicks) - int(np.argmax(ious))):
+        session.undo()
     return len(clicks)
 
 
-def slice_by_slice(session: Session, truth: Mask, sample: int) -> tuple[float, float]:
+def slice_by_slice(session: Session, truth: Mask, sample: int, good: float) -> tuple[float, float]:
     """3D Dice and clicks."""
     there = np.flatnonzero(truth.any(axis=(1, 2)))
     chosen = there[np.unique(np.linspace(0, len(there) - 1, min(sample, len(there))).round().astype(int))]
     clicks, label = 0, session.label
     for index in chosen:
         try:
-            clicks += click_slice(session, truth, int(index), label, MOST_CLICKS)
+            clicks += click_slice(session, truth, int(index), label, good)
         except ImageError:
             continue  # a constant slice
-        session.accept()
-        session.select(label)
+        if session.clicks:
+            session.accept()
+            session.select(label)
     return _overlap(session.labels[chosen] == label, truth[chosen])[1], clicks * len(there) / len(chosen)
 
 
-def with_propagation(session: Session, truth: Mask, budget: float) -> dict[str, Any]:
+def with_propagation(session: Session, truth: Mask, budget: float, good: float) -> dict[str, Any]:
     """What `Work` says of it."""
     there = np.flatnonzero(truth.any(axis=(1, 2)))
-    label, looked, ranked = session.label, set(), []
-    clicks = click_slice(session, truth, int(there[len(there) // 2]), label, MOST_CLICKS)
+    label, looks, ranked, given_up, seconds, filled = session.label, 0, [], set(), 0.0, 0
+    clicks = click_slice(session, truth, int(there[len(there) // 2]), label, good)
     found: dict[str, Any] = {"clicks_first": clicks}
-    seconds, filled = 0.0, 0
     while True:
-        session.accept()
+        if session.clicks:
+            session.accept()
+            session.select(label)
         began = time.perf_counter()
         session.propagate(label)
         doubts = session.doubtful()
@@ -110,33 +131,33 @@ def with_propagation(session: Session, truth: Mask, budget: float) -> dict[str, 
         ranked += [(d.error, ious[d.plane] < WRONG_IOU) for d in doubts]
         found["dice_end"] = _overlap(session.labels == label, truth)[1]
         found.setdefault("dice_first", found["dice_end"])
-        fixed = 0
-        session.select(label)
-        for doubt in doubts:
-            left = min(MOST_CLICKS, int(budget) - clicks)
-            if left < 1:
+        fixed, enough = 0, 1 + len(doubts) // 10
+        while fixed < enough and clicks < int(budget):
+            plane = next((doubt.plane for doubt in session.advised(label) if doubt.plane not in given_up), None)
+            if plane is None:
                 break
-            if doubt.plane in looked:
+            looks += 1
+            clicks += click_slice(session, truth, plane.index, label, good, min(MOST_CLICKS, int(budget) - clicks))
+            if _overlap(session.labels[plane.index] == label, truth[plane.index])[0] >= good:
+                session.approve(plane, label=label)
+            elif plane in {doubt.plane for doubt in session.doubtful()}:
+                given_up.add(plane)
                 continue
-            looked.add(doubt.plane)
-            fixed = click_slice(session, truth, doubt.plane.index, label, left)
-            if fixed:
-                clicks += fixed
-                break
+            fixed += 1
         if not fixed:
             break
-    return found | {"clicks_end": clicks, "looks": len(looked), "ranked": tuple(ranked), "seconds": seconds / max(filled, 1)}
+    return found | {"clicks_end": clicks, "looks": looks, "ranked": tuple(ranked), "seconds": seconds / max(filled, 1)}
 
 
-def measure(image: Image, truth: Mask, segmenter: Segmenter, policy: AdaptationPolicy, share: float, sample: int) -> Work:
+def measure(folder: Path, key: Key, options: argparse.Namespace) -> Work:
     """Both ways to work on one object."""
+    torch.set_num_threads(options.threads)
+    image, truth = volume(open_set(folder), key)
+    segmenter, policy = load_segmenter(options.weights, device=options.device), make_policy(options.policy)
     base = segmenter.snapshot()
-    try:
-        dice, clicks = slice_by_slice(Session(image, segmenter, policy), truth, sample)
-        segmenter.restore(base)
-        found = with_propagation(Session(image, segmenter, policy), truth, share * clicks)
-    finally:
-        segmenter.restore(base)
+    dice, clicks = slice_by_slice(Session(image, segmenter, policy), truth, options.sample, options.good)
+    segmenter.restore(base)
+    found = with_propagation(Session(image, segmenter, policy), truth, options.share * clicks, options.good)
     return Work(slices=int(truth.any(axis=(1, 2)).sum()), dice_alone=dice, clicks_alone=clicks, **found)
 
 
@@ -180,30 +201,39 @@ def main() -> None:
     parser.add_argument("--at-least", type=int, default=5, help="slices that an object reaches through (default: %(default)s)")
     parser.add_argument("--sample", type=int, default=1000, help="slices clicked without propagation (default: all)")
     parser.add_argument("--share", type=float, default=1 / 3, help="of these clicks, what propagation may use (default: 1/3)")
-    parser.add_argument("--policy", default="mi+pi")
+    parser.add_argument("--good", type=float, default=0.9, help="IoU from which a slice is good (default: %(default)s)")
+    parser.add_argument("--policy", default=DEFAULT_POLICY)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="objects at the same time (default: %(default)s)")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    segmenter, policy = load_segmenter(options.weights, device=options.device), make_policy(options.policy)
     lines, everything = [], []
-    for folder in options.sets:
-        labelled = open_set(folder)
-        todo = objects(labelled, options.at_least, options.objects)
-        works = [measure(*one, segmenter, policy, options.share, options.sample) for one in track(todo, labelled.name, options.objects)]
-        lines.append(_line(labelled.name, works))
-        everything += works
-        print(lines[-1], flush=True)
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        running = {}
+        for folder in options.sets:
+            chosen = keys(open_set(folder), options.at_least, options.objects)
+            running[folder.resolve().name] = [(key, pool.submit(measure, folder, key, options)) for key in chosen]
+        for name, works in running.items():
+            found = []
+            for key, work in works:
+                found.append(work.result())
+                print(*key, _line("", [found[-1]]), flush=True)
+            lines.append(_line(name, found))
+            everything += found
     if len(options.sets) > 1:
         lines.append(_line(f"**all {len(everything)} objects**", everything))
     about = [
         *host(machine(options.device, options.threads)),
-        f"- At most {options.objects} objects a set, in at least {options.at_least} slices each; policy `{options.policy}`, robot centre.",
-        f"- Alone: every slice (of at most {options.sample}) until IoU {GOOD_IOU} or {MOST_CLICKS} clicks.",
-        f"- With propagation: the middle slice likewise, then those that are ranked worst, with at most {options.share:.2f} of the clicks.",
-        f"- AUC: of the expected error as a ranking of the slices with IoU < {WRONG_IOU}, over all propagations.",
+        f"- {options.objects} objects a set at most, spread evenly over those in at least {options.at_least} slices; "
+        f"policy `{options.policy}`, robot centre.",
+        f"- In both ways a slice is worked on until IoU {options.good:g}, or {MOST_CLICKS} clicks, or {PATIENCE} in a row of no use; "
+        "the best of its masks is accepted, and what was taken back counts as clicks.",
+        f"- Alone: every slice (of at most {options.sample}, spread evenly; the clicks are counted for all).",
+        f"- With propagation: the middle slice, then those that the session advises, with at most {options.share:.2f} of the clicks. "
+        "A slice that is good already is approved, which counts as a look.",
+        f"- AUC: of the expected error as a ranking of the slices with IoU < {WRONG_IOU}, over all propagations of all objects.",
     ]
     text = "\n\n".join(["# Propagation", "\n".join(about), table(lines)]) + "\n"
     print(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import settings
 from PIL import Image as Picture
+
+from napari_apprentice.session import Session
+from napari_apprentice.types import Click, Plane, SessionError
 
 settings.register_profile("napari-apprentice", deadline=None, print_blob=True)
 settings.load_profile("napari-apprentice")
@@ -66,3 +70,51 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("needs labelled sets: APPRENTICE_DATA names no folder")
     return Path(folder)
+
+
+@pytest.fixture
+def wander() -> Callable[..., None]:
+    """Does random actions of every kind in a session of a volume: ``wander(session, seed, steps, before=lambda: None)``."""
+
+    def do(session: Session, seed: int, steps: int, before: Callable[[], None] = lambda: None) -> None:
+        draw = np.random.default_rng(seed)
+        for _ in range(steps):
+            before()
+            with contextlib.suppress(SessionError):  # what the state does not allow
+                _act(session, draw)
+
+    return do
+
+
+def _act(session: Session, draw: np.random.Generator) -> None:
+    def voxel() -> tuple[int, ...]:
+        return tuple(int(draw.integers(side)) for side in session.image.shape)
+
+    present = [int(i) for i in np.unique(session.labels) if i] or [1]
+    label, other = int(draw.choice(present)), int(draw.choice(present))
+    versions = [version.number for version in session.versions.versions]
+    where = tuple(slice(int(start), int(start) + 2) for start in draw.integers(0, np.array(session.image.shape) - 1))
+    inside = np.argwhere(session.labels == label)
+    actions: list[tuple[float, Callable[[], object]]] = [
+        (8.0, lambda: session.add(Click(voxel(), bool(draw.random() < 0.8), int(draw.integers(3))))),
+        (3.0, lambda: session.accept(learn=bool(draw.random() < 0.7))),
+        (3.0, session.undo),
+        (2.0, session.redo),
+        (1.0, session.learn),
+        (1.0, lambda: session.choose(int(draw.integers(2)))),
+        (1.0, lambda: session.select(int(draw.integers(1, 9)))),
+        (1.0, lambda: session.paint(where, draw.integers(0, 6, [2] * len(where)))),
+        (1.0, lambda: session.propagate(label, 0)),
+        (0.5, lambda: session.approve(Plane(0, int(draw.integers(session.image.shape[0]))), label=label)),
+        (0.5, session.discard),
+        (0.5, lambda: session.delete(label)),
+        (0.7, lambda: session.relabel(label, int(draw.integers(1, 300)))),
+        (0.7, lambda: session.merge(label, other)),
+        (0.7, lambda: session.split(label, [tuple(inside[0]), tuple(inside[-1])] if len(inside) else [])),
+        (1.0, lambda: session.name(label, str(draw.choice(["", "cell", "nucleus"])))),
+        (0.5, lambda: session.go_back(int(draw.choice(versions)))),
+        (0.3, session.forget),
+        (0.3, lambda: session.pin(int(draw.choice(versions)), bool(draw.random() < 0.7))),
+    ]
+    weights = np.array([weight for weight, _ in actions])
+    actions[int(draw.choice(len(actions), p=weights / weights.sum()))][1]()

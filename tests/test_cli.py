@@ -66,7 +66,7 @@ def refused(capsys, *arguments):
 # --- help ---
 
 
-@pytest.mark.parametrize("command", ["demo", "segment", "propagate", "measure", "benchmark", "train", "info"])
+@pytest.mark.parametrize("command", ["demo", "segment", "propagate", "measure", "benchmark", "train", "info", "report", "replay"])
 def test_every_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([command, "--help"])
@@ -78,7 +78,7 @@ def test_help_names_every_command(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     named = set(re.findall(r"^    ([a-z]+) +\w", capsys.readouterr().out, re.MULTILINE))
-    assert named == {"demo", "segment", "propagate", "measure", "benchmark", "train", "info", "cohort"}
+    assert named == {"demo", "segment", "propagate", "measure", "benchmark", "train", "info", "cohort", "report", "replay"}
 
 
 def test_without_a_command_the_usage_is_shown(capsys):
@@ -256,6 +256,41 @@ def test_benchmark_refuses_weights_of_no_network_that_is_compared(disks, disks_s
     assert "NAME=FILE" in refused(capsys, "benchmark", disks_set, "--weights", "a.safetensors", "--weights", "b.safetensors")
     assert "cdnet" in refused(capsys, "benchmark", disks_set, "--network", "unet", "--weights", "cdnet=a.safetensors")
     assert "'vnet'" in refused(capsys, "benchmark", disks_set, "--network", "vnet")
+
+
+def test_benchmark_compares_several_weights_of_one_network(disks, disks_set, tmp_path):
+    path = tmp_path / "rows.json"
+    command = ["benchmark", str(disks_set), "--max-clicks", "1", "--json", str(path), "--device", "cpu"]
+    cli.main([*command, "--weights", "cdnet=a.safetensors", "--weights", "cdnet-plain=b.safetensors"])
+    assert [(one["network"], str(one["weights"])) for one in disks] == [("cdnet", "a.safetensors"), (None, "b.safetensors")]
+    assert [row["network"] for row in json.loads(path.read_text())["rows"]] == ["cdnet", "cdnet-plain"]
+
+
+def test_benchmark_says_what_a_click_costs_a_network(disks_set, tmp_path, capsys, monkeypatch):
+    import torch
+
+    from napari_apprentice import segmenter
+    from napari_apprentice.networks import build
+    from napari_apprentice.weights import save_weights
+
+    torch.manual_seed(0)
+    weights = save_weights(build("unet", {"widths": [8, 8, 8], "blocks": [1, 1, 1], "head_width": 4}), tmp_path / "tiny.safetensors")
+    path = tmp_path / "rows.json"
+    command = ["benchmark", str(disks_set), "--max-clicks", "2", "--limit", "1", "--json", str(path), "--device", "cpu"]
+    assert cli.main([*command, "--weights", f"tiny={weights}", "--weights", f"again={weights}", "--threads", "1"]) == 0
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["network"] for row in rows] == ["tiny", "again"]
+    assert rows[0]["cost"] == rows[1]["cost"]
+    assert set(rows[0]["cost"]) == {"parameters", "gflops", "memory_mib"}
+    assert all(value > 0 for value in rows[0]["cost"].values())
+    assert "GFLOPs" in capsys.readouterr().out
+    seen = []
+    monkeypatch.setattr(segmenter, "pixel_diffusion", lambda logits, *rest: seen.append(0) or torch.zeros_like(logits))
+    assert cli.main([*command, "--weights", str(weights), "--no-diffusion", "--threads", "1"]) == 0
+    assert [row["network"] for row in json.loads(path.read_text())["rows"]] == ["unet without diffusion"]
+    assert seen == []
+    assert cli.main([*command, "--weights", str(weights), "--threads", "1"]) == 0
+    assert seen
 
 
 def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
-from napari_apprentice.ground import Slice, accepted_slices
+from napari_apprentice.ground import Slice, accepted_slices, worths
 from napari_apprentice.history import Origin
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.labelmap import LabelMap
+from napari_apprentice.painting import implied, previous_answer
 from napari_apprentice.propagation import Carrying, propagate
 from napari_apprentice.replay import replay
 from napari_apprentice.session import Session, resume
@@ -78,7 +79,11 @@ def test_identical_slices_keep_the_mask():
     session.paint((slice(2, 3),), MOVING[6][None].astype(np.uint8))
     session.propagate()
     assert (session.labels == MOVING[6]).all()
-    assert max(doubt.error for doubt in session.doubtful()) < 0.2
+    moving = painted()
+    moving.propagate()
+    there = {doubt.plane.index: doubt.error for doubt in moving.doubtful()}
+    for doubt in session.doubtful():
+        assert doubt.error < there[doubt.plane.index + 4]  # as far from the slice that was painted
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -347,6 +352,85 @@ def test_the_ranking_is_worst_first_and_over_all_objects():
     errors = [doubt.error for doubt in session.doubtful()]
     assert errors == sorted(errors, reverse=True)
     assert {doubt.label for doubt in session.doubtful()} == {1, 2}
+
+
+def carrying_origin(labels, errors, own):
+    return Origin(frozenset(Plane(0, index) for index in own), {Plane(0, index): error for index, error in errors.items()})
+
+
+def stack(areas) -> LabelMap:
+    labels = np.zeros((len(areas), 4, 50), np.uint8)
+    for plane, area in zip(labels, areas, strict=True):
+        plane.ravel()[:area] = 1
+    return LabelMap(labels.shape, labels)
+
+
+def worths_of(areas, errors, own) -> dict[int, float]:
+    labels = stack(areas)
+    return worths(labels, carrying_origin(labels, errors, own), 1, 0)
+
+
+@given(st.lists(st.tuples(st.integers(1, 100), st.floats(0.01, 1)), min_size=3, max_size=9), st.integers(0, 9))
+def test_a_correction_helps_its_own_slice_at_least_and_all_that_is_wrong_at_most(slices, own):
+    own = min(own, len(slices) - 1)
+    errors = {index: error for index, (_, error) in enumerate(slices) if index != own}
+    wrong = {index: errors[index] * slices[index][0] for index in errors}
+    found = worths_of([area for area, _ in slices], errors, [own])
+    assert found.keys() == errors.keys()
+    for index, worth in found.items():
+        side = sum(w for other, w in wrong.items() if (other < own) == (index < own))
+        assert wrong[index] - 1e-9 <= worth <= side + 1e-9
+
+
+def test_the_middle_of_the_longest_stretch_is_worth_most():
+    found = worths_of([20] * 12, {1: 0.2, 2: 0.2, 4: 0.2, 5: 0.3, 6: 0.4, 7: 0.5, 8: 0.4, 9: 0.3, 10: 0.2}, [0, 3, 11])
+    assert max(found, key=found.get) in (6, 7, 8)
+    tail = worths_of([20] * 9, {index: index / 10 for index in range(1, 9)}, [0])
+    assert 3 <= max(tail, key=tail.get) <= 6
+
+
+def test_where_it_ended_counts_like_its_neighbour():
+    found = worths_of([20, 20, 20, 0], {1: 0.1, 2: 0.1, 3: 0.5}, [0])
+    assert found[3] >= 10
+    assert worths_of([20, 20], {}, [0]) == {}
+
+
+def test_what_is_advised_is_what_was_carried():
+    session = painted()
+    assert session.advised(1) == []
+    session.propagate()
+    assert sorted(session.advised(1)) == sorted(session.doubtful())
+    best = session.advised(1)[0].plane
+    session.approve(best)
+    assert best not in {doubt.plane for doubt in session.advised(1)}
+
+
+def test_between_two_equal_masks_lies_that_mask_whatever_the_picture_shows():
+    image = Image(np.random.default_rng(0).normal(size=(1, 7, *ROWS.shape)))
+    session = painted(image, (0, 6), [MOVING[6]] * 7)
+    session.propagate()
+    assert (session.labels == MOVING[6]).all()
+
+
+def test_a_carried_slice_is_told_as_a_guess_and_one_that_the_user_made_is_not():
+    session = painted()
+    session.propagate()
+    guess = previous_answer(session._labels, session._state, Plane(0, 5))
+    made = previous_answer(session._labels, session._state, Plane(0, 6))
+    np.testing.assert_array_equal(guess.mask, session.labels[5] == 1)
+    np.testing.assert_array_equal(made.mask, session.labels[6] == 1)
+    assert np.unique(np.abs(guess.logits)).size > 2
+    assert np.unique(np.abs(made.logits)).size == 1
+
+
+def test_a_middle_is_implied_where_all_clicks_say_where_the_object_is_not():
+    previous = Prediction.from_mask(MOVING[6])
+    edge, middle, yes = Click((18, 27), False), Click((18, 20), False), Click((18, 22))
+    assert implied((edge,), previous) == (Click((18, 20)), edge)
+    assert implied((edge, yes), previous) == (edge, yes)
+    assert implied((middle,), previous) == (middle,)
+    assert implied((edge,), None) == (edge,)
+    assert implied((edge,), Prediction.from_mask(np.zeros_like(MOVING[6]))) == (edge,)
 
 
 def test_by_default_it_takes_the_open_object_or_the_one_accepted_last():

@@ -48,6 +48,11 @@ def make(image: Image = VOLUME, radius: float = 2.0, policy: FakePolicy | None =
     return Session(image, DiskSegmenter(radius), policy or FakePolicy(), **options)
 
 
+def left_behind(folder: Path) -> Path:
+    """A copy of the folder of a session that still goes on: as it would be found if the process died now."""
+    return Path(shutil.copytree(folder, folder.with_name(f"{folder.name} left behind")))
+
+
 def disk(centre: tuple[int, int], radius: float, shape: tuple[int, int]) -> np.ndarray:
     rows, cols = np.ogrid[: shape[0], : shape[1]]
     return (rows - centre[0]) ** 2 + (cols - centre[1]) ** 2 <= radius**2
@@ -791,7 +796,7 @@ def test_journaled_labels_win_over_another_model(tmp_path):
     session.add(Click((2, 5, 5)))
     session.accept()
     session.add(Click((3, 5, 5)))
-    again = resume(tmp_path, VOLUME, DiskSegmenter(4.0), FakePolicy(1, 1))
+    again = resume(left_behind(tmp_path), VOLUME, DiskSegmenter(4.0), FakePolicy(1, 1))
     assert (again.labels == session.labels).all()
     assert again.clicks == session.clicks
     assert again.finished == (1,)
@@ -838,7 +843,7 @@ def test_without_a_store_everything_is_learnt_again(tmp_path):
     session = journaled(tmp_path, CountingPolicy())
     five_objects(session)
     policy = CountingPolicy()
-    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy)
+    again = resume(left_behind(tmp_path), VOLUME, DiskSegmenter(2.0), policy)
     assert observed(again) == observed(session)
     assert policy.answers == 10
     while session.can_undo:
@@ -876,7 +881,7 @@ def test_undone_learning_is_not_in_the_resumed_model(tmp_path, undone):
     for _ in range(undone):
         session.undo()
     policy = CountingPolicy()
-    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    again = resume(left_behind(tmp_path), VOLUME, DiskSegmenter(2.0), policy, FakeStore())
     assert observed(again) == observed(session)
     assert policy.answers == undone // 3 * 2 + (undone % 3 > 0) * 2, "a checkpoint that undo needs again was not kept"
     while session.can_redo:
@@ -890,7 +895,7 @@ def test_undone_learning_comes_from_its_checkpoint_too(tmp_path):
     five_objects(session)
     session.undo()
     policy = CountingPolicy()
-    again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    again = resume(left_behind(tmp_path), VOLUME, DiskSegmenter(2.0), policy, FakeStore())
     assert policy.lessons == 0
     again.redo()
     session.redo()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import shutil
+import tomllib
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from scipy import ndimage
 from napari_apprentice import training
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import LOSSES, normalised_focal, soft_dice
-from napari_apprentice.networks import Output, build
+from napari_apprentice.networks import Output, build, configuration
 from napari_apprentice.samples import SampleStream
 from napari_apprentice.training import Recipe, first_clicks, next_click, read_recipe, train
 from napari_apprentice.types import RecipeError, WeightsError
@@ -85,6 +87,41 @@ def test_the_recipe_of_the_shipped_weights_can_be_read():
     assert found.sets
     assert 0 < found.synthetic < 1
     assert found.held_out > 0
+
+
+def test_a_recipe_takes_from_its_base_what_it_does_not_say(recipe, tmp_path):
+    (tmp_path / "more").mkdir()
+    child, grandchild = tmp_path / "more" / "child.toml", tmp_path / "grandchild.toml"
+    child.write_text(f'base = "../{recipe.name}"\nlearning_rate = 0.5\nconfig = {{ disk_radius_px = 5.0 }}\n')
+    grandchild.write_text('base = "more/child.toml"\nseed = 9\nconfig = { groups = 2 }\n')
+    plain = read_recipe(recipe)
+    assert read_recipe(child) == replace(plain, learning_rate=0.5, config=plain.config | {"disk_radius_px": 5.0})
+    assert read_recipe(grandchild) == replace(read_recipe(child), seed=9, config=plain.config | {"disk_radius_px": 5.0, "groups": 2})
+
+
+def test_a_base_that_cannot_be_used_is_refused(recipe, tmp_path):
+    recipe.write_text(f'base = "{recipe.name}"')
+    assert "base of itself" in refusal(recipe)
+    recipe.write_text("base = 3")
+    assert "base = 3" in refusal(recipe)
+    recipe.write_text('base = "none.toml"')
+    with pytest.raises(RecipeError, match=r"none\.toml cannot be read"):
+        read_recipe(recipe)
+
+
+ABLATIONS = sorted((Path(__file__).parents[1] / "recipes" / "ablations").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", ABLATIONS, ids=lambda path: path.stem)
+def test_an_ablation_differs_from_its_base_in_what_it_is_about_alone(path):
+    base = path.parent / tomllib.loads(path.read_text("utf-8"))["base"]
+    found, of_base = read_recipe(path), read_recipe(base)
+    assert found != of_base
+    changed = {f.name for f in fields(Recipe) if getattr(found, f.name) != getattr(of_base, f.name)}
+    assert changed <= {"config", "loss", "dice_weight", "start_from", "seed"}
+    assert configuration(found.network, found.config) is not None
+    assert path.stem.partition("-")[0] == found.network
+    assert f"recipes/ablations/{path.name} --data DIR --out runs/{path.stem}.safetensors" in path.read_text("utf-8")
 
 
 def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_path):

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from napari_apprentice.assembly import load_segmenter, make_policy, open_session, resume_session
     from napari_apprentice.files import read, read_labels, save_image, write
+    from napari_apprentice.projects import create_project, open_project
     from napari_apprentice.session import Session
     from napari_apprentice.types import ApprenticeError, Click, Image, Prediction
+    from napari_apprentice.workbench import open_case, run_project
 
 __version__ = "0.1.0"
 
@@ -32,12 +34,16 @@ __all__ = [
     "Image",
     "Prediction",
     "Session",
+    "create_project",
     "load_segmenter",
     "make_policy",
+    "open_case",
+    "open_project",
     "open_session",
     "read",
     "read_labels",
     "resume_session",
+    "run_project",
     "save_image",
     "write",
 ]
@@ -45,8 +51,10 @@ __all__ = [
 _HOMES = {
     "assembly": ("load_segmenter", "make_policy", "open_session", "resume_session"),
     "files": ("read", "read_labels", "save_image", "write"),
+    "projects": ("create_project", "open_project"),
     "session": ("Session",),
     "types": ("ApprenticeError", "Click", "Image", "Prediction"),
+    "workbench": ("open_case", "run_project"),
 }
 
 

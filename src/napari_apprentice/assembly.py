@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from napari_apprentice import adaptation
 from napari_apprentice.adaptation import make_policy
 from napari_apprentice.blocks import is_large
 from napari_apprentice.cohorts import Cohort
+from napari_apprentice.computers import Computer
 from napari_apprentice.files import read
-from napari_apprentice.journal import Journal, read_journal
+from napari_apprentice.journal import Event, Header, Journal, fingerprint, journal_path, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.labelmap import as_ids, check_shape
 from napari_apprentice.lazy import LARGE_BYTES, LazyArray
 from napari_apprentice.legend import Legend
 from napari_apprentice.networks import NETWORKS
+from napari_apprentice.replay import starting_labels
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Image, Plane, SessionError, WeightsError
+from napari_apprentice.types import DEFAULT_POLICY, Image, Plane, SessionError, WeightsError
 from napari_apprentice.versions import Version
 from napari_apprentice.weights import DEFAULT_WEIGHTS
 
-__all__ = ["DEFAULT_POLICY", "POLICIES", "export_cohort", "find_weights", "load_segmenter", "make_policy", "open_session", "resume_session"]
+__all__ = [
+    "DEFAULT_POLICY",
+    "POLICIES",
+    "begin_again",
+    "compute_as",
+    "computer_of",
+    "export_cohort",
+    "find_weights",
+    "load_segmenter",
+    "make_policy",
+    "model_of",
+    "open_session",
+    "resume_session",
+]
 
 POLICIES: tuple[str, ...] = tuple(adaptation.POLICIES)
 """Names of the adaptation policies."""
-
-DEFAULT_POLICY = "mi+pi"
 
 UNDO_BUDGET_BYTES = 2**30
 """Memory for what the model knew before; more than that waits on the disk."""
@@ -138,7 +153,8 @@ def open_session(
         labels = labels if is_large(image.shape) else as_ids(labels, image.shape)
     journal = None
     if folder is not None:
-        journal = Journal.create(Path(folder), image, policy=policy, model=f"{segmenter.name}:{digest}", cohort=cohort or "")
+        about = {"policy": policy, "model": model_of(segmenter), "cohort": cohort or ""}
+        journal = Journal.create(Path(folder), image, **about, computer=computer_of(segmenter))
     return Session(image, segmenter, chosen, labels=labels, legend=legend, journal=journal, store=store, start=start, cohort=study)
 
 
@@ -191,13 +207,78 @@ def resume_session(folder: Path | str, image: Image | None = None, *, weights: P
         if not header.path:
             raise SessionError(f"the session in {folder} names no image file; expected the image to be handed over")
         image = read(header.path)
-    network = header.model.partition(":")[0]
-    if weights is None and network in NETWORKS and network != DEFAULT_WEIGHTS.stem:
-        weights = find_weights(network)
-    segmenter = load_segmenter(weights, device=device, undo_budget_bytes=_undo_budget(image))
-    model = f"{segmenter.name}:{segmenter.loaded.digest}"
+    segmenter = load_segmenter(weights or _weights_of(header), device=device, undo_budget_bytes=_undo_budget(image))
+    model = model_of(segmenter)
     if header.model and header.model != model:
         raise SessionError(f"the session in {folder} was made with the weights {header.model}; expected these, but {model} arrived")
     store = KnowledgeStore(segmenter.base, segmenter.loaded.digest)
     study = Cohort(header.cohort, segmenter.loaded.digest, store) if header.cohort else None
-    return resume(Path(folder), image, segmenter, make_policy(header.policy or DEFAULT_POLICY), store, study)
+    return resume(Path(folder), image, segmenter, make_policy(header.policy or DEFAULT_POLICY), store, study, computer_of(segmenter))
+
+
+def begin_again(
+    recording: Path | str, image: Image, *, weights: Path | str | None = None, device: str = "auto"
+) -> tuple[Session, NetworkSegmenter]:
+    """A session that begins as a recorded one did, to replay what it did (see `replay`). It keeps no journal and belongs to no study.
+
+    Parameters
+    ----------
+    recording : the journal or its folder
+    image : the one that it is about
+    weights, device : as for `resume_session`; other weights than the recorded ones are taken, too
+
+    Returns
+    -------
+    session and its segmenter
+
+    Raises
+    ------
+    SessionError : it is about another image, or what its model knew at the start is gone
+    ReadError : the journal is missing or damaged
+    WeightsError, DeviceError : as for `load_segmenter`
+    """
+    header, events = read_journal(recording)
+    if header.shape != image.shape or header.fingerprint != fingerprint(image):
+        raise SessionError(
+            f"the image {image.name!r} of shape {image.shape} arrived; expected {header.image!r} of shape {header.shape} "
+            f"with the same voxels as when the session began"
+        )
+    segmenter = load_segmenter(weights or _weights_of(header), device=device, undo_budget_bytes=_undo_budget(image))
+    store = KnowledgeStore(segmenter.base, segmenter.loaded.digest)
+    opened = next((event for event in events if event.kind == "open"), Event("open", 1))
+    start = opened.version
+    if start is not None:
+        known = journal_path(recording).parent / (start.checkpoint or "")
+        if not known.is_file():
+            raise SessionError(
+                f"the session began with a model that had been taught ({start.origin}); expected it in {known}, to replay it"
+            )
+        start = replace(start, snapshot=store.load(known))
+    policy = make_policy(header.policy or DEFAULT_POLICY)
+    labels, legend = starting_labels(recording), opened.legend
+    return Session(image, segmenter, policy, labels=labels, legend=legend, store=store, start=start), segmenter
+
+
+def model_of(segmenter: NetworkSegmenter) -> str:
+    """Which model a segmenter is before it learns, as journals name it: network and digest of the weights."""
+    return f"{segmenter.name}:{segmenter.loaded.digest}"
+
+
+def computer_of(segmenter: NetworkSegmenter) -> Computer:
+    """What a segmenter runs on."""
+    device = str(segmenter.device)
+    if segmenter.device.type == "cuda":
+        device = torch.cuda.get_device_name(segmenter.device)
+    return Computer.here(device, torch.get_num_threads(), torch.__version__)
+
+
+def compute_as(computer: Computer | None) -> None:
+    """Let operations of this process use as many threads as they did there: sums that are split otherwise round otherwise."""
+    if computer is not None and computer.threads:
+        torch.set_num_threads(computer.threads)
+
+
+def _weights_of(header: Header) -> Path | None:
+    """The weights that a session was opened with, as far as the name of its network says; None for the default ones."""
+    network = header.model.partition(":")[0]
+    return find_weights(network) if network in NETWORKS and network != DEFAULT_WEIGHTS.stem else None

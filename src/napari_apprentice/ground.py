@@ -16,7 +16,7 @@ from napari_apprentice.painting import crossing_lines
 from napari_apprentice.shapes import bounding_box
 from napari_apprentice.types import Box, Plane, Prediction
 
-__all__ = ["DOUBTFUL", "Ground", "Slice", "accepted_slices", "slices"]
+__all__ = ["DOUBTFUL", "Ground", "Slice", "accepted_slices", "slices", "worths"]
 
 DOUBTFUL = 0.15
 """Expected error (1 - IoU) above which a carried slice is doubtful."""
@@ -72,6 +72,30 @@ def accepted_slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> 
             if rest.any():
                 accepted[index] = mask
     return accepted
+
+
+def worths(labels: LabelMap, origin: Origin, label: int, axis: int) -> dict[int, float]:
+    """Of every carried slice across an axis, in how many voxels a correction there is expected to help.
+
+    It takes away the slice's own expected error, and some of that of the slices that were carried from the same accepted ones: an
+    error grows with the distance from the nearest accepted slice, and so falls with it. Of many slices that are wrong, the one in the
+    middle of them is worth most. Where propagation ended, the error is one of the nearest slice that is not empty.
+    """
+    errors = {plane.index: error for plane, error in origin.carried.items() if plane.axis == axis}
+    held = accepted_slices(labels, origin, label, axis)
+    accepted = np.array(sorted(held))
+    if not errors or not len(accepted):
+        return dict.fromkeys(errors, 0.0)
+    areas = {index: int((labels.plane(Plane(axis, index)) == label).sum()) for index in errors} | {i: int(m.sum()) for i, m in held.items()}
+    where = np.array(sorted(errors))
+    away = np.abs(where[:, None] - accepted).min(axis=1)
+    stretch = np.searchsorted(accepted, where)
+    full = [i for i in sorted(areas) if areas[i]]
+    area = [areas[i] or areas[min(full, key=lambda j: abs(i - j))] for i in where.tolist()] if full else [0] * len(where)
+    wrong = np.array([errors[i] for i in where.tolist()]) * np.array(area)
+    less = 1 - np.minimum(np.abs(where[:, None] - where) / away, 1.0)  # [corrected, other]
+    gains = np.where(stretch[:, None] == stretch, less * wrong, 0.0).sum(axis=1)
+    return dict(zip(where.tolist(), gains.tolist(), strict=True))
 
 
 class Ground:

@@ -17,7 +17,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -29,10 +29,12 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.blocks import is_large
+from napari_apprentice.computers import Computer
 from napari_apprentice.geometry import voxel_to_world
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.legend import Legend
-from napari_apprentice.types import Click, Image, LearningReport, Plane, ReadError, WriteError
+from napari_apprentice.locks import FolderLock
+from napari_apprentice.types import ApprenticeError, Click, Image, InUseError, LearningReport, Plane, ReadError, WriteError
 from napari_apprentice.versions import Effort, Version
 
 __all__ = [
@@ -45,6 +47,9 @@ __all__ = [
     "Journal",
     "effective",
     "fingerprint",
+    "journal_path",
+    "labels_of",
+    "package_version",
     "read_journal",
     "replay_labels",
 ]
@@ -79,6 +84,7 @@ class Header:
     package : version of this package
     time : when it was begun, ISO 8601 in UTC
     format : version of the file format
+    computer : what the model ran on; None where nobody said
     """
 
     image: str
@@ -93,14 +99,15 @@ class Header:
     package: str = ""
     time: str = ""
     format: int = FORMAT
+    computer: Computer | None = None
 
     @classmethod
-    def of(cls, image: Image, *, policy: str = "", model: str = "", cohort: str = "") -> Header:
+    def of(cls, image: Image, *, policy: str = "", model: str = "", cohort: str = "", computer: Computer | None = None) -> Header:
         """The header of a journal that begins now."""
         affine = tuple(tuple(float(v) for v in row) for row in image.affine)
         path = "" if image.path is None else str(Path(image.path).absolute())
         about = (image.name, path, image.shape, affine, image.units, fingerprint(image))
-        return cls(*about, policy, model, cohort, _package_version(), _now())
+        return cls(*about, policy, model, cohort, package_version(), _now(), computer=computer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +134,7 @@ class Event:
     seeds : for ``split``: a voxel of every part
     name, color : for ``name``: of the object's class; "" and None for none
     legend : for ``open``: what the objects that the session began with are called
+    computer : of the first action after the session was resumed: what the model has been running on since
     sequence, time : position in the journal from 1, and ISO 8601 in UTC; set on writing
     """
 
@@ -150,36 +158,44 @@ class Event:
     name: str | None = None
     color: str | None = None
     legend: Legend | None = None
+    computer: Computer | None = None
     sequence: int = 0
     time: str = ""
 
 
 class Journal:
-    """A journal that is being written. One process at a time.
+    """A journal that is being written, by one process at a time: it holds the lock of its folder until it is closed.
 
     Make one with `create` or `reopen`; a context manager that closes the file.
     """
 
-    def __init__(self, path: Path, header: Header, file: BinaryIO, length: int, sequence: int) -> None:
+    def __init__(self, path: Path, header: Header, file: BinaryIO, length: int, sequence: int, lock: FolderLock) -> None:
         self.path = path
         self.header = header
         self.sequence = sequence
         self._file = file
         self._length = length
+        self._resumed_on: Computer | None = None
+        self._lock = lock
 
     @classmethod
-    def create(cls, path: Path | str, image: Image, *, policy: str = "", model: str = "", cohort: str = "") -> Journal:
+    def create(
+        cls, path: Path | str, image: Image, *, policy: str = "", model: str = "", cohort: str = "", computer: Computer | None = None
+    ) -> Journal:
         """Begin a journal in a folder (made if need be), or under a path that ends in ``.jsonl``.
 
         Raises
         ------
         WriteError : there is a journal already, or the place cannot be written
+        InUseError : somebody else begins or has one there
         """
-        path = _journal_path(path)
-        header = Header.of(image, policy=policy, model=model, cohort=cohort)
+        path = journal_path(path)
+        header = Header.of(image, policy=policy, model=model, cohort=cohort, computer=computer)
         line = _line(asdict(header))
+        lock = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(path.parent)
             if path.exists():
                 raise WriteError(f"{path} is the journal of an earlier session; expected a folder without one (or resume that session)")
             written = path.with_name(path.name + ".new")
@@ -189,27 +205,43 @@ class Journal:
                 os.fsync(file.fileno())
             os.replace(written, path)
             _flush_folder(path.parent)
-            return cls(path, header, path.open("r+b", buffering=0), len(line), 0)
-        except WriteError:
-            raise
-        except OSError as error:
+            return cls(path, header, path.open("r+b", buffering=0), len(line), 0, lock)
+        except (OSError, InUseError) as error:
+            if lock is not None:
+                lock.release()
+            if isinstance(error, ApprenticeError):
+                raise
             raise WriteError(f"the journal {path} cannot be begun ({error.strerror}); expected a folder that can be written") from error
 
     @classmethod
-    def reopen(cls, path: Path | str) -> tuple[Journal, tuple[Event, ...]]:
+    def reopen(cls, path: Path | str, computer: Computer | None = None) -> tuple[Journal, tuple[Event, ...]]:
         """Go on with a journal, and what happened so far. A torn last line is cut off at the first `append`.
+
+        Parameters
+        ----------
+        path : the journal or its folder
+        computer : what the model runs on now; the next event says so
 
         Raises
         ------
         ReadError : there is no journal, or it is damaged
         WriteError : it cannot be written
+        InUseError : somebody else has it open
         """
-        path = _journal_path(path)
-        header, events, length = _read(path)
+        path = journal_path(path)
+        lock = FolderLock(path.parent) if path.exists() else None
         try:
-            return cls(path, header, path.open("r+b", buffering=0), length, len(events)), events
+            header, events, length = _read(path)
+            assert lock is not None
+            journal = cls(path, header, path.open("r+b", buffering=0), length, len(events), lock)
         except OSError as error:
+            if lock is not None:
+                lock.release()
+            if isinstance(error, ApprenticeError):
+                raise
             raise WriteError(f"the journal {path} cannot be continued ({error.strerror}); expected a file that can be written") from error
+        journal._resumed_on = computer
+        return journal, events
 
     def append(self, *events: Event) -> tuple[Event, ...]:
         """Write events and wait until they are on the disk; either all of them or, on an error, none.
@@ -223,6 +255,8 @@ class Journal:
         WriteError : they cannot be written; the journal is as before
         """
         now = _now()
+        if events and self._resumed_on is not None:
+            events = (replace(events[0], computer=self._resumed_on), *events[1:])
         events = tuple(replace(event, sequence=self.sequence + i, time=now) for i, event in enumerate(events, start=1))
         data = memoryview(b"".join(_line(_encoded(event, self.header)) for event in events))
         length = self._length + len(data)
@@ -240,11 +274,13 @@ class Journal:
                 f"the journal {self.path} cannot be written ({reason}), so the action was not done; expected free space and permission"
             ) from error
         self._length, self.sequence = length, self.sequence + len(events)
+        self._resumed_on = None if events else self._resumed_on
         return events
 
     def close(self) -> None:
-        """Close the file; nothing can be appended afterwards."""
+        """Close the file, and let others go on with it; nothing can be appended afterwards."""
         self._file.close()
+        self._lock.release()
 
     def __enter__(self) -> Journal:
         return self
@@ -260,7 +296,7 @@ def read_journal(path: Path | str) -> tuple[Header, tuple[Event, ...]]:
     ------
     ReadError : there is no journal, it is damaged before its last line, or it was written by a newer version
     """
-    header, events, _ = _read(_journal_path(path))
+    header, events, _ = _read(journal_path(path))
     return header, events
 
 
@@ -301,7 +337,11 @@ def replay_labels(path: Path | str) -> npt.NDArray[Any]:
     ------
     ReadError : as for `read_journal`
     """
-    header, events = read_journal(path)
+    return labels_of(*read_journal(path))
+
+
+def labels_of(header: Header, events: Sequence[Event]) -> npt.NDArray[Any]:
+    """The same as `replay_labels`, for a journal that was read already."""
     entries, done = effective(events)
     patches = [event.patch for event in (*(e for e in events if e.kind == "open"), *(e.action for e in entries[:done]))]
     labels = LabelMap(header.shape)
@@ -332,7 +372,8 @@ def _blocks(size: int, side: int = 32) -> tuple[slice, ...]:
     return tuple(slice(start, start + side) for start in (0, (size - side) // 2, size - side))
 
 
-def _journal_path(path: Path | str) -> Path:
+def journal_path(path: Path | str) -> Path:
+    """Of the journal in a folder; a path that ends in ``.jsonl`` is one already."""
     path = Path(path)
     return path if path.suffix == ".jsonl" else path / JOURNAL_NAME
 
@@ -341,7 +382,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _package_version() -> str:
+def package_version() -> str:
+    """Of this package, "" where it is not installed."""
     try:
         return metadata.version("napari-apprentice")
     except metadata.PackageNotFoundError:
@@ -394,6 +436,8 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
         record["version"] = event.version.facts()
     if event.effort is not None:
         record["effort"] = asdict(event.effort)
+    if event.computer is not None:
+        record["computer"] = asdict(event.computer)
     if event.axis is not None:
         record |= {"axis": event.axis, "carried": event.carried}
     if event.legend is not None:
@@ -420,6 +464,8 @@ def _decoded(record: dict[str, Any]) -> Event:
         facts["report"] = LearningReport(**measured)
     if effort := record.get("effort"):
         facts["effort"] = Effort(**effort)
+    if computer := record.get("computer"):
+        facts["computer"] = Computer.from_facts(computer)
     if version := record.get("version"):
         facts["version"] = Version.from_facts(version, facts.get("report"), facts.get("effort"))
     if patch := record.get("patch"):
@@ -470,4 +516,6 @@ def _header(record: dict[str, Any], path: Path) -> Header:
     facts = {key: value for key, value in record.items() if key in known}
     facts["shape"] = tuple(record["shape"])
     facts["affine"] = tuple(map(tuple, record["affine"]))
+    if computer := record.get("computer"):
+        facts["computer"] = Computer.from_facts(computer)
     return Header(**facts)

@@ -18,7 +18,7 @@ from napari_apprentice.history import History, State, Step
 from napari_apprentice.journal import Event, Journal
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.teaching import Apprentice
-from napari_apprentice.types import ApprenticeError, Click
+from napari_apprentice.types import ApprenticeError, Click, SessionError
 
 __all__ = ["Change", "Ledger"]
 
@@ -47,11 +47,16 @@ class Ledger:
     labels, state : to begin with
     model : follows the state
     history : empty
+
+    Attributes
+    ----------
+    refusal : why nothing may be changed; empty where it may
     """
 
     def __init__(self, labels: LabelMap, state: State, model: Apprentice, history: History) -> None:
         self.labels, self.state, self.model, self.history = labels, state, model, history
         self.journal: Journal | None = None
+        self.refusal = ""
 
     @property
     def nothing(self) -> Change:
@@ -60,9 +65,17 @@ class Ledger:
 
     @contextmanager
     def safely(self) -> Iterator[float]:
-        """Gives the time it began; puts the model back if anything raises."""
-        try:
+        """For an action: gives the time it began, and puts the model back if anything raises; a refusal comes before anything is done."""
+        if self.refusal:
+            raise SessionError(self.refusal)
+        with self.unchanged():
             yield time.perf_counter()
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """For a look: puts the model back if anything raises."""
+        try:
+            yield
         except BaseException:
             self.model.segmenter.restore(self.state.snapshot)
             raise

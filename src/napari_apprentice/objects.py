@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from skimage.segmentation import watershed
 
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.types import SessionError
@@ -80,6 +79,8 @@ def parts(mask: Mask, seeds: Sequence[tuple[int, ...]], spacing: tuple[float, ..
     The watershed of the distance to the contour, flooded from one seed a part (Beucher & Lantuéjoul 1979); pieces without a seed go to
     the part that is nearest.
     """
+    from skimage.segmentation import watershed  # which takes a tenth of a second to import, and few ever need
+
     markers = np.zeros(mask.shape, np.int32)
     for number, seed in enumerate(seeds, start=1):
         markers[seed] = number

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -20,9 +21,10 @@ from scipy import ndimage
 
 from napari_apprentice.history import State
 from napari_apprentice.labelmap import LabelMap, Patch
-from napari_apprentice.types import Click, Plane, Prediction
+from napari_apprentice.shapes import deepest, signed_distance
+from napari_apprentice.types import Box, Click, Plane, Prediction
 
-__all__ = ["crossing_lines", "previous_answer", "repainting"]
+__all__ = ["crossing_lines", "implied", "previous_answer", "repainting"]
 
 
 def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction | None:
@@ -35,7 +37,8 @@ def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction 
     mask = here == state.label
     answer = state.predictions.get(plane)
     if answer is None:
-        return Prediction.from_mask(mask) if mask.any() else None
+        carried = plane in state.origin(state.label).carried
+        return (_outlined(mask) if carried else Prediction.from_mask(mask)) if mask.any() else None
     by_hand = (answer.mask != mask) & ((here == 0) | mask)
     if not by_hand.any():
         return answer
@@ -43,6 +46,26 @@ def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction 
     logits, box = corrected.logits.copy(), answer.box.slices
     logits[box] = np.where(by_hand[box], logits[box], answer.logits)
     return replace(corrected, logits=logits, view=answer.view, score=answer.score)
+
+
+def _outlined(mask: npt.NDArray[np.bool_]) -> Prediction:
+    """A prediction that says ``mask``, which somebody else guessed: less certain the nearer to the contour."""
+    depth = 10 * signed_distance(mask) / float(np.sqrt(mask.sum()))
+    return Prediction(np.asarray(np.clip(depth, -6, 6), np.float32), Box(0, 0, *mask.shape), mask.shape)
+
+
+def implied(clicks: tuple[Click, ...], previous: Prediction | None) -> tuple[Click, ...]:
+    """``clicks`` after a positive one in the middle of the previous mask, where all of them are negative and none lies near it.
+
+    A network has never seen an object that is only said to be elsewhere.
+    """
+    if previous is None or any(click.positive for click in clicks) or not previous.mask_in_box.any():
+        return clicks
+    mask = previous.mask
+    middle = deepest(mask)
+    if min(math.dist(middle, click.voxel) for click in clicks) <= float(signed_distance(mask)[middle]) / 2:
+        return clicks
+    return (Click(middle), *clicks)
 
 
 def repainting(labels: LabelMap, state: State, click: Click, answer: Prediction) -> Patch | None:

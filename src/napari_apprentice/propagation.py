@@ -11,21 +11,24 @@ One step goes from a slice whose mask is known to the next one:
 4. *The end*: the object no longer stands out from what is around it as it did, splits, meets another object, or the way has become too
    doubtful. The doubt adds up from step to step: by what the flow does not bring back, and by the step's length over the object's width.
 
-Between two accepted slices the steps come from both ends, and their logits are blended, the nearer end's more. Where one of the ways
-ends early, shape-based interpolation (Raya & Udupa 1990) stands in. Nothing here changes the model or the labels: an `Outcome` says what
-would change.
+Between two accepted slices the steps come from both ends, and their logits are blended, the nearer end's more, with the shape in between
+(Raya & Udupa 1990): the more of it the more the accepted masks overlap, and in place of a way that ends early. How wrong a slice is
+expected to be follows from the signs that were noticed on the way (`expectation`). Nothing here changes the model or the labels: an
+`Outcome` says what would change.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.expectation import Signs, expected_error
 from napari_apprentice.geometry import clip, grow, union
 from napari_apprentice.ground import Ground, accepted_slices
 from napari_apprentice.history import Origin
@@ -43,10 +46,10 @@ OnSlice = Callable[[int, int], None]
 _MOST_LOGIT, _LEAST_LOGIT, _MOST_WORD = 12.0, 0.1, 6.0  # of a moved mask, of a pixel that was decided otherwise, of the network
 _SURROUNDINGS_PX = 12  # beside the margin
 _DEAF = 0.7  # IoU with an accepted mask up to which the network is not listened to
-_DISAGREED = 0.5  # share of the expected IoU that goes where the network says something else altogether
 _LOST = 0.1  # of the expected IoU, on a step as long as the object is wide
 _FAINT = 0.2  # standard deviations by which an object hardly stands out
 _GONE = 0.3  # expected error where an object has ended
+_NO_WORD = 0.5  # the IoU of a network that gives itself none
 
 
 @dataclass(frozen=True)
@@ -98,12 +101,14 @@ class Outcome:
     patch : the change of the labels; None if nothing changes
     carried : index of every slice that was filled, or before which it ended, and the error (1 - IoU) that is expected there
     stops : where it ended before a slice that somebody accepted, or the border of the image
+    signs : what the expected errors of the slices that were filled follow from
     """
 
     axis: int
     patch: Patch | None
     carried: Mapping[int, float]
     stops: tuple[Stop, ...] = ()
+    signs: Mapping[int, Signs] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -151,10 +156,12 @@ def propagate(
             f"object {label} has no accepted slice across axis {axis} to start from; expected one that was clicked or painted in"
         )
     ground = Ground(labels, origin, label, axis)
-    answers, stops = _Walk(image, segmenter, ground, carrying, on_slice).everywhere(accepted)
-    errors = {index: 1 - answer.score for index, answer in answers.items()} | {stop.index: stop.error for stop in stops}
+    found, stops = _Walk(image, segmenter, ground, carrying, on_slice).everywhere(accepted)
+    answers = {index: one.answer for index, one in found.items()}
+    signs = {index: one.signs for index, one in found.items()}
+    errors = {index: expected_error(sign) for index, sign in signs.items()} | {stop.index: stop.error for stop in stops}
     carried = {index: round(errors[index], 4) for index in sorted(errors)}
-    return Outcome(axis, ground.patch(answers), carried, tuple(sorted(stops)))
+    return Outcome(axis, ground.patch(answers), carried, tuple(sorted(stops)), signs)
 
 
 # --- from slice to slice ----------------------------------------------------------------------------------------------------------------
@@ -169,6 +176,7 @@ class _Known:
     sure : the IoU that the mask is expected to have by the flow alone, which decides when to stop
     heed : how far the network is listened to on this way
     stood_out : how far the object stood out where the way began; None there
+    passed : slices since then
     """
 
     pixels: ImageSlice
@@ -176,6 +184,14 @@ class _Known:
     sure: float
     heed: float
     stood_out: float | None = None
+    passed: int = 0
+
+
+class _Carried(NamedTuple):
+    """What a slice was filled with, and the signs of how wrong that is."""
+
+    answer: Prediction
+    signs: Signs
 
 
 class _Stopped(Exception):  # noqa: N818 (it is none)
@@ -187,7 +203,7 @@ class _Stopped(Exception):  # noqa: N818 (it is none)
 
 
 class _Walk:
-    """All the ways that lead away from accepted slices. An answer is a `Prediction` whose score is the expected IoU."""
+    """All the ways that lead away from accepted slices."""
 
     def __init__(self, image: Image, segmenter: Segmenter, ground: Ground, carrying: Carrying, on_slice: OnSlice | None) -> None:
         self._image, self._segmenter, self._ground, self._carrying = image, segmenter, ground, carrying
@@ -195,12 +211,12 @@ class _Walk:
         self._spacing: tuple[float, float] = tuple(s for axis, s in enumerate(image.spacing) if axis != ground.axis)  # type: ignore[assignment]
         self._done = self._total = 0
 
-    def everywhere(self, accepted: Mapping[int, Mask]) -> tuple[dict[int, Prediction], list[Stop]]:
+    def everywhere(self, accepted: Mapping[int, Mask]) -> tuple[dict[int, _Carried], list[Stop]]:
         """The answers in all slices that were reached, and where the walks ended."""
         ends = [-1, *sorted(accepted), self._image.shape[self._ground.axis]]
         gaps = [[way for way in _ways(a, b) if (mask := accepted.get(_start(way))) is not None and mask.any()] for a, b in pairwise(ends)]
         self._total = sum(len(way) for ways in gaps for way in ways)
-        answers: dict[int, Prediction] = {}
+        answers: dict[int, _Carried] = {}
         stops: list[Stop] = []
         for ways in gaps:
             walks = [self._along(way, accepted[_start(way)]) for way in ways]
@@ -211,9 +227,9 @@ class _Walk:
                 stops += [walks[0][1]] if walks[0][1] else []
         return answers, stops
 
-    def _along(self, way: range, mask: Mask) -> tuple[dict[int, Prediction], Stop | None]:
+    def _along(self, way: range, mask: Mask) -> tuple[dict[int, _Carried], Stop | None]:
         """The answers along ``way``, from the slice before it, until the object is lost."""
-        reached: dict[int, Prediction] = {}
+        reached: dict[int, _Carried] = {}
         known: _Known | None = None
         for passed, index in enumerate(way):
             try:
@@ -241,11 +257,11 @@ class _Walk:
         pixels, heed = self._pixels(index), 0.0
         if self._carrying.network:
             box = _about(mask, self._carrying.margin)
-            found = overlap(self._asked(pixels, mask[box.slices], box) > 0, mask[box.slices])
+            found = overlap(self._asked(pixels, mask[box.slices], box)[0] > 0, mask[box.slices])
             heed = self._carrying.network * float(np.clip((found - _DEAF) / (1 - _DEAF), 0.0, 1.0))
         return _Known(pixels, mask, 1.0, heed)
 
-    def _step(self, known: _Known, index: int) -> tuple[_Known, Prediction]:
+    def _step(self, known: _Known, index: int) -> tuple[_Known, _Carried]:
         """From a known slice to slice ``index``."""
         pixels, box = self._pixels(index), _about(known.mask, self._carrying.margin)
         mask, free = known.mask[box.slices], self._ground.open(index)[box.slices]
@@ -258,30 +274,33 @@ class _Walk:
         if not moved.any() or left < self._carrying.faded:
             raise _Stopped("the object is gone", _GONE)
         sure = known.sure * self._kept(motion, mask, moved)
-        score = sure * left**0.5
+        against, doubted = 0.0, 0.0
         if self._carrying.network:
-            word = self._asked(pixels, moved, box)
-            score *= 1 - _DISAGREED * (1 - overlap(word > 0, moved))
+            word, itself = self._asked(pixels, moved, box)
+            against, doubted = 1 - overlap(word > 0, moved), 1 - itself
             logits = logits + known.heed * word
         found = self._judged(logits > 0, mask, free, sure)
         logits = np.where(found, np.maximum(logits, _LEAST_LOGIT), np.minimum(logits, -_LEAST_LOGIT)).astype(np.float32)
-        answer = Prediction(logits, box, pixels.shape, score=score)
-        return _Known(pixels, answer.mask, sure, known.heed, stood_out), answer
+        answer, passed = Prediction(logits, box, pixels.shape), known.passed + 1
+        lost, small = -math.log(max(sure, 1e-3)), min(2 * math.sqrt(math.pi / found.sum()), 1.0)
+        deaf, changed = 1 - known.heed, 1 - overlap(found, mask)
+        signs = Signs(math.log1p(passed), lost, 1 - left, against, doubted, deaf, changed, small)
+        return _Known(pixels, answer.mask, sure, known.heed, stood_out, passed), _Carried(answer, signs)
 
     def _in_steps(self, distance: Logits) -> Logits:
         """Logits of what lies at a distance from the contour, one slice step on."""
         step = self._image.spacing[self._ground.axis]
         return np.asarray(np.clip(self._carrying.trust * distance / step, -_MOST_LOGIT, _MOST_LOGIT), np.float32)
 
-    def _asked(self, pixels: ImageSlice, mask: Mask, box: Box) -> Logits:
-        """What the network says in ``box`` of a slice where the object should be about where ``mask``, given there, is."""
+    def _asked(self, pixels: ImageSlice, mask: Mask, box: Box) -> tuple[Logits, float]:
+        """What the network says in ``box`` of a slice where the object should be about where ``mask``, given there, is; and its own IoU."""
         full = np.zeros(pixels.shape, dtype=bool)
         full[box.slices] = mask
         click = Click(deepest(full))
         word = self._segmenter.predict(pixels, Prompt((click,), Prediction.from_mask(full)))
         logits = np.full(pixels.shape, -_MOST_WORD, np.float32)
         logits[word.box.slices] = np.clip(word.logits, -_MOST_WORD, _MOST_WORD)
-        return logits[box.slices]
+        return logits[box.slices], _NO_WORD if math.isnan(word.score) else word.score
 
     def _kept(self, motion: Motion, mask: Mask, moved: Mask) -> float:
         """The share of a mask that a step should keep right: what comes back when it is moved back, and less the longer the step is."""
@@ -310,27 +329,32 @@ class _Walk:
         return kept
 
     def _blended(
-        self, way: range, accepted: Mapping[int, Mask], forth: Mapping[int, Prediction], back: Mapping[int, Prediction]
-    ) -> dict[int, Prediction]:
-        """Between two accepted slices: both answers, the nearer one more; the shape in between where one of them is missing."""
+        self, way: range, accepted: Mapping[int, Mask], forth: Mapping[int, _Carried], back: Mapping[int, _Carried]
+    ) -> dict[int, _Carried]:
+        """Between two accepted slices: both answers, the nearer one more, and the shape in between.
+
+        That counts as far as the accepted masks overlap, and stands in for an answer that is missing.
+        """
         first, last = _start(way), way.stop
         box = union(*(_about(accepted[end], self._carrying.margin) for end in (first, last)))
-        for answer in (*forth.values(), *back.values()):
+        for answer, _ in (*forth.values(), *back.values()):
             box = union(box, answer.box)
         masks = [accepted[end][box.slices] for end in (first, last)]
+        alike = overlap(*masks)
         blended = {}
         for index in way:
             share = (index - first) / (last - first)
             shape = self._in_steps(between(masks[0], masks[1], share, self._spacing))
-            words = [_in_box(answers[index], box) if index in answers else shape for answers in (forth, back)]
-            logits = (1 - share) * words[0] + share * words[1]
-            sure = [answers[index].score if index in answers else 1 - self._carrying.doubtful for answers in (forth, back)]
-            apart = 4 * share * (1 - share) * (1 - overlap(words[0] > 0, words[1] > 0))
-            score = ((1 - share) * sure[0] + share * sure[1]) * (1 - 0.5 * apart)
-            kept = (logits > 0) & self._ground.open(index)[box.slices]
+            words = [_in_box(carried[index].answer, box) if index in carried else shape for carried in (forth, back)]
+            mixed = alike * shape + (1 - alike) * ((1 - share) * words[0] + share * words[1])
+            kept = (mixed > 0) & self._ground.open(index)[box.slices]
             if kept.any():
-                logits = np.where(kept, logits, np.minimum(logits, -_LEAST_LOGIT)).astype(np.float32)
-                blended[index] = Prediction(logits, box, self._pixels(first).shape, score=score)
+                logits = np.where(kept, mixed, np.minimum(mixed, -_LEAST_LOGIT)).astype(np.float32)
+                passed = ((forth, index - first), (back, last - index))
+                signs = [carried[index].signs if index in carried else _of_none(slices) for carried, slices in passed]
+                apart = 1 - overlap(words[0] > 0, words[1] > 0)
+                answer = Prediction(logits, box, self._pixels(first).shape)
+                blended[index] = _Carried(answer, signs[0].towards(signs[1], share, apart))
         return blended
 
 
@@ -345,6 +369,11 @@ def _ways(first: int, last: int) -> tuple[range, range]:
 def _start(way: range) -> int:
     """The slice from where a way sets out."""
     return way.start - way.step
+
+
+def _of_none(passed: int) -> Signs:
+    """The signs of a way that has ended before: much was lost, and of the rest nothing is known."""
+    return Signs(math.log1p(passed), lost=1.0, faded=0.5, against=0.5, doubted=0.5, deaf=0.5, changed=0.5, small=0.1)
 
 
 def _about(mask: Mask, margin: float) -> Box:

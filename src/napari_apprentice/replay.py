@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from napari_apprentice.journal import Event, effective, read_journal
-from napari_apprentice.session import Session
+from napari_apprentice.computers import Computer
+from napari_apprentice.journal import Event, Header, effective, package_version, read_journal
+from napari_apprentice.labelmap import Patch
+from napari_apprentice.session import Change, Session
 from napari_apprentice.types import Click, ClickError, ReadError, SessionError
 
-__all__ = ["read_recording", "replay", "starting_labels"]
+__all__ = ["obstacles", "read_recording", "replay", "starting_labels"]
 
 _EXPECTED = 'expected {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}'
 
@@ -73,71 +75,131 @@ def starting_labels(path: Path | str) -> npt.NDArray[np.unsignedinteger] | None:
     return labels
 
 
-def replay(session: Session, events: Sequence[Event], on_action: Callable[[], None] | None = None) -> None:
+def replay(session: Session, events: Sequence[Event], on_action: Callable[[], None] | None = None) -> Event | None:
     """Do the actions again.
 
     Parameters
     ----------
     on_action : called after each, for a progress bar
 
+    Returns
+    -------
+    the first action that changed other labels than it did in the journal; None if all labels are what they were. (A list of clicks does
+    not say what they were.)
+
     Raises
     ------
     ApprenticeError : as the session's methods; the actions before it are done
     """
+    departed = None
     for event in events:
-        _do(session, event)
+        change = _do(session, event)
+        if departed is None and not _as_recorded(change, event.patch):
+            departed = event
         if on_action is not None:
             on_action()
+    return departed
 
 
-def _do(session: Session, event: Event) -> None:
+def obstacles(header: Header, events: Sequence[Event], model: str, here: Computer) -> tuple[str, ...]:
+    """Why doing a session again may give other labels than it gave, in words; nothing where it has to give the same ones, bit for bit.
+
+    Background learning is no reason: the journal holds the order in which actions and learning really happened.
+
+    Parameters
+    ----------
+    header, events : of the journal
+    model : name and digest of the model that does it again
+    here : what that runs on
+    """
+    found = []
+    if header.model != model:
+        found.append(f"it was made with the weights {header.model or 'that it does not name'}, here are {model}")
+    if header.package != package_version():
+        found.append(f"it was made with version {header.package or 'unknown'} of this program, this is {package_version() or 'unknown'}")
+    computers = dict.fromkeys([header.computer, *(event.computer for event in events if event.computer is not None)])
+    if None in computers:
+        found.append("it does not say what its model ran on")
+    known = [computer for computer in computers if computer is not None]
+    found += [f"its model ran on something else ({differences})" for one in known if (differences := one.differences(here))]
+    if not all(computer.repeatable for computer in (*known, here)):
+        found.append("a graphics card does not round the same way every time")
+    if _taught_by_others(events):
+        found.append(f"another session taught the study {header.cohort!r} meanwhile")
+    return tuple(found)
+
+
+def _taught_by_others(events: Sequence[Event]) -> bool:
+    """Whether a version was learnt on top of a model of the study that this session had not made itself."""
+    versions = {event.version.number: event.version for event in events if event.kind == "open" and event.version is not None}
+    for event in events:
+        if event.kind == "learn" and event.version is not None:
+            parent = versions.get(event.version.parent or 0)
+            if event.version.basis != (parent.shared if parent is not None else None):
+                return True
+            versions[event.version.number] = event.version
+    return False
+
+
+def _as_recorded(change: Change | None, patch: Patch | None) -> bool:
+    if patch is None or change is None or change.region is None or change.values is None:
+        return patch is None and (change is None or change.region is None)
+    return change.region == patch.region and bool((change.values == patch.after).all())
+
+
+def _do(session: Session, event: Event) -> Change | None:
+    """Do an action again; None where it changes no labels, or cannot be done with this model."""
     if event.kind == "add" and event.click is not None:
-        session.add(event.click)
-    elif event.kind == "choose" and event.number is not None:
+        return session.add(event.click)
+    if event.kind == "choose" and event.number is not None:
         with suppress(SessionError):  # this model may propose fewer masks
-            session.choose(event.number)
+            return session.choose(event.number)
     elif event.kind == "accept":
-        session.accept(learn=False)  # what was learnt, and when, is an action of its own
+        return session.accept(learn=False)  # what was learnt, and when, is an action of its own
     elif event.kind == "learn":
         session.learn()
     elif event.kind == "select":
-        session.select(event.label)
+        return session.select(event.label)
     elif event.kind == "discard":
-        session.discard()
-    elif event.kind == "forget":
-        session.forget()
-    elif event.kind in ("go_back", "pin", "unpin") and event.number in {version.number for version in session.versions.versions}:
-        _do_to_version(session, event.kind, event.number)
+        return session.discard()
     elif event.kind == "propagate" and event.axis is not None:
-        session.propagate(event.label, event.axis)
+        return session.propagate(event.label, event.axis)[0]
     elif event.kind == "paint" and event.patch is not None:
-        session.paint(event.patch.region, event.patch.after)
+        return session.paint(event.patch.region, event.patch.after)
     elif event.kind == "approve":
-        session.approve(*event.planes, label=event.label)
+        return session.approve(*event.planes, label=event.label)
     elif event.kind == "name":
-        session.name(event.label, event.name or "", event.color)
+        return session.name(event.label, event.name or "", event.color)
+    elif event.kind in ("forget", "go_back", "pin", "unpin"):
+        _do_to_version(session, event)
     else:
         with suppress(SessionError):  # what this model did not find can be neither deleted nor split
-            _do_to_object(session, event)
+            return _do_to_object(session, event)
+    return None
 
 
-def _do_to_object(session: Session, event: Event) -> None:
+def _do_to_object(session: Session, event: Event) -> Change | None:
     if event.kind == "delete":
-        session.delete(event.label)
-    elif event.kind == "relabel" and event.into is not None:
-        session.relabel(event.label, event.into)
-    elif event.kind == "merge" and event.into is not None:
-        session.merge(event.label, event.into)
-    elif event.kind == "split":
-        session.split(event.label, event.seeds)
+        return session.delete(event.label)
+    if event.kind == "relabel" and event.into is not None:
+        return session.relabel(event.label, event.into)
+    if event.kind == "merge" and event.into is not None:
+        return session.merge(event.label, event.into)
+    if event.kind == "split":
+        return session.split(event.label, event.seeds)
+    return None
 
 
-def _do_to_version(session: Session, kind: str, number: int) -> None:
+def _do_to_version(session: Session, event: Event) -> None:
     """Only where there is one of that number: a model that learns less than the recorded one makes fewer versions."""
-    if kind == "go_back":
-        session.go_back(number)
-    else:
-        session.pin(number, kind == "pin")
+    number = event.number
+    if event.kind == "forget":
+        session.forget()
+    elif number is not None and number in {version.number for version in session.versions.versions}:
+        if event.kind == "go_back":
+            session.go_back(number)
+        else:
+            session.pin(number, event.kind == "pin")
 
 
 def _events(path: Path) -> Iterator[Event]:

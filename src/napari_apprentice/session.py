@@ -25,9 +25,10 @@ import numpy.typing as npt
 from napari_apprentice.blocks import cleared
 from napari_apprentice.checkpoints import Checkpoints, SnapshotStore
 from napari_apprentice.cohorts import Cohort
-from napari_apprentice.ground import Slice, slices
+from napari_apprentice.computers import Computer
+from napari_apprentice.ground import Slice, slices, worths
 from napari_apprentice.history import History, State
-from napari_apprentice.journal import Event, Journal, effective, fingerprint
+from napari_apprentice.journal import Event, Header, Journal, effective, fingerprint, journal_path, read_journal
 from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, as_ids, as_region
 from napari_apprentice.ledger import Change, Ledger
 from napari_apprentice.legend import Legend
@@ -40,6 +41,7 @@ from napari_apprentice.types import (
     AdaptationPolicy,
     Click,
     Image,
+    InUseError,
     LabelsError,
     LearningReport,
     Lesson,
@@ -176,6 +178,16 @@ class Session:
     def legend(self) -> Legend:
         """Names of the objects, and colours of their classes."""
         return self._state.legend
+
+    @property
+    def read_only(self) -> str:
+        """Why nothing may be changed: who has the session open elsewhere (see `resume`). Empty where it may."""
+        return self._ledger.refusal
+
+    @property
+    def device(self) -> str:
+        """Where the model computes, such as "cpu" or "cuda:0"; "" where it does not say."""
+        return str(getattr(self._segmenter, "device", ""))
 
     @property
     def can_undo(self) -> bool:
@@ -331,7 +343,7 @@ class Session:
         clicks = () if plane is None else self._state.clicks_in(plane)
         if plane is None or not clicks:
             raise SessionError("a look at the untaught model arrived, but no click was made there; expected at least one click to answer")
-        with self._ledger.safely():
+        with self._ledger.unchanged():
             return self._model.untaught_answer(plane, clicks)
 
     def undo(self) -> Change:
@@ -420,6 +432,16 @@ class Session:
         """The slices that propagation filled or ended before, the one with the largest expected error first."""
         doubts = [Doubt(plane, label, error) for label, origin in self._state.origins.items() for plane, error in origin.carried.items()]
         return sorted(doubts, key=lambda doubt: (-doubt.error, doubt.label, doubt.plane))
+
+    def advised(self, label: int, axis: int = 0) -> list[Doubt]:
+        """The carried slices of an object across an axis, first the one whose correction helps most (see `ground.worths`).
+
+        Goes through the object's voxels.
+        """
+        origin = self._state.origin(label)
+        worth = worths(self._labels, origin, label, axis)
+        order = sorted(worth, key=lambda index: (-worth[index], index))
+        return [Doubt(Plane(axis, index), label, origin.carried[Plane(axis, index)]) for index in order]
 
     def outdated(self, label: int) -> tuple[int, ...]:
         """Axes across which a slice of an object was corrected since it was propagated: across them it should be propagated again."""
@@ -602,6 +624,7 @@ def resume(
     policy: AdaptationPolicy,
     store: SnapshotStore | None = None,
     cohort: Cohort | None = None,
+    computer: Computer | None = None,
 ) -> Session:
     """Go on with a journaled session, after a normal end or a crash at any moment.
 
@@ -622,6 +645,12 @@ def resume(
     image : the image that the session is about
     segmenter : as it was when the session began
     policy, store, cohort : as for `Session`
+    computer : what the model runs on; the journal says so with the next action
+
+    Returns
+    -------
+    the session; where somebody else has it open, a copy of it as it is now, to look at, measure and save: its actions raise a SessionError
+    that says who has it (`Session.read_only`)
 
     Raises
     ------
@@ -629,18 +658,18 @@ def resume(
     ReadError : there is no journal, or it is damaged
     WriteError : the journal cannot be continued
     """
-    journal, events = Journal.reopen(path)
+    journal, header, events, refusal = _opened(path, computer)
     try:
-        header = journal.header
         if header.shape != image.shape or header.fingerprint != fingerprint(image):
             raise SessionError(
                 f"the image {image.name!r} of shape {image.shape} arrived; expected {header.image!r} of shape {header.shape} "
                 f"with the same voxels as when the session began"
             )
-        load = cache(Checkpoints(store, journal.path.parent).load) if store is not None else _nothing
+        folder = journal_path(path).parent
+        load = cache(Checkpoints(store, folder).load) if store is not None else _nothing
         opened = next((e for e in events if e.kind == "open"), Event("open", 1))
         start = opened.version
-        labels = LabelMap(image.shape, folder=cleared(journal.path.parent))
+        labels = LabelMap(image.shape, folder=None if journal is None else cleared(folder))
         for patch in (event.patch for event in events if event.kind == "open" and event.patch is not None):
             labels.widen(patch.dtype)
             labels.write(patch.region, patch.after)
@@ -648,11 +677,22 @@ def resume(
             start = replace(start, snapshot=load(start.checkpoint))
         session = Session(image, segmenter, policy, labels=labels, legend=opened.legend, start=start)
         relive(session._ledger, *effective(events), load)
-        session._attach(journal, store, cohort)
+        session._attach(journal, store, None if journal is None else cohort)
+        session._ledger.refusal = refusal
         return session
     except BaseException:
-        journal.close()
+        if journal is not None:
+            journal.close()
         raise
+
+
+def _opened(path: Path | str, computer: Computer | None) -> tuple[Journal | None, Header, tuple[Event, ...], str]:
+    """A journal to go on with, and what it says; None, and who has it, where somebody else has it open."""
+    try:
+        journal, events = Journal.reopen(path, computer)
+    except InUseError as error:
+        return None, *read_journal(path), str(error)
+    return journal, journal.header, events, ""
 
 
 def _check_id(label: int) -> None:

@@ -21,6 +21,7 @@ The errors (each message is one sentence that says what arrived and what was exp
     ├── DeviceError                    a compute device that is not there
     ├── RecipeError                    a training recipe or data-set description
     └── SessionError                   an action that the session's state does not allow
+        └── InUseError                 somebody else works in the folder of the session
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "DEFAULT_POLICY",
     "THRESHOLD_LOGIT",
     "AdaptationPolicy",
     "ApprenticeError",
@@ -48,6 +50,7 @@ __all__ = [
     "Image",
     "ImageError",
     "ImageSlice",
+    "InUseError",
     "InputError",
     "LabelsError",
     "LearningReport",
@@ -63,6 +66,9 @@ __all__ = [
     "WeightsError",
     "WriteError",
 ]
+
+DEFAULT_POLICY = "pi"
+"""How the model learns unless somebody says otherwise: from every accepted mask. Measured in ``docs/decisions/0009``."""
 
 THRESHOLD_LOGIT = 0.0
 """A pixel is foreground where its logit is strictly above this (probability > 0.5)."""
@@ -114,6 +120,10 @@ class RecipeError(ApprenticeError):
 
 class SessionError(ApprenticeError):
     """The session's state does not allow the action."""
+
+
+class InUseError(SessionError):
+    """Somebody else works in the folder of the session."""
 
 
 class Box(NamedTuple):

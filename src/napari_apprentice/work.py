@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from napari_apprentice.journal import Event, Header, effective, fingerprint, rea
 from napari_apprentice.measure import Work
 from napari_apprentice.types import Image, ReadError
 
-__all__ = ["PAUSE_S", "active_seconds", "work_in", "work_of"]
+__all__ = ["PAUSE_S", "active_seconds", "final_label", "seconds_between", "versions_in_use", "work_in", "work_of"]
 
 PAUSE_S = 20.0
 """Who does nothing for longer does something else: such a gap between two actions is no work."""
@@ -45,6 +45,19 @@ def work_of(header: Header, events: Sequence[Event]) -> dict[int, Work]:
     Clicks count, and take time, whether or not they were taken back. The version is the one in use at the last action that shaped the
     object and was not taken back.
     """
+    final = final_label(events)
+    clicks = Counter(final(event) for event in events if event.kind == "add")
+    seconds: dict[int, float] = {}
+    for event, active_s in active_seconds(header, events):
+        seconds[final(event)] = seconds.get(final(event), 0.0) + active_s
+    entries, done = effective(events)
+    shaping = {entry.action.sequence for entry in entries[:done] if entry.action.kind in _SHAPING}
+    versions = {final(e): number for e, number in zip(events, versions_in_use(events), strict=True) if e.sequence in shaping}
+    return {label: Work(clicks[label], seconds[label], versions.get(label)) for label in sorted(seconds) if label}
+
+
+def final_label(events: Sequence[Event]) -> Callable[[Event], int]:
+    """Tells the id that the object of an event has in the end: actions that stand may have renumbered it, or merged it into another."""
     entries, done = effective(events)
     standing = [entry.action for entry in entries[:done]]
     renamed = [(event.sequence, event.label, event.into) for event in standing if event.kind in ("relabel", "merge") and event.into]
@@ -55,12 +68,24 @@ def work_of(header: Header, events: Sequence[Event]) -> dict[int, Work]:
             label = after if label == before and event.sequence <= sequence else label
         return label
 
-    clicks = Counter(final(event) for event in events if event.kind == "add")
-    seconds: dict[int, float] = {}
-    for event, active_s in active_seconds(header, events):
-        seconds[final(event)] = seconds.get(final(event), 0.0) + active_s
-    versions = {final(event): number for event, number in _versions(events)}
-    return {label: Work(clicks[label], seconds[label], versions.get(label)) for label in sorted(seconds) if label}
+    return final
+
+
+def versions_in_use(events: Iterable[Event]) -> list[int]:
+    """The version of the model that every event found in use, whether or not it was taken back later; 0 is the model as shipped."""
+    found, after, done = [], [0], 0  # after every action that can be taken back or was; how many of them are done
+    for event in events:
+        if event.kind == "open" and event.version is not None:
+            after = [event.version.number]
+        found.append(after[done])
+        if event.kind in ("undo", "redo"):
+            done += 1 if event.kind == "redo" else -1
+        elif event.kind == "learn":
+            after[done:] = [event.version.number if event.version is not None else after[done]]
+        elif event.kind != "open":
+            after[done + 1 :] = [(event.number or 0) if event.kind in ("go_back", "forget") else after[done]]
+            done += 1
+    return found
 
 
 def active_seconds(header: Header, events: Iterable[Event]) -> Iterator[tuple[Event, float]]:
@@ -71,27 +96,13 @@ def active_seconds(header: Header, events: Iterable[Event]) -> Iterator[tuple[Ev
     before = header.time
     for event in events:
         if event.kind not in _BY_ITSELF:
-            gap = _seconds(before, event.time)
+            gap = seconds_between(before, event.time)
             yield event, gap if 0 <= gap <= PAUSE_S else 0.0
             before = event.time
 
 
-def _versions(events: Sequence[Event]) -> Iterator[tuple[Event, int]]:
-    """The actions that shaped an object and were not taken back, each with the version of the model that was in use."""
-    opened = next((event.version for event in events if event.kind == "open" and event.version is not None), None)
-    current = opened.number if opened is not None else 0
-    entries, done = effective(events)
-    for entry in entries[:done]:
-        if entry.action.kind in _SHAPING:
-            yield entry.action, current
-        elif entry.action.kind in ("go_back", "forget"):
-            current = entry.action.number or 0
-        if entry.learn is not None and entry.learn.version is not None:
-            current = entry.learn.version.number
-
-
-def _seconds(before: str, after: str) -> float:
-    """NaN where one of the times was not written down."""
+def seconds_between(before: str, after: str) -> float:
+    """Between two times in ISO 8601; NaN where one of them was not written down."""
     try:
         return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
     except ValueError:

@@ -1,4 +1,4 @@
-"""The command line: ``apprentice demo | segment | propagate | measure | benchmark | train | info | cohort``.
+"""The command line: ``apprentice demo | segment | propagate | measure | benchmark | train | info | cohort | report | replay``.
 
 What a command needs is imported when it runs, so that ``--help`` answers at once.
 """
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from napari_apprentice import __version__
 from napari_apprentice.cli._images import add_demo, add_measure, add_propagate, add_segment
 from napari_apprentice.cli._models import add_benchmark, add_info, add_train
+from napari_apprentice.cli._records import add_replay, add_report
 from napari_apprentice.cli._studies import add_cohort
 from napari_apprentice.types import ApprenticeError
 
@@ -27,18 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    0 when it was done, 2 when something cannot be used (one sentence on stderr says what), 130 when it was interrupted
+    0 when it was done, 1 when a comparison found a difference, 2 when something cannot be used (one sentence on stderr says what), 130 when
+    it was interrupted
     """
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        code: int | None = arguments.run(arguments)
     except ApprenticeError as error:
         print(f"apprentice: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("apprentice: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,6 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-V", "--version", action="version", version=f"napari-apprentice {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (add_demo, add_segment, add_propagate, add_measure, add_benchmark, add_train, add_info, add_cohort):
+    for add in (add_demo, add_segment, add_propagate, add_measure, add_benchmark, add_train, add_info, add_cohort, add_report, add_replay):
         add(commands)
     return parser

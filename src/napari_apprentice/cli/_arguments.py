@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
 
     from napari_apprentice.types import Image
 
-__all__ = ["DEVICES", "POLICIES", "add_device", "add_each", "ious", "names", "orders", "progress_bar", "write_labels"]
+__all__ = [
+    "DEVICES",
+    "POLICIES",
+    "add_device",
+    "add_each",
+    "by_case",
+    "ious",
+    "is_folder",
+    "names",
+    "orders",
+    "progress_bar",
+    "write_labels",
+]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi or ia+pi"
@@ -54,6 +67,25 @@ def orders(text: str) -> tuple[Literal["sorted"] | int, ...]:
         return tuple("sorted" if part == "sorted" else int(part) for part in names(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number") from None
+
+
+def by_case(folder: Path) -> dict[str, Path]:
+    """The images or label files of a folder, by their names without extension."""
+    from napari_apprentice import files
+
+    found = {}
+    for path in sorted(folder.iterdir()):
+        extension = next((extension for extension in files.READABLE if path.name.lower().endswith(extension)), None)
+        if extension is not None and not path.name.startswith("."):
+            found[path.name[: -len(extension)].removesuffix("_labels")] = path
+    return found
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder of files, not a single image that is stored as a folder."""
+    from napari_apprentice import files
+
+    return path.is_dir() and not path.name.lower().endswith(files.READABLE)
 
 
 @contextmanager

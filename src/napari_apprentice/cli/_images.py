@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_each, progress_bar, write_labels
-from napari_apprentice.types import ReadError, SessionError
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_each, by_case, is_folder, progress_bar, write_labels
+from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
 
@@ -65,7 +65,7 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
     add_each(parser)
-    parser.add_argument("--policy", default="mi+pi", metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
+    parser.add_argument("--policy", default=DEFAULT_POLICY, metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
     parser.add_argument("--cohort", metavar="NAME", help="begin with what this study has learnt, and add to it")
     parser.add_argument("--knowledge", type=Path, metavar="FILE", help="begin with a version of the model that was exported")
@@ -181,12 +181,12 @@ def _measure(arguments: argparse.Namespace) -> None:
 
 def _cases(image: Path, labels: Sequence[Path]) -> Iterator[tuple[Path, Sequence[Path]]]:
     """Every image with its label files; those in two folders are paired by name, with or without an ending ``_labels``."""
-    if not _is_folder(image):
+    if not is_folder(image):
         yield image, labels
         return
-    if len(labels) != 1 or not _is_folder(labels[0]):
+    if len(labels) != 1 or not is_folder(labels[0]):
         raise ReadError(f"the folder {image} and {labels[0]} arrived; expected a folder of images and a folder of their label files")
-    images, found = _by_case(image), _by_case(labels[0])
+    images, found = by_case(image), by_case(labels[0])
     pairs = {case: path for case, path in images.items() if case in found and path != found[case]}
     if not pairs:
         raise ReadError(f"no image in {image} has a label file in {labels[0]}; expected files of the same name")
@@ -194,22 +194,3 @@ def _cases(image: Path, labels: Sequence[Path]) -> Iterator[tuple[Path, Sequence
         yield path, (found[case],)
     if left := len(images) - len(pairs):
         print(f"Images without a label file, left out: {left}")
-
-
-def _by_case(folder: Path) -> dict[str, Path]:
-    """The images or label files of a folder, by their names without extension."""
-    from napari_apprentice import files
-
-    found = {}
-    for path in sorted(folder.iterdir()):
-        extension = next((extension for extension in files.READABLE if path.name.lower().endswith(extension)), None)
-        if extension is not None and not path.name.startswith("."):
-            found[path.name[: -len(extension)].removesuffix("_labels")] = path
-    return found
-
-
-def _is_folder(path: Path) -> bool:
-    """Whether it is a folder of files, not a single image that is stored as a folder."""
-    from napari_apprentice import files
-
-    return path.is_dir() and not path.name.lower().endswith(files.READABLE)

@@ -1,4 +1,4 @@
-"""Commands about studies of many images: ``cohort``."""
+"""Commands about studies of many images: ``cohort``; what it does with projects is in `_projects`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_apprentice.cli._projects import add_projects
 from napari_apprentice.types import SessionError
 
 if TYPE_CHECKING:
@@ -17,11 +18,13 @@ __all__ = ["add_cohort"]
 def add_cohort(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "cohort",
-        help="list, show, forget or export what studies have taught the model",
-        description="Studies are models that grow from session to session, each apart from the others. They stay on this disk, with small "
-        "pictures of accepted cases, by which the model is judged.",
+        help="projects of many cases, and the studies that teach their model",
+        description="A study is a model that grows from session to session, apart from all others. It stays on this disk, with small "
+        "pictures of accepted cases, by which the model is judged. A project is a folder with many cases of a study: a few are done by "
+        "hand, and the others by what the model has learnt from them.",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    add_projects(actions)
     listing = actions.add_parser("list", help="all studies")
     listing.set_defaults(run=_list_cohorts)
     show = actions.add_parser("show", help="the versions of a study")

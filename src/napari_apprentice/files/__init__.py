@@ -48,11 +48,22 @@ import numpy.typing as npt
 
 from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.files import _grid
-from napari_apprentice.files._content import Content, RefusedError, channels_first, coarser_channels_first
+from napari_apprentice.files._content import Content, RefusedError, SeriesError, channels_first, coarser_channels_first
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import FileError, Image, ImageError, LabelsError, ReadError, WriteError
 
-__all__ = ["READABLE", "WRITABLE", "labels_path", "object_paths", "read", "read_labels", "save_image", "write", "write_objects"]
+__all__ = [
+    "READABLE",
+    "WRITABLE",
+    "labels_path",
+    "object_paths",
+    "read",
+    "read_labels",
+    "save_image",
+    "time_points",
+    "write",
+    "write_objects",
+]
 
 LabelArray = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -139,6 +150,22 @@ def read(path: Path | str, *, time: int | None = None, level: int = 0) -> Image:
         return Image(data, content.affine, content.units, name, path, content.source, coarser)
     except (RefusedError, ImageError) as error:
         raise ReadError(f"{path.name!r} {error if isinstance(error, RefusedError) else f'cannot be used: {error}'}") from error
+
+
+def time_points(path: Path | str) -> int:
+    """How many time points a file holds, which `read` can choose from; 1 for a single image.
+
+    Raises
+    ------
+    ReadError : as for `read`
+    """
+    try:
+        _load(Path(path), None, exact=False)
+    except ReadError as error:
+        if isinstance(error.__cause__, SeriesError):
+            return error.__cause__.count
+        raise
+    return 1
 
 
 def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:

@@ -27,6 +27,14 @@ class RefusedError(Exception):
     """The predicate of a sentence whose subject is the file: "has 7 channels; expected 1 or 3"."""
 
 
+class SeriesError(RefusedError):
+    """There are several time points, and none was chosen."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(f"has {count} time points; expected one volume, or time= from 0 to {count - 1} to choose one")
+        self.count = count
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """What a writer needs to give back a file's geometry field for field.
@@ -78,7 +86,7 @@ def chosen_time(count: int, time: int | None) -> int:
     RefusedError : none was chosen and there are several, or the chosen one does not exist
     """
     if time is None and count > 1:
-        raise RefusedError(f"has {count} time points; expected one volume, or time= from 0 to {count - 1} to choose one")
+        raise SeriesError(count)
     chosen = time or 0
     if not 0 <= chosen < count:
         raise RefusedError(f"has {count} time point{'s' if count > 1 else ''}, but time={time} was asked for; expected 0 to {count - 1}")

@@ -1,0 +1,322 @@
+"""Work on one case of a project: by hand, resumed where it stopped, or without anybody, by what the study has learnt so far.
+
+A *run* clicks where a click file says, or where an accepted case suggests it (see `examples`), carries the objects of a volume through its
+slices, and writes labels and a report. It teaches the study nothing, and it accepts nothing: what it leaves is a session that a person
+can go on with, X
+
+Everything that counts is written before the state of the case is, which is the last thing and a single file: whoever is killed on the
+way leaves a case that the next run begins anew.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from napari_apprentice import files
+from napari_apprentice.checkpoints import SnapshotStore
+from napari_apprentice.cohorts import Cohort
+from napari_apprentice.computers import Computer
+from napari_apprentice.examples import Example, Found, find
+from napari_apprentice.journal import JOURNAL_NAME, Event, Journal
+from napari_apprentice.outcomes import Finished, finish
+from napari_apprentice.projects import Project, Status, open_project
+from napari_apprentice.replay import read_recording, replay
+from napari_apprentice.session import Session
+from napari_apprentice.types import (
+    AdaptationPolicy,
+    ApprenticeError,
+    Image,
+    InUseError,
+    Plane,
+    ReadError,
+    Segmenter,
+    SessionError,
+)
+from napari_apprentice.versions import Version
+
+__all__ = [
+    "NEWEST_EXAMPLES",
+    "Model",
+    "Outcome",
+    "Plan",
+    "fresh_session",
+    "publish_model",
+    "release",
+    "run_case",
+]
+
+NEWEST_EXAMPLES = 3
+"""So many of the newest cases that were done by hand are looked at for where to click."""
+
+
+class Model(NamedTuple):
+    """A segmenter as shipped, how what it learns becomes a file, which one it is ("name:digest"), and what it runs on."""
+
+    segmenter: Segmenter
+    store: SnapshotStore
+    name: str
+    computer: Computer | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, the same for every case. Can be sent to another process.
+
+    Attributes
+    ----------
+    build : makes the model; called once in every process (thread)
+    policy : how it learns from the clicks of a case, for that case alone
+    model : file in the project's ``models/`` that holds what the study has learnt; None for the model as shipped
+    record : number of the study's record that this is; 0 for none
+    clicks : one click file for all cases, or a folder with one for each, ``<name>.json``; None for those of the project, or none
+    examples : accepted cases, newest last
+    again : cases that a run has done are done again
+    """
+
+    build: Callable[[], Model]
+    policy: AdaptationPolicy
+    model: str | None = None
+    record: int = 0
+    clicks: Path | None = None
+    examples: tuple[str, ...] = ()
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a case in a run.
+
+    Attributes
+    ----------
+    case : its name
+    state : "done", "failed", "missing", or "left" where there was nothing to do
+    sentence : about it
+    seconds : it took
+    """
+
+    case: str
+    state: str
+    sentence: str
+    seconds: float = 0.0
+
+
+def run_case(folder: Path, name: str, plan: Plan) -> Outcome:
+    """Do one case of a project, if nobody else does or has done it. What goes wrong with the case makes it a failed one.
+
+    Raises
+    ------
+    ReadError : the project cannot be read
+    WriteError : the state of the case cannot be written
+    WeightsError, DeviceError : there is no model to do it with; the case is as it was
+    """
+    began, project = time.perf_counter(), open_project(folder)
+    model, start = _model(plan, project)
+    try:
+        with project.held(name) as status:
+            if reason := _why_not(status, plan.again):
+                return Outcome(name, "missing" if status.state == "missing" else "left", reason)
+            if status.session and status.by == "run":
+                shutil.rmtree(project.session_folder(name, status.session), ignore_errors=True)
+            place = fresh_session(project, name)
+            project.set_status(name, Status("begun", "a run works on it, or was interrupted", "run", place.name))
+            try:
+                return _run(project, name, plan, model, start, place, began)
+            except Exception as error:  # whatever one case can do to a run, the others go on
+                reason = str(error) if isinstance(error, ApprenticeError) else f"{type(error).__name__}: {error}"
+                project.set_status(name, Status("failed", reason, "run", place.name))
+                return Outcome(name, "failed", reason, time.perf_counter() - began)
+    except InUseError as error:
+        return Outcome(name, "left", str(error))
+
+
+def release(project: Project) -> None:
+    """Let cases wait again that a run had begun and nobody works on any more.
+
+    Raises
+    ------
+    WriteError : their state cannot be written
+    """
+    for case in project.cases:
+        if _interrupted(project.stored(case.name)):
+            with suppress(InUseError), project.held(case.name, wait_s=0.0):
+                if _interrupted(stored := project.stored(case.name)):
+                    project.set_status(case.name, replace(stored, state="waiting", reason="a run was interrupted"))
+
+
+def _interrupted(status: Status) -> bool:
+    return (status.state, status.by) == ("begun", "run")
+
+
+def fresh_session(project: Project, name: str) -> Path:
+    """A folder for a new session of a case; it does not exist yet."""
+    return project.session_folder(name, f"session-{uuid.uuid4().hex[:8]}")
+
+
+def publish_model(project: Project, study: Cohort) -> tuple[str | None, int]:
+    """Lay what a study has learnt so far into the project's folder, where every machine of a cluster finds it.
+
+    Returns
+    -------
+    its file in ``models/``, None if the study has none; and the number of the study's newest record, 0 for none
+
+    Raises
+    ------
+    WriteError : it cannot be written
+    ReadError : the study's file is gone
+    """
+    records = study.records
+    head = records[-1].model if records else None
+    if head is None:
+        return None, 0
+    target = project.folder / "models" / head
+    if not target.exists():
+        unfinished = target.with_name(f".{head}.{uuid.uuid4().hex[:8]}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(study.folder / head, unfinished)
+            unfinished.replace(target)
+        except FileNotFoundError as error:
+            raise ReadError(f"the model {head} of the study {study.name!r} is gone from {study.folder}; expected the newest one") from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return head, records[-1].number
+
+
+# --- a run ---
+
+_built = threading.local()
+
+
+def _model(plan: Plan, project: Project) -> tuple[Model, Version | None]:
+    """The model, and the version to begin with. The same again for the same plan: a segmenter does one case at a time in one thread."""
+    key = (pickle.dumps(plan.build), str(project.folder), plan.model)
+    if getattr(_built, "key", None) != key:
+        model, start = plan.build(), None
+        if plan.model is not None:
+            study, file = project.settings.study, project.folder / "models" / plan.model
+            start = Version(1, origin=f"study {study}", shared=plan.model, snapshot=model.store.load(file))
+        _built.key, _built.model = key, (model, start)
+    found: tuple[Model, Version | None] = _built.model
+    return found
+
+
+def _why_not(status: Status, again: bool) -> str:
+    """Why a run leaves a case alone; "" if it does not."""
+    if status.state == "missing":
+        return status.reason
+    if status.by == "hand" and status.state in ("begun", "done"):
+        return f"it was {status.state} by hand"
+    return "it is done" if status.state == "done" and not again else ""
+
+
+def _run(project: Project, name: str, plan: Plan, model: Model, start: Version | None, folder: Path, began: float) -> Outcome:
+    settings = project.settings
+    image = files.read(project[name].image)
+    events, source, found = _prompts(project, name, image, plan)
+    about = {"policy": settings.policy, "model": model.name, "cohort": settings.study}
+    journal = Journal.create(folder, image, **about, computer=model.computer)
+    untaught = model.segmenter.snapshot()
+    session = Session(image, model.segmenter, plan.policy, legend=settings.legend, journal=journal, store=model.store, start=start)
+    try:
+        if plan.model is not None:
+            _shared(folder / "model-000000.checkpoint", project.folder / "models" / plan.model)
+        errors = _clicked(session, events, apart=found is not None)
+        warnings = found.warnings if found else ()
+        if settings.propagate and image.ndim == 3:
+            warnings += _carried(session, tuple(errors), settings.axis)
+        seconds = time.perf_counter() - began
+        likeness = found.likeness if found else {}
+        known = Finished("run", folder.name, source, tuple(errors), errors, likeness, warnings, plan.record, seconds)
+        status = finish(project, name, session, image, known)
+        return Outcome(name, "done", _told(len(errors), status), seconds)
+    finally:
+        session.close()
+        model.segmenter.restore(untaught)
+
+
+def _told(objects: int, status: Status) -> str:
+    trust = "" if math.isnan(status.expected_error) else f", expected error {status.expected_error:.2f}"
+    return f"{objects} {'object' if objects == 1 else 'objects'}{trust}" + (f" ({status.reason})" if status.reason else "")
+
+
+def _shared(checkpoint: Path, model: Path) -> None:
+    """Let a checkpoint that says the same as a model file be that file, where the disk knows two names for one: it is large."""
+    with suppress(OSError):
+        other = checkpoint.with_name(f".{checkpoint.name}.{uuid.uuid4().hex[:8]}")
+        os.link(model, other)
+        os.replace(other, checkpoint)
+
+
+def _prompts(project: Project, name: str, image: Image, plan: Plan) -> tuple[tuple[Event, ...], str, Found | None]:
+    """The clicks of a case, where they come from, and what was found out about them."""
+    if (path := _click_file(project, name, plan)) is not None:
+        return tuple(event for event in read_recording(path) if event.kind in ("add", "choose", "name")), str(path), None
+    if not plan.examples:
+        raise SessionError(f"nothing says where to click in case {name!r}; expected a click file for it, or a case that was done by hand")
+    found = find(image, [_example(str(project.folder), example) for example in plan.examples], project.settings.axis)
+    if not found.clicks:
+        raise SessionError(f"no object of case {found.example!r} was found in {name!r}; expected a click file for it")
+    return tuple(Event("add", label, click=click) for label, click in found.clicks), f"case {found.example}", found
+
+
+def _click_file(project: Project, name: str, plan: Plan) -> Path | None:
+    if plan.clicks is not None and plan.clicks.is_dir() and not (plan.clicks / JOURNAL_NAME).exists():
+        own = plan.clicks / f"{name}.json"
+        return own if own.exists() else project.clicks_of(name)
+    return plan.clicks or project.clicks_of(name)
+
+
+@lru_cache(maxsize=2 * NEWEST_EXAMPLES)
+def _example(folder: str, name: str) -> Example:
+    project = open_project(folder)
+    status = project.stored(name)
+    image = files.read(project[name].image)
+    return Example(name, image, files.read_labels(project.folder / status.labels, like=image))
+
+
+def _clicked(session: Session, events: Sequence[Event], *, apart: bool) -> dict[int, dict[Plane, float]]:
+    """Do clicks and what belongs to them; the expected error of the answers, by object and plane.
+
+    With ``apart``, an answer that takes a place where another object is to be clicked in is told that this is not its own.
+    """
+    errors: dict[int, dict[Plane, float]] = {}
+    for event in events:
+        if event.kind != "name" and event.label != session.label:
+            session.select(event.label)
+        replay(session, [event])
+        if apart:
+            _told_apart(session, event, events)
+        if event.kind != "name":
+            errors.setdefault(event.label, {}).update({plane: 1 - answer.score for plane, answer in session.predictions.items()})
+    return errors
+
+
+def _told_apart(session: Session, event: Event, events: Sequence[Event]) -> None:
+    for other in events:
+        if other.click is None or event.click is None or other.label == event.label or other.click.plane != event.click.plane:
+            continue
+        if session.labels[other.click.voxel] == event.label:
+            session.add(replace(other.click, positive=False))
+
+
+def _carried(session: Session, labels: Sequence[int], axis: int) -> tuple[str, ...]:
+    """Carry objects through the slices; a sentence for each that it did not work with."""
+    told = []
+    for label in labels:
+        try:
+            session.propagate(label, axis)
+        except SessionError as error:
+            told.append(f"object {label} was not carried: {error}")
+    return tuple(told)

@@ -1,0 +1,247 @@
+"""Actions of ``cohort`` about projects of many cases: ``new``, ``add``, ``status``, ``next``, ``teach``, ``take``, ``run``, ``table``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_apprentice.cli._arguments import POLICIES, add_device, progress_bar
+from napari_apprentice.types import DEFAULT_POLICY, InputError, SessionError
+
+if TYPE_CHECKING:
+    from napari_apprentice.casework import Outcome
+    from napari_apprentice.project_file import Settings
+    from napari_apprentice.projects import Project
+
+__all__ = ["add_projects"]
+
+TABLE_NAME = "cohort.csv"
+
+
+def add_projects(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    new = _action(actions, "new", "begin a project: a folder with the list of the cases and all that comes of them", _new)
+    new.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image of a case")
+    new.add_argument("--study", required=True, metavar="NAME", help="the study whose model all cases teach and use")
+    _add_settings(new)
+    add = _action(actions, "add", "add cases to a project", _add)
+    add.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image of a case")
+    _action(actions, "status", "say where the cases of a project stand", _status)
+    follow = _action(actions, "next", "say which case to look at next, and where its image lies", _next)
+    by = "the first one that is not done; or of those that a run has done, the one with the largest expected error (default: %(default)s)"
+    follow.add_argument("--by", choices=("order", "error"), default="order", help=by)
+    teach = _action(actions, "teach", "do a case with recorded clicks, and teach the study with it", _teach)
+    teach.add_argument("case", metavar="CASE", help="name of the case")
+    teach.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
+    take = _action(actions, "take", "take over a case that was done elsewhere, in the window say", _take)
+    take.add_argument("case", metavar="CASE", help="name of the case")
+    take.add_argument("--journal", type=Path, required=True, metavar="FOLDER", help="folder of the session, or its journal")
+    for parser in (teach, take):
+        add_device(parser)
+    table = _action(actions, "table", "write a table of all objects of the cases that are done", _table)
+    table.add_argument("--out", type=Path, metavar="TABLE.csv", help=f"the table to write (default: {TABLE_NAME} in the project)")
+    _add_run(actions)
+
+
+def _action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str, run: Callable[[argparse.Namespace], int | None]
+) -> argparse.ArgumentParser:
+    parser = actions.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    parser.add_argument("project", type=Path, metavar="PROJECT", help="folder of the project")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy", default=DEFAULT_POLICY, metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
+    axis = "volumes: objects are carried through the slices across it (default: %(default)s, z)"
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help=axis)
+    parser.add_argument("--no-propagate", action="store_true", help="volumes: leave objects in the slices that were clicked in")
+    parser.add_argument("--name", action="append", default=[], metavar="N=NAME", help="what object N is called; may be repeated")
+
+
+def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = actions.add_parser(
+        "run",
+        help="do the cases that are left by what the study has learnt",
+        description="Do the cases of a project that are left, by what its study has learnt so far, and write labels and a report for each "
+        "of them and a table of all. Clicks come from a file or, without one, from the newest cases that were done by hand. Nothing is "
+        "taught by it. Interrupted and started again it goes on where it stopped.",
+    )
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PROJECT|IMAGE", help="folder of a project; or images, with --out")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="images: the project to make of them, or to go on with")
+    parser.add_argument("--study", metavar="NAME", help="images: the study whose model is used")
+    _add_settings(parser)
+    parser.add_argument("--clicks", type=Path, metavar="CLICKS", help="click file for all cases, or a folder with CASE.json for each")
+    parser.add_argument("--only", nargs="+", default=(), metavar="CASE", help="only these cases")
+    parser.add_argument("--again", action="store_true", help="also those that a run has done already")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at once, each in a process (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="do it on the Dask cluster of this scheduler, such as tcp://10.0.0.1:8786")
+    parser.add_argument("--table", type=Path, metavar="TABLE.csv", help=f"the table to write (default: {TABLE_NAME} in the project)")
+    add_device(parser)
+    parser.set_defaults(run=_run)
+
+
+def _settings(arguments: argparse.Namespace, study: str) -> Settings:
+    from napari_apprentice.assembly import make_policy
+    from napari_apprentice.project_file import Settings
+
+    make_policy(arguments.policy)  # a misspelt one is told now
+    names = {}
+    for text in arguments.name:
+        label, given, name = text.partition("=")
+        if not given or not label.isdecimal():
+            raise InputError(f"--name {text} arrived; expected N=NAME, such as 1=disc")
+        names[int(label)] = name
+    weights = "" if arguments.weights is None else str(arguments.weights.absolute())
+    settings = Settings(study, arguments.policy, weights, arguments.axis, not arguments.no_propagate, names=names)
+    settings.legend  # noqa: B018 (names that cannot be one are told now)
+    return settings
+
+
+def _new(arguments: argparse.Namespace) -> None:
+    from napari_apprentice.projects import create_project
+
+    project = create_project(arguments.project, _settings(arguments, arguments.study), arguments.images)
+    print(f"Project: {project.folder}, {len(project.cases)} cases.")
+
+
+def _add(arguments: argparse.Namespace) -> None:
+    from napari_apprentice.projects import open_project
+
+    before = open_project(arguments.project)
+    after = before.with_images(arguments.images)
+    print(f"Project: {after.folder}, {len(after.cases)} cases, {len(after.cases) - len(before.cases)} of them new.")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from napari_apprentice.projects import open_project
+
+    project = open_project(arguments.project)
+    width = max((len(case.name) for case in project.cases), default=0)
+    for case in project.cases:
+        status = project.status(case.name)
+        by = f" by {status.by}" if status.by and status.state in ("begun", "done") else ""
+        trust = "" if math.isnan(status.expected_error) else f"{status.expected_error:.2f}"
+        print(f"{case.name:<{width}}  {status.state + by:<14}  {trust:>5}  {status.reason}".rstrip())
+    print(f"Study {project.settings.study}. {_counted(project)}")
+
+
+def _counted(project: Project) -> str:
+    """How many cases stand where."""
+    from napari_apprentice.projects import STATES
+
+    counts = Counter(project.status(case.name).state for case in project.cases)
+    return f"Cases: {len(project.cases)}" + "".join(f", {state} {counts[state]}" for state in STATES if counts[state]) + "."
+
+
+def _next(arguments: argparse.Namespace) -> None:
+    from napari_apprentice.projects import open_project
+
+    project = open_project(arguments.project)
+    case = project.next_case(arguments.by)
+    if case is None:
+        raise SessionError(
+            f"no case of {project.folder.name!r} is left to look at ({_counted(project)[:-1]}); expected one that is not done"
+        )
+    print(f"{case.name}\t{case.image}")
+
+
+def _teach(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import workbench
+    from napari_apprentice.projects import open_project
+
+    project = open_project(arguments.project)
+    with progress_bar() as progress:
+        task = progress.add_task("replaying", total=None)
+        status = workbench.teach_case(
+            project,
+            arguments.case,
+            arguments.clicks,
+            device=arguments.device,
+            on_action=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    print(f"Labels: {project.folder / status.labels}")
+
+
+def _take(arguments: argparse.Namespace) -> None:
+    from napari_apprentice import workbench
+    from napari_apprentice.projects import open_project
+
+    project = open_project(arguments.project)
+    status = workbench.take_case(project, arguments.case, arguments.journal, device=arguments.device)
+    print(f"Labels: {project.folder / status.labels}")
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from napari_apprentice.projects import open_project
+
+    print(_written_table(open_project(arguments.project), arguments.out))
+
+
+def _written_table(project: Project, path: Path | None) -> str:
+    """Write the table of a project; a sentence about it."""
+    from napari_apprentice.measure import as_csv
+    from napari_apprentice.outcomes import cohort_table
+    from napari_apprentice.report import write_text
+
+    rows, path = cohort_table(project), path or project.folder / TABLE_NAME
+    write_text(path, as_csv(rows))
+    return f"Objects: {len(rows)}. Table: {path}"
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from napari_apprentice import workbench
+
+    project = _project_of(arguments)
+    names = list(arguments.only) or [case.name for case in project.cases]
+    outcomes: list[Outcome] = []
+    with progress_bar() as progress:
+        task = progress.add_task("cases", total=len(names))
+        for outcome in workbench.run_project(
+            project,
+            names,
+            clicks=arguments.clicks,
+            jobs=arguments.jobs,
+            threads=arguments.threads,
+            scheduler=arguments.scheduler,
+            device=arguments.device,
+            again=arguments.again,
+        ):
+            outcomes.append(outcome)
+            progress.advance(task)
+            if outcome.state != "left":
+                progress.console.print(
+                    f"{outcome.case}: {outcome.state}, {outcome.sentence}", soft_wrap=True, highlight=False, markup=False
+                )
+    counts = Counter(outcome.state for outcome in outcomes)
+    print("This run: " + ", ".join(f"{state} {counts[state]}" for state in ("done", "failed", "missing", "left") if counts[state]) + ".")
+    print(f"{_counted(project)}\n{_written_table(project, arguments.table)}")
+    return 1 if counts["failed"] or counts["missing"] else 0
+
+
+def _project_of(arguments: argparse.Namespace) -> Project:
+    """The project that is named, or the one that is made of images."""
+    from napari_apprentice.project_file import PROJECT_NAME
+    from napari_apprentice.projects import create_project, open_project
+
+    first = arguments.paths[0]
+    if len(arguments.paths) == 1 and (first.name == PROJECT_NAME or (first / PROJECT_NAME).exists()):
+        return open_project(first)
+    if arguments.out is None:
+        if first.is_dir() and len(arguments.paths) == 1:
+            return open_project(first)  # which says what is wrong with it
+        raise InputError(f"{len(arguments.paths)} images arrived without --out; expected a folder for what comes of them, or one project")
+    if (arguments.out / PROJECT_NAME).exists():
+        known = open_project(arguments.out)
+        if arguments.study not in (None, known.settings.study):
+            raise InputError(f"the study {arguments.study!r} arrived for a project of {known.settings.study!r}; expected that one, or none")
+        return known.with_images(arguments.paths)
+    if arguments.study is None:
+        raise InputError("images arrived without --study; expected the study whose model is to be used")
+    return create_project(arguments.out, _settings(arguments, arguments.study), arguments.paths)

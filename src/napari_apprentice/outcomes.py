@@ -1,0 +1,162 @@
+"""What is written of a case when it is done: labels, a report, and its rows of the table of the cohort."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from napari_apprentice import files
+from napari_apprentice.journal import package_version, read_journal
+from napari_apprentice.legend import Legend, legend_path, write_legend
+from napari_apprentice.measure import Row, measure, table
+from napari_apprentice.project_file import write_whole
+from napari_apprentice.projects import Project, Status
+from napari_apprentice.session import Session
+from napari_apprentice.types import Image, Plane, ReadError, WriteError
+from napari_apprentice.work import work_of
+
+__all__ = ["Finished", "cohort_table", "finish"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What was found out on the way to a case's labels.
+
+    Attributes
+    ----------
+    by : "hand" or "run"
+    session : folder of its session, within that of the case
+    clicks : where they come from, in a few words
+    asked : objects that were clicked in
+    errors : expected error (1 - IoU) of slices that were clicked in, by object and plane
+    likeness : of objects to those of an accepted case, by object
+    warnings : one sentence each
+    record : of the study that the model is of; 0 for none
+    seconds : it took
+    """
+
+    by: str
+    session: str
+    clicks: str = ""
+    asked: tuple[int, ...] = ()
+    errors: Mapping[int, Mapping[Plane, float]] = field(default_factory=dict)
+    likeness: Mapping[int, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    record: int = 0
+    seconds: float = 0.0
+
+
+def finish(project: Project, name: str, session: Session, image: Image, known: Finished) -> Status:
+    """Write the labels and the report of a case, and then that it is done. Whoever does so holds the case.
+
+    Raises
+    ------
+    WriteError : something cannot be written; the case is as it was
+    """
+    labels = project.labels_path(name, image)
+    place = labels.relative_to(project.folder).as_posix()
+    measures = measure(session.labels, image)
+    missing = [label for label in known.asked if label not in {one.label for one in measures}]
+    errors = _errors(session, known) | {label: {} for label in missing}
+    trust = {label: 1.0 if label in missing else _mean(slices.values()) for label, slices in errors.items()}
+    expected = max((error for error in trust.values() if not math.isnan(error)), default=math.nan)
+    warnings = (*known.warnings, *(f"object {label} was not found" for label in missing))
+    legend = _legend(project, session)
+    header, events = read_journal(project.session_folder(name, known.session))
+    work = {label: replace(cost, active_s=cost.active_s if known.by == "hand" else 0.0) for label, cost in work_of(header, events).items()}
+    rows = table(measures, case=name, labels=labels.name, classes=legend.names, work=work)
+    for row in rows:
+        row |= {"done_by": known.by, "expected_error": trust.get(int(row["label"] or 0)), "study_record": known.record}
+    report = {
+        "case": name,
+        "image": header.path,
+        "labels": place,
+        "done_by": known.by,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(known.seconds, 3),
+        "expected_error": expected,
+        "study": header.cohort,
+        "study_record": known.record,
+        "model": header.model,
+        "policy": header.policy,
+        "package": package_version(),
+        "clicks_from": known.clicks,
+        "objects": [
+            {
+                "label": label,
+                "name": legend.names.get(label, ""),
+                "clicks": work[label].clicks if label in work else 0,
+                "likeness": known.likeness.get(label),
+                "expected_error": trust.get(label),
+                "slices": _slices(errors.get(label, {})),
+            }
+            for label in sorted({*(one.label for one in measures), *missing})
+        ],
+        "warnings": warnings,
+        "table": rows,
+    }
+    try:
+        labels.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{labels.parent} cannot be made ({error.strerror}); expected free space and permission") from error
+    files.write(labels, session.labels, like=image)
+    if legend.names:
+        write_legend(legend_path(labels), legend)
+    write_whole(project.report_path(name), json.dumps(_plain(report), indent=1, ensure_ascii=False) + "\n")
+    return project.set_status(name, Status("done", "; ".join(warnings), known.by, known.session, place, expected))
+
+
+def cohort_table(project: Project) -> list[Row]:
+    """The rows of all cases that are done, as `measure.table` makes them, with who did them, the error expected, and the study's record.
+
+    Raises
+    ------
+    ReadError : a report is missing or damaged
+    """
+    rows: list[Row] = []
+    for case in project.cases:
+        if project.status(case.name).state == "done":
+            path = project.report_path(case.name)
+            try:
+                rows += json.loads(path.read_text("utf-8"))["table"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ReadError(f"the report {path} cannot be read ({error}); expected the one that was written with its labels") from error
+    return rows
+
+
+def _legend(project: Project, session: Session) -> Legend:
+    """The names that a project gives its objects, and those that were given in the session."""
+    legend = project.settings.legend
+    for label, name in session.legend.names.items():
+        legend = legend.naming(label, name, session.legend.color(label))
+    return legend
+
+
+def _slices(errors: Mapping[Plane, float]) -> list[dict[str, float]]:
+    return [{"axis": plane.axis, "index": plane.index, "expected_error": errors[plane]} for plane in sorted(errors)]
+
+
+def _errors(session: Session, known: Finished) -> dict[int, dict[Plane, float]]:
+    """Expected error of every slice that is not somebody's, by object and plane: of those clicked in by a run, and of carried ones."""
+    errors = {label: {plane: error for plane, error in slices.items() if not math.isnan(error)} for label, slices in known.errors.items()}
+    for doubt in session.doubtful():
+        errors.setdefault(doubt.label, {})[doubt.plane] = doubt.error
+    return errors
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """Fit for JSON: what is not a number becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,173 @@
+"""What ``project.toml`` says of a project: what holds for all of its cases, and which these are."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from napari_apprentice.cohorts import Cohort
+from napari_apprentice.legend import Legend
+from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, WriteError
+
+__all__ = ["PROJECT_NAME", "Case", "Settings", "read_project_file", "write_project_file", "write_whole"]
+
+PROJECT_NAME = "project.toml"
+"""What the file is called in the folder of a project."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for all cases of a project.
+
+    Attributes
+    ----------
+    study : name of the one model that all cases teach and use, see `cohorts`
+    policy : how it learns, see `adaptation`
+    weights : the weights file that it is taught on top of; "" for the one that comes with the program
+    axis : of volumes, the axis that the slices lie across along which objects are carried
+    propagate : whether objects of volumes are carried through the slices
+    clicks : click file for all cases without one of their own; "" for none. Relative paths are relative to the project's folder
+    names : what objects are called, by id
+    """
+
+    study: str
+    policy: str = DEFAULT_POLICY
+    weights: str = ""
+    axis: int = 0
+    propagate: bool = True
+    clicks: str = ""
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def legend(self) -> Legend:
+        """The names, with colours."""
+        legend = Legend()
+        for label, name in self.names.items():
+            legend = legend.naming(label, name)
+        return legend
+
+    def __post_init__(self) -> None:
+        Cohort(self.study, "")  # refuses what cannot be a name
+        if self.axis not in (0, 1, 2):
+            raise InputError(f"axis {self.axis} arrived for a project; expected 0, 1 or 2")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case.
+
+    Attributes
+    ----------
+    name : unique in the project, and fit for the name of a folder
+    image : where the image lies
+    clicks : click file of its own; None if it has none
+    """
+
+    name: str
+    image: Path
+    clicks: Path | None = None
+
+
+def read_project_file(path: Path) -> tuple[Settings, tuple[Case, ...]]:
+    """What a project's file says.
+
+    Raises
+    ------
+    ReadError : there is none, or it says something that cannot be used
+    """
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ReadError(f"there is no project in {path.parent}; expected a folder with {PROJECT_NAME}") from error
+    except (OSError, ValueError) as error:
+        raise ReadError(f"the project {path} cannot be read ({error}); expected TOML with a study and cases") from error
+    try:
+        settings = _settings(content)
+        cases = tuple(_case(record, path.parent) for record in content.get("case", []))
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise ReadError(f"the project {path} cannot be used ({what}); expected a study, and cases with a name and an image") from error
+    names = [case.name.lower() for case in cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ReadError(f"the project {path} names the case {twice[0]!r} twice; expected a name of its own for each")
+    return settings, cases
+
+
+def write_project_file(path: Path, settings: Settings, cases: Sequence[Case]) -> None:
+    """The inverse of `read_project_file`; paths are relative to the file where there is a way.
+
+    Raises
+    ------
+    WriteError : it cannot be written; the old one stays
+    """
+    plain = {key: value for key, value in asdict(settings).items() if key != "names" and value != ""}
+    lines = ["# A project of napari-apprentice. It may be edited; where its cases stand is in cases/.", ""]
+    lines += [f"{key} = {_toml(value)}" for key, value in plain.items()]
+    if settings.names:
+        lines += ["", "[names]", *(f"{label} = {_toml(name)}" for label, name in sorted(settings.names.items()))]
+    for case in cases:
+        lines += ["", "[[case]]", f"name = {_toml(case.name)}", f"image = {_toml(_relative(case.image, path.parent))}"]
+        lines += [f"clicks = {_toml(_relative(case.clicks, path.parent))}"] if case.clicks else []
+    write_whole(path, "\n".join(lines) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file: after a crash at any moment it is the old one or the new one, whole.
+
+    Raises
+    ------
+    WriteError : it cannot be written; the old one stays
+    """
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def _settings(content: Mapping[str, Any]) -> Settings:
+    known = {key: value for key, value in content.items() if key != "case"}
+    names = {int(label): str(name) for label, name in known.pop("names", {}).items()}
+    kinds = {"axis": int, "propagate": bool, **dict.fromkeys(("study", "policy", "weights", "clicks"), str)}
+    for key, value in known.items():
+        if type(value) is not kinds.get(key):
+            raise ValueError(f"{key} = {value!r}")
+    return Settings(known.pop("study"), **known, names=names)
+
+
+def _case(record: Mapping[str, Any], folder: Path) -> Case:
+    name, image, clicks = str(record["name"]), record["image"], record.get("clicks")
+    if not re.fullmatch(r"\w([\w .-]*[\w-])?", name) or not isinstance(image, str) or not isinstance(clicks, str | None):
+        raise ValueError(f"case {name!r}")
+    return Case(name, _absolute(folder, image), None if clicks is None else _absolute(folder, clicks))
+
+
+def _absolute(folder: Path, path: str) -> Path:
+    return Path(os.path.normpath(folder / path))
+
+
+def _toml(value: Any) -> str:
+    """A text, number or truth value in TOML, which takes JSON's but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _relative(path: Path, folder: Path) -> str:
+    with suppress(ValueError):  # another drive
+        return Path(os.path.relpath(path, folder)).as_posix()
+    return path.as_posix()

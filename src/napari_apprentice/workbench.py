@@ -1,0 +1,249 @@
+"""Where projects meet the model: open a case, teach the study with it, take one over from the window, and run the others.
+
+::
+
+    project = open_project("glaucoma")
+    with open_case(project, "eye_07") as case:        # begins, or goes on where it stopped
+        case.session.add(Click((120, 200)))
+        case.session.accept()                         # teaches the study
+        case.finish()                                 # labels and report are written, the case is done
+    for outcome in run_project(project, jobs=4):      # the others, by what the study has learnt
+        print(outcome.case, outcome.state, outcome.sentence)
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from napari_apprentice import assembly, files
+from napari_apprentice.casework import NEWEST_EXAMPLES, Model, Outcome, Plan, fresh_session, publish_model, release
+from napari_apprentice.cohorts import Cohort
+from napari_apprentice.dispatch import on_cluster, on_this_machine
+from napari_apprentice.journal import read_journal
+from napari_apprentice.knowledge import KnowledgeStore
+from napari_apprentice.outcomes import Finished, finish
+from napari_apprentice.projects import Project, Status
+from napari_apprentice.replay import read_recording, replay
+from napari_apprentice.session import Session
+from napari_apprentice.types import Image, SessionError, WriteError
+
+__all__ = ["OpenCase", "open_case", "run_project", "take_case", "teach_case"]
+
+
+class OpenCase:
+    """A case that somebody works on, as `open_case` gives it.
+
+    Attributes
+    ----------
+    name, image, session : its name, its image, and the session of the work on it
+    """
+
+    def __init__(self, project: Project, name: str, image: Image, session: Session, folder: str) -> None:
+        self.name, self.image, self.session = name, image, session
+        self._project, self._folder, self._began = project, folder, time.perf_counter()
+
+    def finish(self) -> Status:
+        """Write labels and report, and mark the case as done by hand. The session stays open.
+
+        Raises
+        ------
+        WriteError : something cannot be written
+        """
+        known = Finished("hand", self._folder, "by hand", seconds=time.perf_counter() - self._began)
+        header, _ = read_journal(self._project.session_folder(self.name, self._folder))
+        records = Cohort(header.cohort, header.model.partition(":")[2]).records if header.cohort else ()
+        return finish(self._project, self.name, self.session, self.image, replace(known, record=records[-1].number if records else 0))
+
+
+@contextmanager
+def open_case(project: Project, name: str, *, device: str = "auto") -> Iterator[OpenCase]:
+    """Work on a case by hand: a new one, one that was begun, or one that is done, also by a run, to correct it.
+
+    The case is held as long as the context lasts. Left without `OpenCase.finish`, it is begun if anything was done in it.
+
+    Raises
+    ------
+    InUseError : somebody else works on it
+    ReadError : its image or its record cannot be read
+    ApprenticeError : as `assembly.open_session` and `assembly.resume_session`
+    """
+    settings = project.settings
+    with project.held(name) as status:
+        image = files.read(project[name].image)
+        weights = _weights(project)
+        folder = project.session_folder(name, status.session) if status.session and status.state != "failed" else None
+        if folder is not None and (status.state == "done" or status.by == "hand"):
+            session = assembly.resume_session(folder, image, weights=weights, device=device)
+        else:
+            folder = fresh_session(project, name)
+            policy, study = settings.policy, settings.study
+            legend = settings.legend if settings.names else None
+            session = assembly.open_session(
+                image, weights=weights, policy=policy, device=device, folder=folder, cohort=study, legend=legend
+            )
+        began = _length(folder)
+        try:
+            if status.by != "hand" or status.state != "begun":
+                project.set_status(name, replace(status, state="begun", reason="", by="hand", session=folder.name))
+            yield OpenCase(project, name, image, session, folder.name)
+        finally:
+            session.close()
+            if project.stored(name).state == "begun" and status.state != "begun" and _length(folder) == began:
+                project.set_status(name, status)
+
+
+def teach_case(
+    project: Project, name: str, clicks: Path | str, *, device: str = "auto", on_action: Callable[[int, int], None] | None = None
+) -> Status:
+    """Do a case with recorded clicks as a person would: objects are accepted, teach the study, and are carried through the slices.
+
+    Parameters
+    ----------
+    clicks : a click file, or the journal of a session, see `replay.read_recording`
+    on_action : called with the number of actions that are done, and of all
+
+    Raises
+    ------
+    SessionError : the case was begun or done already
+    ApprenticeError : as `open_case`; the case is begun then, and can be gone on with
+    """
+    status, events = project.status(name), read_recording(clicks)
+    if status.by == "hand" or status.state == "done":
+        raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; expected one that waits")
+    with open_case(project, name, device=device) as case:
+        session, done = case.session, 0
+
+        def tell() -> None:
+            nonlocal done
+            done += 1
+            if on_action is not None:
+                on_action(done, len(events))
+
+        replay(session, events, tell)
+        if project.settings.propagate and case.image.ndim == 3 and not any(event.kind == "propagate" for event in events):
+            for label in session.finished:
+                with suppress(SessionError):  # clicked across another axis only, or not found
+                    session.propagate(label, project.settings.axis)
+        return case.finish()
+
+
+def take_case(project: Project, name: str, journal: Path | str, *, device: str = "auto") -> Status:
+    """Take over a case that was done elsewhere, in the window say: a copy of its session becomes the work on the case, which is done.
+
+    What the session taught its study it has taught already; nothing is learnt again.
+
+    Parameters
+    ----------
+    journal : of that session, or its folder
+
+    Raises
+    ------
+    SessionError : the case was begun or done already, or the session is about another image
+    WriteError : it cannot be copied
+    """
+    source = Path(journal).parent if Path(journal).suffix == ".jsonl" else Path(journal)
+    read_journal(source)
+    with project.held(name) as status:
+        if status.state not in ("waiting", "failed"):
+            raise SessionError(f"case {name!r} is to be taken over, but it is {status.state}; expected one that waits")
+        folder = fresh_session(project, name)
+        try:
+            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("in-use.*"))
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise WriteError(f"{source} cannot be copied into the project ({error}); expected free space and permission") from error
+        image = files.read(project[name].image)
+        try:
+            session = assembly.resume_session(folder, image, weights=_weights(project), device=device)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        try:
+            return OpenCase(project, name, image, session, folder.name).finish()
+        finally:
+            session.close()
+
+
+def run_project(
+    project: Project,
+    names: Sequence[str] | None = None,
+    *,
+    clicks: Path | str | None = None,
+    jobs: int = 1,
+    threads: int = 2,
+    scheduler: str | None = None,
+    device: str = "auto",
+    again: bool = False,
+) -> Iterator[Outcome]:
+    """Do the cases that are left by what the study has learnt; yields what became of each as soon as it is known.
+
+    Interrupted at any moment and started again it goes on where it stopped. Several may run at once: no case is done twice.
+
+    Parameters
+    ----------
+    names : of the cases; by default all
+    clicks : one click file for all, or a folder with ``<case>.json`` for each. Cases without one are clicked in where the newest cases
+        that were done by hand suggest it, see `examples`
+    jobs, threads : processes on this machine, and threads of each
+    scheduler : address of a Dask cluster that does it instead
+    device : "auto", "cpu", "cuda" or "mps"
+    again : cases that a run has done, too
+
+    Raises
+    ------
+    SessionError : nothing says where to click, or the cluster cannot be used
+    ApprenticeError : as `casework.run_case`
+    """
+    settings = project.settings
+    policy = assembly.make_policy(settings.policy)
+    weights = _weights(project)
+    build = partial(_build, weights, settings.weights == "", device, threads)
+    model = build()
+    record_of = publish_model(project, Cohort(settings.study, model.name.partition(":")[2]))
+    examples = [case.name for case in project.cases if _done_by_hand(project.status(case.name)) and case.image.exists()]
+    if clicks is not None and not Path(clicks).exists():
+        raise SessionError(f"the clicks in {clicks} are not there; expected a click file, or a folder of them")
+    given = None if clicks is None else Path(clicks).absolute()
+    if given is None and not examples and not any(project.clicks_of(case.name) for case in project.cases):
+        raise SessionError(
+            f"nothing says where to click in the cases of {project.folder.name!r}; expected a click file, or a case done by hand"
+        )
+    plan = Plan(build, policy, *record_of, given, tuple(examples[-NEWEST_EXAMPLES:]), again)
+    chosen = [project[name].name for name in names] if names else [case.name for case in project.cases]
+    try:
+        if scheduler is None:
+            yield from on_this_machine(project.folder, chosen, plan, jobs=jobs)
+        else:
+            yield from on_cluster(project.folder, chosen, plan, scheduler)
+    finally:
+        release(project)
+
+
+def _build(weights: Path | None, shipped: bool, device: str, threads: int) -> Model:
+    """Also in other processes: the same number of threads everywhere gives the same sums everywhere."""
+    torch.set_num_threads(max(threads, 1))
+    segmenter = assembly.load_segmenter(None if shipped else weights, device=device)
+    store = KnowledgeStore(segmenter.base, segmenter.loaded.digest)
+    return Model(segmenter, store, assembly.model_of(segmenter), assembly.computer_of(segmenter))
+
+
+def _weights(project: Project) -> Path | None:
+    """The weights file of a project; None for the one that comes with the program."""
+    return project.folder / project.settings.weights if project.settings.weights else None
+
+
+def _done_by_hand(status: Status) -> bool:
+    return (status.state, status.by) == ("done", "hand")
+
+
+def _length(folder: Path) -> int:
+    """How many actions a session has recorded."""
+    return len(read_journal(folder)[1])

@@ -1,0 +1,316 @@
+"""Laws of projects: what is written comes back, nothing is half written, and of two who want one case one has it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Picture
+
+from napari_apprentice import project_file
+from napari_apprentice.project_file import PROJECT_NAME, Settings
+from napari_apprentice.projects import Status, create_project, open_project
+from napari_apprentice.types import Image, InputError, InUseError, ReadError, WriteError
+
+
+@pytest.fixture
+def images(tmp_path) -> list[Path]:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    paths = [folder / f"eye {number}.png" for number in range(4)]
+    for path in paths:
+        Picture.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    return paths
+
+
+@pytest.fixture
+def project(tmp_path, images):
+    return create_project(tmp_path / "project", Settings("glaucoma", names={1: "disc", 2: "cup"}), images)
+
+
+# --- the list ---
+
+
+def test_what_is_written_comes_back(project, images):
+    again = open_project(project.folder)
+    assert again == project
+    assert [case.name for case in again.cases] == ["eye_0", "eye_1", "eye_2", "eye_3"]
+    assert [case.image for case in again.cases] == images
+    assert again.settings.names == {1: "disc", 2: "cup"}
+    assert again.settings.legend.names == {1: "disc", 2: "cup"}
+
+
+@settings(max_examples=25)
+@given(name=st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=20), text=st.text(max_size=30))
+def test_every_text_survives_the_file(tmp_path_factory, name, text):
+    folder = tmp_path_factory.mktemp("project")
+    chosen = Settings("study", policy=text or "x", clicks=name, weights="a\\b", axis=2, propagate=False, names={3: name})
+    assert create_project(folder, chosen).settings == chosen
+    assert open_project(folder / PROJECT_NAME).settings == chosen
+
+
+def test_images_are_named_relative_to_the_project(project, tmp_path):
+    text = (project.folder / PROJECT_NAME).read_text()
+    assert 'image = "../images/eye 0.png"' in text
+    project.set_status("eye_1", Status("done", by="run"))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for name in ("project", "images"):
+        (tmp_path / name).rename(moved / name)
+    again = open_project(moved / "project")
+    assert all(case.image.exists() for case in again.cases)
+    assert again.status("eye_1").state == "done"
+
+
+def test_a_project_may_be_written_by_hand(tmp_path, images):
+    (tmp_path / PROJECT_NAME).write_text('study = "s"\n[[case]]\nname = "one"\nimage = "images/eye 0.png"\nclicks = "c.json"\n')
+    project = open_project(tmp_path)
+    assert project["one"].image == images[0]
+    assert project.clicks_of("one") == tmp_path / "c.json"
+    assert project.settings == Settings("s")
+
+
+def test_images_of_one_name_are_different_cases_and_the_same_image_is_one(project, images, tmp_path):
+    twin = tmp_path / "EYE 0.png"
+    twin.write_bytes(images[0].read_bytes())
+    after = project.with_images([twin, images[0], twin])
+    assert [case.name for case in after.cases] == ["eye_0", "eye_1", "eye_2", "eye_3", "EYE_0_2"]
+    assert open_project(project.folder) == after
+
+
+def test_nothing_is_lost_when_many_add_at_once(project, images, tmp_path):
+    def add(number):
+        path = tmp_path / f"more{number}.png"
+        path.write_bytes(images[0].read_bytes())
+        open_project(project.folder).with_images([path])
+
+    threads = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(open_project(project.folder).cases) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "'study' is missing"),
+        ("study = 3", "study = 3"),
+        ('study = "s"\naxis = true', "axis = True"),
+        ('study = "s"\ncolour = "red"', "colour = 'red'"),
+        ('study = "a/b"', "'a/b'"),
+        ('study = "s"\naxis = 3', "axis 3"),
+        ('study = "s"\n[[case]]\nname = "../x"\nimage = "a.png"', "'../x'"),
+        ('study = "s"\n[[case]]\nname = "x"', "'image' is missing"),
+        ('study = "s"' + 2 * '\n[[case]]\nname = "x"\nimage = "a.png"', "twice"),
+        ("study = ", "cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_told_in_one_sentence(tmp_path, text, said):
+    (tmp_path / PROJECT_NAME).write_text(text)
+    with pytest.raises((ReadError, InputError)) as refused:
+        open_project(tmp_path)
+    assert said in str(refused.value)
+    assert "expected" in str(refused.value)
+
+
+def test_what_is_not_there_is_told(tmp_path, project, images):
+    with pytest.raises(ReadError, match="no project in"):
+        open_project(tmp_path / "nowhere")
+    with pytest.raises(ReadError, match=r"nothing.png.* does not exist"):
+        project.with_images([tmp_path / "nothing.png"])
+    with pytest.raises(ReadError, match="extension"):
+        project.with_images([project.folder / PROJECT_NAME])
+    with pytest.raises(InputError, match="no case 'eye_9'; expected one of eye_0"):
+        project["eye_9"]
+    with pytest.raises(WriteError, match="holds a project already"):
+        create_project(project.folder, Settings("s"))
+
+
+# --- states ---
+
+
+def test_a_case_waits_until_something_is_known(project):
+    assert project.status("eye_0") == Status()
+    known = project.set_status("eye_0", Status("done", "all well", "run", "session-1", "labels/x.png", 0.25))
+    assert project.status("eye_0") == open_project(project.folder).status("eye_0") == known
+    assert known.time
+    assert math.isnan(project.set_status("eye_0", Status("begun")).expected_error)
+    assert math.isnan(project.status("eye_0").expected_error)
+
+
+def test_a_case_whose_image_disappears_is_missing_until_it_is_back(project, images):
+    known = project.set_status("eye_0", Status("failed", "it was dark", "run"))
+    images[0].rename(images[0].with_suffix(".away"))
+    status = project.status("eye_0")
+    assert status.state == "missing"
+    assert "eye 0.png is not there; expected" in status.reason
+    images[0].with_suffix(".away").rename(images[0])
+    assert project.status("eye_0") == known
+
+
+def test_a_case_that_is_done_stays_done_without_its_image(project, images):
+    project.set_status("eye_0", Status("done"))
+    images[0].unlink()
+    assert project.status("eye_0").state == "done"
+
+
+def test_a_damaged_state_is_told(project):
+    project.set_status("eye_0", Status("done"))
+    path = project.case_folder("eye_0") / "state.json"
+    for text in ("{", "[]", '{"state": "asleep"}'):
+        path.write_text(text)
+        with pytest.raises(ReadError, match=r"eye_0.*damaged"):
+            project.status("eye_0")
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one(project, monkeypatch):
+    known = project.set_status("eye_0", Status("begun", by="hand"))
+    for step in ("replace", "fsync"):
+        with monkeypatch.context() as broken:
+
+            def full(*_):
+                raise OSError(28, "No space left on device")
+
+            broken.setattr(project_file.os, step, full)
+            with pytest.raises(WriteError, match="No space left"):
+                project.set_status("eye_0", Status("done"))
+        assert project.status("eye_0") == known
+    assert sorted(path.name for path in project.case_folder("eye_0").iterdir()) == ["state.json"]
+
+
+KILLED = """
+import sys
+from napari_apprentice.projects import Status, open_project
+project, number = open_project(sys.argv[1]), 0
+print("ready", flush=True)
+while True:
+    number += 1
+    project.set_status("eye_0", Status("failed", "x" * (number % 5000), "run", str(number % 5000)))
+"""
+
+
+def test_a_state_is_whole_whenever_its_writer_is_killed(project):
+    for kill in range(4):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(project.folder)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout.readline() == b"ready\n"
+            threading.Event().wait(0.02 * kill)
+            for _ in range(20):
+                project.stored("eye_0")
+            writer.kill()
+            writer.wait(timeout=20)
+        status = project.stored("eye_0")
+        assert status == Status() or len(status.reason) == int(status.session)
+
+
+# --- who has a case ---
+
+
+def test_of_two_who_want_a_case_one_has_it(project):
+    with project.held("eye_0") as status:
+        assert status == Status()
+        with pytest.raises(InUseError), open_project(project.folder).held("eye_0", wait_s=0.1):
+            pass
+        with project.held("eye_1"):
+            pass
+    with project.held("eye_0"):
+        pass
+
+
+def test_whoever_waits_gets_the_case_when_it_is_free(project):
+    held, got = threading.Event(), []
+
+    def work():
+        held.wait(timeout=20)
+        with open_project(project.folder).held("eye_0", wait_s=20):
+            got.append(True)
+
+    waiting = threading.Thread(target=work)
+    waiting.start()
+    with project.held("eye_0"):
+        held.set()
+        threading.Event().wait(0.2)
+        assert got == []
+    waiting.join(timeout=20)
+    assert got == [True]
+
+
+HOLDER = """
+import sys, time
+from napari_apprentice.projects import open_project
+with open_project(sys.argv[1]).held("eye_0"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_holds_nothing(project):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(project.folder)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InUseError, match=str(holder.pid)), project.held("eye_0", wait_s=0.1):
+            pass
+        holder.kill()
+        holder.wait(timeout=20)
+    with project.held("eye_0"):
+        pass
+
+
+# --- which one is next ---
+
+
+def test_next_by_order_is_the_first_that_is_not_done(project, images):
+    assert project.next_case().name == "eye_0"
+    project.set_status("eye_0", Status("done", by="hand"))
+    project.set_status("eye_1", Status("begun", by="run"))
+    images[2].unlink()
+    assert project.next_case().name == "eye_3"
+    project.set_status("eye_1", Status("begun", by="hand"))
+    assert project.next_case().name == "eye_1"
+    for name in ("eye_1", "eye_3"):
+        project.set_status(name, Status("done"))
+    assert project.next_case() is None
+
+
+def test_next_by_error_is_the_worst_that_nobody_has_looked_at(project):
+    assert project.next_case("error") is None
+    for name, error in (("eye_0", 0.1), ("eye_1", 0.4), ("eye_2", 0.3)):
+        project.set_status(name, Status("done", by="run", expected_error=error))
+    assert project.next_case("error").name == "eye_1"
+    project.set_status("eye_1", Status("done", by="hand", expected_error=0.9))
+    assert project.next_case("error").name == "eye_2"
+    project.set_status("eye_0", Status("done", by="run"))
+    assert project.next_case("error").name == "eye_0"
+    project.set_status("eye_3", Status("failed", by="run"))
+    assert project.next_case("error").name == "eye_3"
+
+
+# --- places ---
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [("a.nii.gz", "x_labels.nii.gz"), ("a.jpg", "x_labels.png"), ("a_labels.mhd", "x_labels.mha"), ("a.ome.tif", "x_labels.ome.tif")],
+)
+def test_labels_are_in_the_format_of_the_image(tmp_path, image, labels):
+    (tmp_path / PROJECT_NAME).write_text(f'study = "s"\n[[case]]\nname = "x"\nimage = "{image}"\n')
+    picture = Image(np.zeros((1, 2, 2)), path=tmp_path / image)
+    assert open_project(tmp_path).labels_path("x", picture) == tmp_path / "labels" / labels
+
+
+def test_the_file_says_what_it_is(project):
+    text = (project.folder / PROJECT_NAME).read_text()
+    assert text.startswith("# A project of napari-apprentice.")
+    assert tomllib.loads(text)["names"] == {"1": "disc", "2": "cup"}
+    assert not [path for path in os.listdir(project.folder) if path.endswith(".tmp")]
+    assert json.dumps(tomllib.loads(text)["case"][0]) == '{"name": "eye_0", "image": "../images/eye 0.png"}'

@@ -1,0 +1,168 @@
+"""Work that is done again gives the same labels bit for bit, or the replay says where and why it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from napari_apprentice.computers import Computer
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
+from napari_apprentice.journal import Event, Header, Journal, package_version, read_journal
+from napari_apprentice.replay import obstacles, read_recording, replay, starting_labels
+from napari_apprentice.session import Session, resume
+from napari_apprentice.types import Click, Image
+from napari_apprentice.versions import Version
+
+IMAGE = Image(np.random.default_rng(0).normal(100, 10, (1, 6, 24, 20)), np.diag([3.0, 1, 1, 1]), "mm", name="scan")
+HERE = Computer("cpu", "a processor", 2, "2.13.0", "Linux x86_64")
+HEADER = Header("scan", "", IMAGE.shape, (), "mm", "", "mi+pi", "unet:0123", "glaucoma", package_version(), computer=HERE)
+
+
+@pytest.fixture(autouse=True)
+def _unflushed(monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def segmenter(radius=3.0):
+    return DiskSegmenter(radius, masks=2)
+
+
+def given_labels():
+    labels = np.zeros(IMAGE.shape, np.uint8)
+    labels[1:3, 2:6, 3:9] = 4
+    return labels
+
+
+def record(folder, wander, seed, steps=60):
+    """A session of random actions that was left and resumed in the middle."""
+    labels = given_labels() if seed % 2 else None
+    session = Session(IMAGE, segmenter(), FakePolicy(), labels=labels, journal=Journal.create(folder, IMAGE), store=FakeStore())
+    wander(session, seed, steps // 2)
+    session.close()
+    session = resume(folder, IMAGE, segmenter(), FakePolicy(), FakeStore())
+    wander(session, seed + 1000, steps // 2)
+    session.close()
+    return session
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_was_done_comes_out_the_same(tmp_path, wander, seed):
+    session = record(tmp_path, wander, seed)
+    again = Session(IMAGE, segmenter(), FakePolicy(), labels=starting_labels(tmp_path))
+    told = []
+    assert replay(again, read_recording(tmp_path), lambda: told.append(1)) is None
+    assert (again.labels == session.labels).all()
+    assert (again.label, again.finished, again.clicks) == (session.label, session.finished, session.clicks)
+    assert again._segmenter.snapshot() == session._segmenter.snapshot()
+    assert len(told) == len(read_recording(tmp_path))
+
+
+def test_the_random_sessions_do_all_that_there_is(tmp_path, wander):
+    kinds = Counter()
+    for seed in range(12):
+        record(tmp_path / str(seed), wander, seed)
+        kinds.update(event.kind for event in read_recording(tmp_path / str(seed)))
+    everything = {"add", "choose", "accept", "learn", "select", "paint", "propagate", "approve", "discard", "delete", "relabel", "merge"}
+    assert kinds.keys() >= everything | {"split", "name", "go_back", "forget", "pin"}
+
+
+def test_the_first_action_that_departs_is_told(tmp_path):
+    session = Session(IMAGE, segmenter(), FakePolicy(0, 0), journal=Journal.create(tmp_path, IMAGE))
+    session.paint((slice(0, 1), slice(0, 2), slice(0, 2)), np.full((1, 2, 2), 9))
+    session.add(Click((2, 10, 10)))
+    session.accept()
+    session.add(Click((4, 10, 10)))
+    session.close()
+    again = Session(IMAGE, segmenter(4.0), FakePolicy(0, 0))
+    departed = replay(again, read_recording(tmp_path))
+    assert (departed.kind, departed.sequence) == ("add", 2)
+    assert (again.labels != session.labels).any()
+
+
+def test_a_click_that_changed_nothing_but_does_now_departs(tmp_path):
+    session = Session(IMAGE, segmenter(), FakePolicy(0, 0), journal=Journal.create(tmp_path, IMAGE))
+    session.add(Click((2, 10, 10), positive=False))
+    session.add(Click((2, 10, 10)))
+    session.add(Click((2, 10, 10)))  # the same answer: no patch
+    session.close()
+    events = list(read_recording(tmp_path))
+    assert events[2].patch is None
+    assert replay(Session(IMAGE, segmenter(), FakePolicy(0, 0)), events) is None
+    departed = replay(Session(IMAGE, segmenter(), FakePolicy(1, 0)), [*events[1:2], events[2]])
+    assert departed is not None
+
+
+# --- what stands against it ---
+
+
+def test_nothing_stands_against_the_same_model_on_the_same_computer():
+    events = [Event("add", 1), Event("learn", 1, version=Version(1, parent=0)), Event("add", 2, computer=HERE)]
+    assert obstacles(HEADER, events, "unet:0123", HERE) == ()
+
+
+@pytest.mark.parametrize(
+    ("header", "events", "model", "here", "words"),
+    [
+        ({}, [], "unet:4567", HERE, "made with the weights unet:0123, here are unet:4567"),
+        ({"package": "0.0.1"}, [], "unet:0123", HERE, "made with version 0.0.1 of this program"),
+        ({"computer": None}, [], "unet:0123", HERE, "does not say what its model ran on"),
+        ({}, [], "unet:0123", replace(HERE, threads=8, torch="2.14.0"), r"something else \(threads 2, here 8; torch 2.13.0, here 2.14.0\)"),
+        ({}, [Event("add", 1, computer=replace(HERE, processor="b"))], "unet:0123", HERE, r"\(processor b, here a processor\)"),
+        ({"computer": replace(HERE, device="H100")}, [], "unet:0123", replace(HERE, device="H100"), "does not round the same way"),
+        ({}, [Event("learn", 1, version=Version(1, parent=0, basis="model-a"))], "unet:0123", HERE, "taught the study 'glaucoma'"),
+    ],
+)
+def test_every_obstacle_is_named(header, events, model, here, words):
+    (found,) = obstacles(replace(HEADER, **header), events, model, here)
+    assert re.search(words, found)
+
+
+def test_a_study_that_only_this_session_taught_is_no_obstacle():
+    begun = Version(1, origin="study glaucoma", shared="model-a")
+    events = [Event("open", 1, version=begun), Event("learn", 1, version=Version(2, parent=1, basis="model-a", shared="model-b"))]
+    events += [Event("learn", 2, version=Version(3, parent=2, basis="model-b", shared="model-c"))]
+    assert obstacles(HEADER, events, "unet:0123", HERE) == ()
+    assert (
+        "taught the study"
+        in obstacles(HEADER, [*events[:2], replace(events[2], version=Version(3, parent=2, basis="x"))], "unet:0123", HERE)[0]
+    )
+
+
+# --- where the model ran is recorded ---
+
+
+def test_the_journal_says_what_the_model_ran_on_and_again_after_every_resumption(tmp_path):
+    with Journal.create(tmp_path, IMAGE, computer=HERE) as journal:
+        journal.append(Event("forget", 1), Event("forget", 1))
+    other = replace(HERE, device="H100")
+    for _ in range(2):
+        journal, _ = Journal.reopen(tmp_path, other)
+        journal.append(Event("forget", 1), Event("forget", 1))
+        journal.append(Event("forget", 1))
+        journal.close()
+    header, events = read_journal(tmp_path)
+    assert header.computer == HERE
+    assert [event.computer for event in events] == [None, None, other, None, None, other, None, None]
+
+
+def test_journals_that_do_not_say_and_those_that_say_more_are_read(tmp_path):
+    with Journal.create(tmp_path, IMAGE) as journal:
+        journal.append(Event("forget", 1))
+    header, events = read_journal(tmp_path)
+    assert header.computer is None
+    assert events[0].computer is None
+    assert "computer" not in json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[1])
+    assert Computer.from_facts({"device": "cpu", "colour": "grey"}) == Computer("cpu")
+
+
+def test_what_differs_between_computers_is_said():
+    assert HERE.differences(HERE) == ""
+    assert HERE.differences(replace(HERE, device="H100", system="")) == "device cpu, here H100; system Linux x86_64, here unknown"
+    assert HERE.repeatable
+    assert not replace(HERE, device="H100").repeatable

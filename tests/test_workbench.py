@@ -1,0 +1,208 @@
+"""Projects with the shipped network, and what the command line says of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from napari_apprentice import Click, cli, create_project, files, open_case, open_project, open_session, run_project
+from napari_apprentice.cohorts import cohorts
+from napari_apprentice.journal import read_journal, replay_labels
+from napari_apprentice.project_file import Settings
+from napari_apprentice.types import InUseError, SessionError
+from napari_apprentice.workbench import take_case, teach_case
+
+NAMES = ["eye_0", "eye_1", "eye_2"]
+CENTRES = {"eye_0": (28, 30), "eye_1": (36, 42), "eye_2": (30, 48)}
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("APPRENTICE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def images(tmp_path):
+    rng = np.random.default_rng(0)
+    rows, cols = np.mgrid[:64, :80]
+    for name, (row, col) in CENTRES.items():
+        disk = (rows - row) ** 2 + (cols - col) ** 2 <= 100
+        Picture.fromarray((rng.normal(90, 8, disk.shape) + 80 * disk).clip(0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    row, col = CENTRES["eye_0"]
+    (tmp_path / "first.json").write_text(json.dumps({"clicks": [{"voxel": [row, col]}, {"voxel": [row + 25, col], "positive": False}]}))
+    return [tmp_path / f"{name}.png" for name in NAMES]
+
+
+@pytest.fixture
+def project(tmp_path, images):
+    return create_project(tmp_path / "project", Settings("eyes", names={1: "disc"}), images)
+
+
+def labels_of(project, name):
+    return files.read_labels(project.folder / project.status(name).labels)
+
+
+def lessons():
+    return sum(record.cause == "learnt" for cohort in cohorts() for record in cohort.records)
+
+
+def command(*arguments):
+    return cli.main(["cohort", *map(str, arguments)])
+
+
+def refused(capsys, *arguments):
+    assert command(*arguments) == 2
+    out, err = capsys.readouterr()
+    (line,) = [line for line in err.splitlines() if line.startswith("apprentice:")]
+    assert (out, "expected" in line) == ("", True)
+    return line
+
+
+# --- by hand ---
+
+
+def test_a_case_is_gone_on_with_where_it_stopped(project):
+    with open_case(project, "eye_0", device="cpu") as case:
+        case.session.add(Click(CENTRES["eye_0"]))
+        labels = case.session.labels.copy()
+        with pytest.raises(InUseError), open_case(project, "eye_0", device="cpu"):
+            pass
+    assert (project.status("eye_0").state, project.status("eye_0").by) == ("begun", "hand")
+    with open_case(project, "eye_0", device="cpu") as case:
+        np.testing.assert_array_equal(case.session.labels, labels)
+        assert case.session.clicks == (Click(CENTRES["eye_0"]),)
+        case.session.accept()
+        case.finish()
+    assert (project.status("eye_0").state, project.status("eye_0").by) == ("done", "hand")
+    np.testing.assert_array_equal(labels_of(project, "eye_0"), labels)
+    assert lessons() == 1
+
+
+def test_a_look_changes_nothing(project):
+    with open_case(project, "eye_1", device="cpu"):
+        pass
+    assert project.status("eye_1").state == "waiting"
+    teach_case(project, "eye_0", "first.json", device="cpu")
+    known = project.status("eye_0")
+    with open_case(project, "eye_0", device="cpu") as case:
+        assert case.session.legend.names == {1: "disc"}
+    again = project.status("eye_0")
+    assert (again.state, again.by, again.session, again.labels) == (known.state, known.by, known.session, known.labels)
+
+
+def test_what_a_run_did_can_be_corrected_and_teaches_then(project):
+    teach_case(project, "eye_0", "first.json", device="cpu")
+    assert lessons() == 1
+    outcomes = {outcome.case: outcome.state for outcome in run_project(project, device="cpu", threads=1)}
+    assert outcomes == {"eye_0": "left", "eye_1": "done", "eye_2": "done"}
+    assert lessons() == 1
+    for name in NAMES[1:]:
+        assert labels_of(project, name)[CENTRES[name]] == 1
+    with open_case(project, "eye_1", device="cpu") as case:
+        np.testing.assert_array_equal(case.session.labels, labels_of(project, "eye_1"))
+        case.session.select(1)
+        case.session.add(Click(CENTRES["eye_1"]))
+        case.session.accept()
+        case.finish()
+    assert (project.status("eye_1").by, lessons()) == ("hand", 2)
+    states = {outcome.case: outcome.state for outcome in run_project(project, device="cpu", threads=1, again=True)}
+    assert states == {"eye_0": "left", "eye_1": "left", "eye_2": "done"}
+    records = [json.loads(project.report_path(name).read_text())["study_record"] for name in NAMES]
+    assert records == [1, 2, 2]
+
+
+def test_a_case_is_taught_once(project):
+    teach_case(project, "eye_0", "first.json", device="cpu")
+    with pytest.raises(SessionError, match="is done already"):
+        teach_case(project, "eye_0", "first.json", device="cpu")
+    assert lessons() == 1
+
+
+def test_a_case_that_was_done_elsewhere_is_taken_over(project, tmp_path):
+    session = open_session(files.read(project["eye_0"].image), folder=tmp_path / "window", cohort="eyes", device="cpu")
+    session.add(Click(CENTRES["eye_0"]))
+    session.accept()
+    session.close()
+    assert take_case(project, "eye_0", tmp_path / "window", device="cpu").state == "done"
+    np.testing.assert_array_equal(labels_of(project, "eye_0"), replay_labels(tmp_path / "window"))
+    assert lessons() == 1
+    assert len(read_journal(project.session_folder("eye_0", project.status("eye_0").session))[1]) == 3
+    with pytest.raises(SessionError, match="expected 'eye_0'"):
+        take_case(project, "eye_1", tmp_path / "window", device="cpu")
+    assert project.status("eye_1").state == "waiting"
+    assert not list(project.case_folder("eye_1").glob("session-*"))
+
+
+def test_without_anything_to_go_by_a_run_does_not_begin(project):
+    with pytest.raises(SessionError, match="nothing says where to click in the cases of 'project'"):
+        list(run_project(project, device="cpu"))
+    with pytest.raises(SessionError, match=r"nothing\.json are not there"):
+        list(run_project(project, clicks="nothing.json", device="cpu"))
+
+
+# --- the command line ---
+
+
+def test_a_cohort_from_the_first_case_to_the_table(images, tmp_path, capsys):
+    assert command("new", "study", "--study", "eyes", "--name", "1=disc", images[0], images[1]) == 0
+    assert command("add", "study", images[2], images[0]) == 0
+    assert "3 cases, 1 of them new" in capsys.readouterr().out
+    assert command("next", "study") == 0
+    assert capsys.readouterr().out == f"eye_0\t{images[0]}\n"
+    assert command("teach", "study", "eye_0", "--clicks", "first.json", "--device", "cpu") == 0
+    assert "eye_0_labels.png" in capsys.readouterr().out
+    assert command("run", "study", "--device", "cpu", "--threads", 1) == 0
+    out, err = capsys.readouterr()
+    assert "This run: done 2, left 1.\nCases: 3, done 3.\nObjects: 3. Table: " in out
+    assert "eye_1: done, 1 object, expected error" in err
+    rows = list(csv.DictReader((tmp_path / "study" / "cohort.csv").open()))
+    assert [(row["case"], row["class"], row["done_by"], row["study_record"]) for row in rows] == [
+        ("eye_0", "disc", "hand", "1"),
+        ("eye_1", "disc", "run", "1"),
+        ("eye_2", "disc", "run", "1"),
+    ]
+    assert all(math.isfinite(float(row["expected_error"])) for row in rows[1:])
+    assert command("status", "study") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:4] for line in lines[:2]] == [["eye_0", "done", "by", "hand"], ["eye_1", "done", "by", "run"]]
+    assert lines[-1] == "Study eyes. Cases: 3, done 3."
+    assert command("next", "study", "--by", "error") == 0
+    worst = max(NAMES[1:], key=lambda name: open_project("study").status(name).expected_error)
+    assert capsys.readouterr().out.startswith(worst)
+    assert command("table", "study", "--out", "again.csv") == 0
+    assert "Objects: 3." in capsys.readouterr().out
+    assert (tmp_path / "again.csv").read_text() == (tmp_path / "study" / "cohort.csv").read_text()
+    assert "no case of 'study' is left" in refused(capsys, "next", "study")
+
+
+def test_images_become_a_project(images, tmp_path, capsys):
+    assert "--out" in refused(capsys, "run", *images)
+    assert "--study" in refused(capsys, "run", *images, "--out", "made")
+    images[2].write_bytes(b"")
+    assert command("run", *images, "--out", "made", "--study", "eyes", "--clicks", "first.json", "--device", "cpu") == 1
+    out, err = capsys.readouterr()
+    assert "This run: done 2, failed 1." in out
+    assert "eye_2: failed, 'eye_2.png' is empty" in err
+    assert command("run", *images, "--out", "made", "--clicks", "first.json", "--only", "eye_0", "--device", "cpu") == 0
+    assert "This run: left 1." in capsys.readouterr().out
+    assert "a project of 'eyes'" in refused(capsys, "run", *images, "--out", "made", "--study", "noses")
+
+
+def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):
+    assert "no project in" in refused(capsys, "status", "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "no project in" in refused(capsys, "run", "empty")
+    assert "no case 'eye_9'" in refused(capsys, "run", "project", "--only", "eye_9", "--clicks", "first.json", "--device", "cpu")
+    assert "never" in refused(capsys, "new", "other", images[0], "--study", "s", "--policy", "never")
+    assert "N=NAME" in refused(capsys, "new", "other", images[0], "--study", "s", "--name", "disc")
+    assert "holds a project already" in refused(capsys, "new", "project", images[0], "--study", "s")
+    assert "cannot be reached" in refused(
+        capsys, "run", "project", "--clicks", "first.json", "--scheduler", "tcp://127.0.0.1:9", "--device", "cpu"
+    )
+    assert {project.status(name).state for name in NAMES} == {"waiting"}
