@@ -64,7 +64,8 @@ def compare(folder: str) -> None:
         if status.state == "done":
             labels, truth = read_labels(project.folder / status.labels), read_labels(f"truth/{case.image.name}")
             dice = [2 * ((labels == k) & (truth == k)).sum() / ((labels == k).sum() + (truth == k).sum()) for k in (1, 2)]
-            print(f"{case.name}  {status.by:<4}  {dice[0]:.2f}  {dice[1]:.2f}  expected error {status.expected_error:.2f}")
+            trust = "" if np.isnan(status.expected_error) else f"  expected error {status.expected_error:.2f}"
+            print(f"{case.name}  {status.by:<4}  {dice[0]:.2f}  {dice[1]:.2f}{trust}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from napari_apprentice.cohorts import Cohort, cohorts
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, Image, InputError, LearningReport, WeightsError
+from napari_apprentice.types import DEFAULT_POLICY, Click, Image, InputError, LearningReport, WeightsError
 from napari_apprentice.versions import Version
 
 AFFINE = np.array([[0, 0, -2.0, 7], [0, 0.5, 0, -3], [0.7, 0, 0, 1], [0, 0, 0, 1]])
@@ -30,11 +30,11 @@ def disks(monkeypatch):
         return DiskSegmenter(4.0)
 
     def make_policy(name):
-        if name not in ("none", "mi+pi"):
-            raise InputError(f"a policy named {name!r} was asked for; expected none or mi+pi")
+        if name not in ("none", "pi", "mi+pi"):
+            raise InputError(f"a policy named {name!r} was asked for; expected none, pi or mi+pi")
         return FakePolicy(0, 0) if name == "none" else FakePolicy()
 
-    def open_session(image, *, weights=None, policy="mi+pi", device="auto", labels=None, folder=None, knowledge=None, cohort=None):
+    def open_session(image, *, weights=None, policy=DEFAULT_POLICY, device="auto", labels=None, folder=None, knowledge=None, cohort=None):
         study = Cohort(cohort, "disks", FakeStore()) if cohort else None
         start = study.start() if study else knowledge and Version(1, origin="file", snapshot=FakeStore().load(knowledge))
         return Session(image, load_segmenter(weights, None, device), make_policy(policy), labels=labels, start=start, cohort=study)

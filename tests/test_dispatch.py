@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -49,7 +51,7 @@ def cluster():
     """A scheduler and a worker in threads of this process."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50, protocol="tcp://"
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50, protocol="tcp://"
     ) as one:
         yield one
 
@@ -104,7 +106,7 @@ def test_a_cluster_that_dies_in_the_middle_leaves_waiting_cases(cluster, make_pr
 def test_a_cluster_without_workers_is_told(make_project):
     distributed = pytest.importorskip("distributed")
     project = make_project("p")
-    bare = distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None, silence_logs=50, protocol="tcp://")
+    bare = distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0", silence_logs=50, protocol="tcp://")
     with bare, pytest.raises(SessionError, match="it has no workers"):
         list(on_cluster(project.folder, NAMES, PLAN, bare.scheduler_address, patience_s=1))
     assert {project.status(name).state for name in NAMES} == {"waiting"}
@@ -139,4 +141,24 @@ def test_a_process_that_dies_is_told(make_project):
     project = make_project("p")
     with pytest.raises(SessionError, match="one of the processes died"):
         list(on_this_machine(project.folder, NAMES, Plan(partial(os._exit, 3), PLAN.policy), jobs=2))
+    assert {project.status(name).state for name in NAMES} == {"waiting"}
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer that interrupts")
+def test_an_interrupt_ends_all_processes_at_once(make_project):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    project, before = make_project("p"), set(multiprocessing.active_children())
+    usual = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 4)
+    began = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(on_this_machine(project.folder, NAMES, Plan(partial(time.sleep, 120), PLAN.policy), jobs=2))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+    assert time.monotonic() - began < 60
+    assert set(multiprocessing.active_children()) <= before
     assert {project.status(name).state for name in NAMES} == {"waiting"}

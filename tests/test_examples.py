@@ -72,6 +72,13 @@ def test_a_volume_is_clicked_in_three_slices_across_the_axis(axis):
     assert len({click.voxel[axis] for _, click in found.clicks}) == 3
 
 
+def test_a_volume_is_clicked_in_all_slices_of_an_object_where_nothing_carries_it():
+    volume, labels = ball()
+    found = find(Image(volume[None]), [Example("a", Image(volume[None]), labels)], in_all=True)
+    assert all(hits(found, labels))
+    assert [click.voxel[0] for _, click in found.clicks] == np.flatnonzero(labels.any((1, 2))).tolist()
+
+
 def test_a_large_image_is_looked_at_in_a_coarse_copy():
     picture, labels = scene((90, 110))
     large, truth = np.kron(picture, np.ones((6, 6), np.float32)), np.kron(labels, np.ones((6, 6), np.uint8))

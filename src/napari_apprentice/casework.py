@@ -265,7 +265,8 @@ def _prompts(project: Project, name: str, image: Image, plan: Plan) -> tuple[tup
         return tuple(event for event in read_recording(path) if event.kind in ("add", "choose", "name")), str(path), None
     if not plan.examples:
         raise SessionError(f"nothing says where to click in case {name!r}; expected a click file for it, or a case that was done by hand")
-    found = find(image, [_example(str(project.folder), example) for example in plan.examples], project.settings.axis)
+    examples = [_example(str(project.folder), example) for example in plan.examples]
+    found = find(image, examples, project.settings.axis, in_all=not project.settings.propagate)
     if not found.clicks:
         raise SessionError(f"no object of case {found.example!r} was found in {name!r}; expected a click file for it")
     return tuple(Event("add", label, click=click) for label, click in found.clicks), f"case {found.example}", found

@@ -59,9 +59,12 @@ def on_this_machine(folder: Path, names: Sequence[str], plan: Plan, *, jobs: int
                 "one of the processes died, perhaps for want of memory; expected fewer --jobs (what is done stays done)"
             ) from error
         except BaseException:
-            for process in set(multiprocessing.active_children()) - others:
+            ended = set(multiprocessing.active_children()) - others
+            for process in ended:
                 process.terminate()  # what it was in the middle of is begun anew by the next run
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in ended:
+                process.join(5)
             raise
 
 

@@ -74,13 +74,14 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
-def find(image: Image, examples: Sequence[Example], axis: int = 0) -> Found:
+def find(image: Image, examples: Sequence[Example], axis: int = 0, *, in_all: bool = False) -> Found:
     """Look for the objects of accepted cases in an image, and take the example whose objects are found best.
 
     Parameters
     ----------
     examples : at least one
     axis : of volumes, the one that the slices to click in lie across
+    in_all : click in all slices of an object, as far as the coarse copy has them, and not in three
 
     Raises
     ------
@@ -92,7 +93,7 @@ def find(image: Image, examples: Sequence[Example], axis: int = 0) -> Found:
         if reason := _incomparable(image, example):
             refused.append(f"{example.name}: {reason}")
         else:
-            found.append(_find(image, example, axis if image.ndim == 3 else 0))
+            found.append(_find(image, example, axis if image.ndim == 3 else 0, in_all))
     if not found:
         raise SessionError(f"no accepted case says where to click in {image.name!r} ({'; '.join(refused)}); expected a click file for it")
     return max(found, key=lambda one: float(np.mean([*one.likeness.values()] or [-1.0])))
@@ -117,7 +118,7 @@ def _extent(image: Image) -> npt.NDArray[np.float64]:
     return reach
 
 
-def _find(image: Image, example: Example, axis: int) -> Found:
+def _find(image: Image, example: Example, axis: int, in_all: bool) -> Found:
     picture, step = _coarse(image)
     other, labels = _laid_over(image, step, picture.shape, example)
     spacing = [spacing * s for spacing, s in zip(image.spacing, step, strict=True)]
@@ -132,7 +133,7 @@ def _find(image: Image, example: Example, axis: int) -> Found:
         mask, likeness[label] = _searched(picture, other, mask)
         if likeness[label] < _UNLIKE:
             warnings.append(f"object {label} was found with a likeness of {likeness[label]:.2f} to {example.name} only")
-        clicks += [(label, click) for click in _clicks(mask, step, image.shape, axis)]
+        clicks += [(label, click) for click in _clicks(mask, step, image.shape, axis, in_all)]
     return Found(tuple(clicks), example.name, likeness, tuple(warnings))
 
 
@@ -227,14 +228,15 @@ def _searched(picture: Grey, other: Grey, mask: Mask) -> tuple[Mask, float]:
     return (result if len(moved) else mask), float(alike[best])
 
 
-def _clicks(mask: Mask, step: tuple[int, ...], shape: tuple[int, ...], axis: int) -> list[Click]:
-    """A click in the middle of the mask: of a volume in three of its slices across ``axis``, or in one if it is thin."""
+def _clicks(mask: Mask, step: tuple[int, ...], shape: tuple[int, ...], axis: int, in_all: bool) -> list[Click]:
+    """A click in the middle of the mask: of a volume in three of its slices across ``axis``, in one if it is thin, or in all."""
     if mask.ndim == 2:
         return [Click(_voxel(deepest(mask), step, shape))]
     there = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
     shares = _SHARES if len(there) >= 5 else (0.5,)
     clicks = []
-    for index in dict.fromkeys(int(there[int(share * (len(there) - 1) + 0.5)]) for share in shares):
+    chosen = there if in_all else there[[int(share * (len(there) - 1) + 0.5) for share in shares]]
+    for index in dict.fromkeys(chosen.tolist()):
         row, col = deepest(np.take(mask, index, axis=axis))
         place = [row, col]
         place.insert(axis, index)
