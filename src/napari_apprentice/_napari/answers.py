@@ -25,7 +25,20 @@ from napari_apprentice.versions import Catalogue
 if TYPE_CHECKING:
     from napari_apprentice.session import Change, Doubt, Session
 
-__all__ = ["Acceptance", "Answer", "Propagation", "SliceView", "State", "act", "continued", "fingerprint", "next_mask", "paint", "save"]
+__all__ = [
+    "Acceptance",
+    "Answer",
+    "Propagation",
+    "SliceView",
+    "State",
+    "act",
+    "advice",
+    "continued",
+    "fingerprint",
+    "next_mask",
+    "paint",
+    "save",
+]
 
 Fingerprint = tuple[int, int]
 
@@ -69,6 +82,12 @@ class State:
         masks = len(newest.proposed) if newest is not None else 1
         objects = session.label, tuple(session.clicks), tuple(session.finished)
         return cls(*objects, *could, doubts, session.versions, session.legend, masks, session.device, session.read_only)
+
+
+def advice(session: Session) -> tuple[Doubt, ...]:
+    """The carried slices in the order to look at them: the object with the worst one first, and in it where a correction helps most."""
+    ways = dict.fromkeys((doubt.label, doubt.plane.axis) for doubt in session.doubtful())
+    return tuple(doubt for label, axis in ways for doubt in session.advised(label, axis))
 
 
 @dataclass(frozen=True, eq=False)

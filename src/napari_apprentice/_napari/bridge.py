@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from napari_apprentice._napari.answers import (
     SliceView,
     State,
     act,
+    advice,
     continued,
     fingerprint,
     next_mask,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image as ImageLayer
 
-    from napari_apprentice.session import Change, Session
+    from napari_apprentice.session import Change, Doubt, Session
 
 __all__ = ["NOTHING_OPEN", "Bridge"]
 
@@ -358,12 +359,18 @@ class Bridge(QObject):
         self._propagate(plane.axis)
 
     def show_doubtful(self) -> None:
-        """Show the slice whose propagated mask is the most doubtful one; from there the next one. Its object is opened, to be corrected."""
+        """Show the carried slice whose correction helps most; from there the next one. Its object is opened, to be corrected."""
         if self._desk is None or self._state is None:
             return
-        doubts = self._state.doubts
-        if not doubts:
+        if not self._state.doubts:
             self.say("no slice is doubtful: propagate an object first")
+            return
+        session = self._desk.session
+        self._submit("", lambda: advice(session), self._on_advised)
+
+    def _on_advised(self, doubts: Sequence[Doubt]) -> None:
+        """Go to the first of some slices, or to the one after that which is shown."""
+        if self._desk is None or self._state is None or not doubts:
             return
         planes = [doubt.plane for doubt in doubts]
         shown = self._desk.plane

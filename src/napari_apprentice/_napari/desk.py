@@ -52,7 +52,7 @@ class Wishes(Protocol):
         """The object is to be carried to other slices; if that is going on, it is to end."""
 
     def show_doubtful(self) -> None:
-        """The user wants to see the most doubtful slice."""
+        """The user wants to see the slice to correct next."""
 
     def approve(self) -> None:
         """The slice that is shown is good as it is."""

@@ -75,7 +75,7 @@ MEANINGS: Mapping[str, str] = {
     ACCEPT: "Accept the object",
     DISCARD: "Drop the open object",
     PROPAGATE: "Propagate; again: cancel",
-    DOUBTFUL: "Show the most doubtful slice",
+    DOUBTFUL: "Show the slice where a correction helps most",
     APPROVE: "Keep the slice as it is",
     OPEN_HERE: "Open the object pointed at",
     NEXT_MASK: "Next proposed mask",

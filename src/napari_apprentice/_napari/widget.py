@@ -83,7 +83,7 @@ class ApprenticeWidget(Dockable):
         self.clicks.setToolTip("How many clicks the open object has.")
         self.accept = button("Accept", "The mask is good: finish and protect this object, learn from it, go on to the next.")
         self.propagate = button(_PROPAGATE, "Carry this object, or the one accepted last, to the slices above and below.")
-        self.doubtful = button("Doubtful", "Go to the slice that is most likely wrong, to correct it.")
+        self.doubtful = button("Doubtful", "Go to the carried slice where a correction is expected to help most.")
         self.next_mask = button("Next mask", "The model proposes several masks for these clicks: take the next one.")
         self.approve = button(
             "Keep slice", "This slice is good as it is: no propagation touches it again, and the next one starts from it too."
