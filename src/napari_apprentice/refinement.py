@@ -21,8 +21,8 @@ def pixel_diffusion(
     """Let clicks spread to pixels that look alike. Source: the pixel diffusion module of CDNet (Chen et al., 2021).
 
     The answer, brought to -1..1, is raised around positive clicks and lowered around negative ones by Gaussians; then each pixel becomes
-    the mean of its 32 neighbours (3×3 at dilations 1, 2, 4, 8), weighted by softmax(-|I_i - I_j| / σ_i²), a few times over. The paper does not
-    say what σ_i is: here σ_i² is the variance of the 32 differences; the authors' code takes the standard deviation of the pixels.
+    the mean of its 32 neighbours (3×3 at dilations 1, 2, 4, 8), weighted by softmax(-|I_i - I_j| / σ_i²), a few times over. The
+    paper does not say what σ_i is: here σ_i² is the variance of the 32 differences; the authors' code takes the pixels' standard deviation.
 
     Parameters
     ----------
