@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from napari_apprentice.benchmark import Row, Trial, run
 from napari_apprentice.fakes import FakePolicy
-from napari_apprentice.types import Box, Click, ImageSlice, InputError, Prediction, Prompt, Segmenter, WeightsError
+from napari_apprentice.types import DEFAULT_POLICY, Box, Click, ImageSlice, InputError, Prediction, Prompt, Segmenter, WeightsError
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 classical, peers, sam_onnx = (pytest.importorskip(name) for name in ("classical", "peers", "sam_onnx"))
@@ -401,7 +401,7 @@ def test_the_command_writes_the_page(disks_set, tmp_path, capsys):
     assert peers.main([str(disks_set), *arguments, "--markdown", str(page), "--json", str(rows)]) == 0
     text = page.read_text()
     assert capsys.readouterr().out.endswith(text)
-    for method in ("random walker", "unet, frozen", "unet, mi+pi"):
+    for method in ("random walker", "unet, frozen", f"unet, {DEFAULT_POLICY}"):
         assert f"| disks | {method} | 1 |" in text
     assert "GrabCut |" not in text
     assert "beta" in text
