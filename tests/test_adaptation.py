@@ -25,7 +25,7 @@ from napari_apprentice.adaptation import (
 )
 from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Knowledge
+from napari_apprentice.knowledge import Knowledge, Tensors
 from napari_apprentice.losses import dice_focal
 from napari_apprentice.networks import build
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
@@ -417,7 +417,7 @@ def test_a_step_is_adams(segmenter):
     torch.manual_seed(4)
     inputs = [torch.randn(1, c, 32, 32) for c in (3, 2, 1)]
     reference = tiny_segmenter().network
-    optimiser = torch.optim.Adam(reference.parameters(), lr=1e-3)
+    optimiser = torch.optim.Adam(reference.parameters(), lr=1e-3, fused=True)
     for _ in range(3):
         optimiser.zero_grad()
         reference(*inputs).logits.square().mean().backward()
@@ -425,6 +425,28 @@ def test_a_step_is_adams(segmenter):
         assert _step.advance(segmenter, segmenter.run(*inputs)[0].square().mean(), 1e-3, 0.0)
     for (name, mine), theirs in zip(segmenter.network.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_step_does_not_ask_how_tensors_lie_in_memory(segmenter):
+    """What comes back from a file lies otherwise than what was learnt."""
+    torch.manual_seed(4)
+    inputs = [torch.randn(1, c, 32, 32) for c in (3, 2, 1)]
+    start, learnt, strides = segmenter.snapshot(), [], []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        segmenter.restore(start)
+        for _ in range(3):
+            assert _step.advance(segmenter, segmenter.run(*inputs)[0].square().mean(), 1e-3, 0.0)
+            known = segmenter.snapshot()
+            lying = {
+                part: Tensors({k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in getattr(known, part).items()})
+                for part in ("weights", "first", "second")
+            }
+            segmenter.restore(replace(known, **lying))
+        learnt.append(parameters(segmenter))
+        strides.append([v.stride() for v in segmenter.snapshot().first.values()])
+    assert strides[0] != strides[1]
+    for name, values in learnt[0].items():
+        torch.testing.assert_close(values, learnt[1][name], rtol=0, atol=0, msg=name)
 
 
 # --- bit for bit ------------------------------------------------------------------------------------------------------------------------

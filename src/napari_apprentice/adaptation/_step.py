@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam
 
 from napari_apprentice.knowledge import Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
@@ -20,19 +22,41 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     if not bool(torch.isfinite(loss)):
         return False
-    steps = old.steps + 1
-    weights, firsts, seconds = dict(old.weights), dict(old.first), dict(old.second)
-    for key, grad in zip(parameters, grads, strict=True):
-        if grad is None:
-            continue
-        zero = torch.zeros_like(grad)
-        first = firsts.get(key, zero).lerp(grad, 0.1)
-        second = seconds.get(key, zero).lerp(grad.square(), 0.001)
-        step = (first / (1 - 0.9**steps)) / ((second / (1 - 0.999**steps)).sqrt() + 1e-8)
-        weights[key] = (old.weights[key] - rate * step).lerp(segmenter.base.weights[key], anchor)
-        firsts[key], seconds[key] = first, second
+    known = {key: grad for key, grad in zip(parameters, grads, strict=True) if grad is not None}
+    weights, firsts, seconds = (
+        {key: _alike(values.get(key), old.weights[key]) for key in known} for values in (old.weights, old.first, old.second)
+    )
+    with torch.no_grad():
+        adam(
+            list(weights.values()),
+            [_alike(grad, weights[key]) for key, grad in known.items()],
+            list(firsts.values()),
+            list(seconds.values()),
+            max_exp_avg_sqs=[],
+            state_steps=[torch.tensor(float(old.steps), device=loss.device) for _ in known],
+            fused=loss.device.type in ("cpu", "cuda"),
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=rate,
+            weight_decay=0.0,
+            eps=1e-8,
+            maximize=False,
+        )
+        for key, value in weights.items():
+            value.lerp_(segmenter.base.weights[key], anchor)
     # An infinite second moment would pass unseen (its step is 0) and end all learning from then on.
-    if not all(bool(torch.isfinite(v).all()) for values in (weights, seconds) for v in values.values()):
+    if not all(bool(torch.isfinite(value.sum())) for values in (weights, seconds) for value in values.values()):
         return False
-    segmenter.restore(replace(old, weights=Tensors(weights), first=Tensors(firsts), second=Tensors(seconds), steps=steps, marks=()))
+    learnt = replace(old, weights=_with(old.weights, weights), first=_with(old.first, firsts), second=_with(old.second, seconds))
+    segmenter.restore(replace(learnt, steps=old.steps + 1, marks=()))
     return True
+
+
+def _alike(values: Tensor | None, like: Tensor) -> Tensor:
+    """A copy, zeros for None, laid out in memory as another tensor: the fused step walks through all of them side by side."""
+    return torch.zeros_like(like) if values is None else torch.empty_like(like).copy_(values)
+
+
+def _with(before: Tensors, after: Mapping[str, Tensor]) -> Tensors:
+    return Tensors({**before, **after})
