@@ -38,6 +38,7 @@ from napari_apprentice.datasets import LabelledSet, ObjectRef, open_set
 from napari_apprentice.samples import split_cases
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.simulation import make_robot
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import DEFAULT_POLICY, ApprenticeError, Lesson
 
 Result = dict[str, Any]
@@ -414,9 +415,9 @@ def main() -> int:
     try:
         for results in everything(options, known):
             if options.json:
-                report.write_text(options.json, json.dumps({"machine": about, "results": results}, indent=1) + "\n")
+                write_text(options.json, json.dumps({"machine": about, "results": results}, indent=1) + "\n")
             if options.markdown:
-                report.write_text(options.markdown, told(options, about, results))
+                write_text(options.markdown, told(options, about, results))
     except ApprenticeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -33,6 +33,7 @@ from napari_apprentice.calibration import Reliability, fit_temperature, negative
 from napari_apprentice.datasets import LabelledSet, ObjectRef, open_set
 from napari_apprentice.samples import split_cases
 from napari_apprentice.simulation import make_robot
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import ApprenticeError, ImageSlice, LearningReport, Lesson, Prediction, Prompt, RecipeError, Segmenter
 
 CLICKS = (1, 3, 5)
@@ -254,7 +255,7 @@ def run(options: argparse.Namespace) -> None:
     text = page(about, seen, fitted, words + (f" --limit {options.limit}" if options.limit else ""), options.limit)
     print(text, end="")
     if options.markdown is not None:
-        report.write_text(options.markdown, text)
+        write_text(options.markdown, text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

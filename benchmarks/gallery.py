@@ -19,6 +19,7 @@ from typing import Any
 
 from napari_apprentice import report
 from napari_apprentice.benchmark import Row
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import ApprenticeError, ReadError
 
 
@@ -70,7 +71,7 @@ def main() -> int:
     try:
         text = page(options.rows, options.hard, options.ablations)
         if options.markdown is not None:
-            report.write_text(options.markdown, text)
+            write_text(options.markdown, text)
     except ApprenticeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ from sam_onnx import SamSegmenter
 from napari_apprentice import load_segmenter, make_policy, report
 from napari_apprentice.benchmark import Row, Trial, run_all
 from napari_apprentice.fakes import FakePolicy
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import DEFAULT_POLICY, AdaptationPolicy, ApprenticeError, InputError, Segmenter
 
 
@@ -153,7 +154,7 @@ def run(options: argparse.Namespace) -> None:
     text = page(about, rows, words + (f" --limit {options.limit}" if options.limit else ""))
     print(text, end="")
     if options.markdown is not None:
-        report.write_text(options.markdown, text)
+        write_text(options.markdown, text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

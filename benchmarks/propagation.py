@@ -30,8 +30,9 @@ from scipy.stats import rankdata
 
 from napari_apprentice import Click, Image, Session, load_segmenter, make_policy
 from napari_apprentice.datasets import LabelledSet, open_set
-from napari_apprentice.report import host, machine, table, write_text
+from napari_apprentice.report import host, machine, table
 from napari_apprentice.simulation import CentreRobot
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import DEFAULT_POLICY, ImageError
 
 Mask = npt.NDArray[np.bool_]

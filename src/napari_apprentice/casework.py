@@ -2,7 +2,7 @@
 
 A *run* clicks where a click file says, or where an accepted case suggests it (see `examples`), carries the objects of a volume through its
 slices, and writes labels and a report. It teaches the study nothing, and it accepts nothing: what it leaves is a session that a person
-can go on with, X
+can go on with.
 
 Everything that counts is written before the state of the case is, which is the last thing and a single file: whoever is killed on the
 way leaves a case that the next run begins anew.

@@ -34,7 +34,7 @@ from napari_apprentice.geometry import voxel_to_world
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.locks import FolderLock
-from napari_apprentice.types import ApprenticeError, Click, Image, InUseError, LearningReport, Plane, ReadError, WriteError
+from napari_apprentice.types import ApprenticeError, Click, Image, InUseError, LearningReport, Plane, ReadError, SessionError, WriteError
 from napari_apprentice.versions import Effort, Version
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Event",
     "Header",
     "Journal",
+    "check_image",
     "effective",
     "fingerprint",
     "journal_path",
@@ -370,6 +371,20 @@ def _blocks(size: int, side: int = 32) -> tuple[slice, ...]:
     if size <= 3 * side:
         return (slice(0, size),)
     return tuple(slice(start, start + side) for start in (0, (size - side) // 2, size - side))
+
+
+def check_image(header: Header, image: Image) -> None:
+    """Makes sure that a journal is about an image.
+
+    Raises
+    ------
+    SessionError : it is about another one, or the voxels have changed
+    """
+    if header.shape != image.shape or header.fingerprint != fingerprint(image):
+        raise SessionError(
+            f"the image {image.name!r} of shape {image.shape} arrived; expected {header.image!r} of shape {header.shape} "
+            f"with the same voxels as when the session began"
+        )
 
 
 def journal_path(path: Path | str) -> Path:

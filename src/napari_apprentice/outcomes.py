@@ -13,9 +13,9 @@ from napari_apprentice import files
 from napari_apprentice.journal import package_version, read_journal
 from napari_apprentice.legend import Legend, legend_path, write_legend
 from napari_apprentice.measure import Row, measure, table
-from napari_apprentice.project_file import write_whole
 from napari_apprentice.projects import Project, Status
 from napari_apprentice.session import Session
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import Image, Plane, ReadError, WriteError
 from napari_apprentice.work import work_of
 
@@ -106,7 +106,7 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
     files.write(labels, session.labels, like=image)
     if legend.names:
         write_legend(legend_path(labels), legend)
-    write_whole(project.report_path(name), json.dumps(_plain(report), indent=1, ensure_ascii=False) + "\n")
+    write_text(project.report_path(name), json.dumps(_plain(report), indent=1, ensure_ascii=False) + "\n")
     return project.set_status(name, Status("done", "; ".join(warnings), known.by, known.session, place, expected))
 
 

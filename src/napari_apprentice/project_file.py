@@ -6,7 +6,6 @@ import json
 import os
 import re
 import tomllib
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,9 +14,10 @@ from typing import Any
 
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.legend import Legend
-from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, WriteError
+from napari_apprentice.texts import write_text
+from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError
 
-__all__ = ["PROJECT_NAME", "Case", "Settings", "read_project_file", "write_project_file", "write_whole"]
+__all__ = ["PROJECT_NAME", "Case", "Settings", "read_project_file", "write_project_file"]
 
 PROJECT_NAME = "project.toml"
 """What the file is called in the folder of a project."""
@@ -116,29 +116,7 @@ def write_project_file(path: Path, settings: Settings, cases: Sequence[Case]) ->
     for case in cases:
         lines += ["", "[[case]]", f"name = {_toml(case.name)}", f"image = {_toml(_relative(case.image, path.parent))}"]
         lines += [f"clicks = {_toml(_relative(case.clicks, path.parent))}"] if case.clicks else []
-    write_whole(path, "\n".join(lines) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file: after a crash at any moment it is the old one or the new one, whole.
-
-    Raises
-    ------
-    WriteError : it cannot be written; the old one stays
-    """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _settings(content: Mapping[str, Any]) -> Settings:

@@ -31,7 +31,8 @@ from typing import Literal
 
 from napari_apprentice import files
 from napari_apprentice.locks import FolderLock
-from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, read_project_file, write_project_file, write_whole
+from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, read_project_file, write_project_file
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import Image, InputError, InUseError, ReadError, WriteError
 
 __all__ = ["STATES", "Project", "Status", "create_project", "open_project"]
@@ -148,7 +149,7 @@ class Project:
         self[name]
         status = replace(status, time=datetime.now(UTC).isoformat(timespec="seconds"))
         record = {key: value for key, value in asdict(status).items() if value == value}
-        write_whole(self.case_folder(name) / "state.json", json.dumps(record, indent=1) + "\n")
+        write_text(self.case_folder(name) / "state.json", json.dumps(record, indent=1) + "\n")
         return status
 
     @contextmanager
@@ -276,15 +277,9 @@ def _image(path: Path) -> Path:
     return path
 
 
-def _stem(path: Path) -> str:
-    """The name of an image without its extension."""
-    extension = next((e for e in files.READABLE if path.name.lower().endswith(e)), path.suffix)
-    return path.name[: len(path.name) - len(extension)]
-
-
 def _free_name(image: Path, taken: set[str]) -> str:
     """A name for a case that none has so far; it is taken from then on."""
-    plain = re.sub(r"[^\w.-]+", "_", _stem(image)).strip("._-")[:60] or "case"
+    plain = re.sub(r"[^\w.-]+", "_", files.stem(image)).strip("._-")[:60] or "case"
     number, name = 1, plain
     while name.lower() in taken:
         number += 1

@@ -15,7 +15,7 @@ from typing import Any
 
 from napari_apprentice.benchmark import Row
 from napari_apprentice.computers import output_of, processor_name
-from napari_apprentice.types import WriteError
+from napari_apprentice.texts import write_text
 
 __all__ = [
     "explained",
@@ -29,7 +29,6 @@ __all__ = [
     "table",
     "versions",
     "write_json",
-    "write_text",
 ]
 
 
@@ -233,23 +232,6 @@ def _merge(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         elif isinstance(value, int):
             merged[key] = sum(column)
     return merged
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is whole at every moment, and the folders that it lies in.
-
-    Raises
-    ------
-    WriteError : it cannot be written
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise WriteError(f"{path} cannot be written ({error.strerror}); expected a place that can be written to") from error
 
 
 def _memory_gib() -> float | None:

@@ -28,7 +28,7 @@ from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
 from napari_apprentice.ground import Slice, slices, worths
 from napari_apprentice.history import History, State
-from napari_apprentice.journal import Event, Header, Journal, effective, fingerprint, journal_path, read_journal
+from napari_apprentice.journal import Event, Header, Journal, check_image, effective, journal_path, read_journal
 from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, as_ids, as_region
 from napari_apprentice.ledger import Change, Ledger
 from napari_apprentice.legend import Legend
@@ -660,11 +660,7 @@ def resume(
     """
     journal, header, events, refusal = _opened(path, computer)
     try:
-        if header.shape != image.shape or header.fingerprint != fingerprint(image):
-            raise SessionError(
-                f"the image {image.name!r} of shape {image.shape} arrived; expected {header.image!r} of shape {header.shape} "
-                f"with the same voxels as when the session began"
-            )
+        check_image(header, image)
         folder = journal_path(path).parent
         load = cache(Checkpoints(store, folder).load) if store is not None else _nothing
         opened = next((e for e in events if e.kind == "open"), Event("open", 1))

@@ -25,6 +25,7 @@ from napari_apprentice._napari.storage import newest_folder
 from napari_apprentice._napari.worker import Task, Worker
 from napari_apprentice.journal import replay_labels
 from napari_apprentice.legend import legend_path, read_legend
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import ApprenticeError, Image, LabelsError, Plane
 from napari_apprentice.work import work_in
 
@@ -232,7 +233,9 @@ class MeasureTable(Dockable):
     def _on_save(self) -> None:
         found = self._found
         if found is not None and (path := self._ask(f"{found.image.name}_objects.csv", "Save table", "Table (*.csv)")):
-            self.worker.submit(Task(lambda: "saving", lambda: _write(path, found.rows), lambda _: self._say(path), self._on_error))
+            self.worker.submit(
+                Task(lambda: "saving", lambda: write_text(path, measure.as_csv(found.rows)), lambda _: self._say(path), self._on_error)
+            )
 
     def _on_export(self) -> None:
         found = self._found
@@ -312,13 +315,6 @@ class MeasureTable(Dockable):
         for happened in (events.inserted, events.removed, events.renamed):
             happened.disconnect(self._list_layers)
         self.worker.close()
-
-
-def _write(path: Path, rows: Sequence[measure.Row]) -> None:
-    """Write a table, in the worker, which also imports what it takes."""
-    from napari_apprentice import report
-
-    report.write_text(path, measure.as_csv(rows))
 
 
 def _apart(labels: Labels, image: ImageLayer) -> str | None:

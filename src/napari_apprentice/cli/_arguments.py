@@ -73,12 +73,8 @@ def by_case(folder: Path) -> dict[str, Path]:
     """The images or label files of a folder, by their names without extension."""
     from napari_apprentice import files
 
-    found = {}
-    for path in sorted(folder.iterdir()):
-        extension = next((extension for extension in files.READABLE if path.name.lower().endswith(extension)), None)
-        if extension is not None and not path.name.startswith("."):
-            found[path.name[: -len(extension)].removesuffix("_labels")] = path
-    return found
+    paths = (path for path in sorted(folder.iterdir()) if path.name.lower().endswith(files.READABLE) and not path.name.startswith("."))
+    return {files.stem(path).removesuffix("_labels"): path for path in paths}
 
 
 def is_folder(path: Path) -> bool:

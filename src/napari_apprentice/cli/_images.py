@@ -155,9 +155,10 @@ def add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from napari_apprentice import files, report
+    from napari_apprentice import files
     from napari_apprentice.legend import legend_path, read_legend
     from napari_apprentice.measure import as_csv, measure, table
+    from napari_apprentice.texts import write_text
     from napari_apprentice.work import work_in
 
     cases = list(_cases(arguments.image, arguments.labels))
@@ -175,7 +176,7 @@ def _measure(arguments: argparse.Namespace) -> None:
                 measures = measure(files.read_labels(path, like=image), image)
                 rows += table(measures, case=image.name, labels=path.name, classes=names, work=work)
                 progress.advance(task)
-    report.write_text(arguments.out, as_csv(rows))
+    write_text(arguments.out, as_csv(rows))
     print(f"Objects: {len(rows)}. Table: {arguments.out}")
 
 

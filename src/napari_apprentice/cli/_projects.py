@@ -188,7 +188,7 @@ def _written_table(project: Project, path: Path | None) -> str:
     """Write the table of a project; a sentence about it."""
     from napari_apprentice.measure import as_csv
     from napari_apprentice.outcomes import cohort_table
-    from napari_apprentice.report import write_text
+    from napari_apprentice.texts import write_text
 
     rows, path = cohort_table(project), path or project.folder / TABLE_NAME
     write_text(path, as_csv(rows))

@@ -41,7 +41,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from napari_apprentice.measure import as_csv
     from napari_apprentice.record import case_record, click_rows, journals_in, object_rows
     from napari_apprentice.record_page import page
-    from napari_apprentice.report import write_text
+    from napari_apprentice.texts import write_text
 
     wished = [path for path in (arguments.out, arguments.csv, arguments.objects) if path is not None]
     if not wished:

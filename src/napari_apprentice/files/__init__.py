@@ -60,6 +60,7 @@ __all__ = [
     "read",
     "read_labels",
     "save_image",
+    "stem",
     "time_points",
     "write",
     "write_objects",
@@ -297,8 +298,13 @@ def labels_path(image: Image) -> Path:
         name = re.sub(r"[^\w.-]+", "_", image.name).strip("._") or "image"
         return Path.cwd() / f"{name}_labels{'.ome.zarr' if large else '.tif'}"
     ending = image.path.name[len(image.path.name) - len(extension) :]
-    stem = image.path.name[: -len(extension)]
-    return image.path.with_name(f"{stem}_labels{'.ome.zarr' if large else _STAND_INS.get(extension, ending)}")
+    return image.path.with_name(f"{stem(image.path)}_labels{'.ome.zarr' if large else _STAND_INS.get(extension, ending)}")
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its extension: ``scan`` of ``scan.nii.gz``."""
+    extension = _extension(path) or path.suffix
+    return path.name[: len(path.name) - len(extension)]
 
 
 def _extension(path: Path) -> str | None:

@@ -1,0 +1,35 @@
+"""Text files that are whole at every moment."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+from napari_apprentice.types import WriteError
+
+__all__ = ["write_text"]
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text file, and the folders that it lies in: after a crash at any moment it is the old one or the new one, whole.
+
+    Raises
+    ------
+    WriteError : it cannot be written; the old one stays
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
