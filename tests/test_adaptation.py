@@ -573,3 +573,36 @@ def test_remembered_views_show_the_object_and_its_clicks(row, col, radius):
 
 
 SEGMENTER = tiny_segmenter()
+
+
+# --- step by step ---
+
+
+@pytest.mark.parametrize("name", ["pi", "mi+pi", "ia+sa"])
+def test_a_segmenter_that_is_used_between_the_steps_learns_the_same(name):
+    ends = []
+    for used in (False, True):
+        segmenter = tiny_segmenter()
+        policy, begun = small(name), segmenter.snapshot()
+        steps, count = policy.learning(segmenter, lesson()), 0
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                ends.append((end.value, tensors(segmenter.snapshot())))
+                break
+            count += 1
+            if used:
+                reached = segmenter.snapshot()
+                segmenter.restore(begun)
+                policy.on_click(segmenter, picture(), Prompt((Click((20, 20)),)))
+                segmenter.restore(reached)
+        assert count > 2 or name == "ia+sa"
+    assert equal(ends[0][1], ends[1][1])
+    assert replace(ends[0][0], elapsed_s=0) == replace(ends[1][0], elapsed_s=0)
+
+
+def test_the_steps_are_as_many_as_the_optimiser_takes(segmenter):
+    policy = small("pi", post_rounds=3)
+    assert sum(1 for _ in policy.learning(segmenter, lesson())) == 2 * 3 + 1
+    assert segmenter.snapshot().steps == 2 * 3

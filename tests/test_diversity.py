@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import hindsight, iou_distance, ranked_diversity
 from napari_apprentice.networks import build
-from napari_apprentice.networks.diversity import VGG, Diversity
+from napari_apprentice.networks.diversity import VGG, Diversity, DiversityConfig
 from napari_apprentice.types import WeightsError
 
 TINY = {"masks": 3, "selection": "network", "width": 8, "dilations": [1, 2, 1], "encoder": [4, 4, 8, 8, 8], "groups": 4}
@@ -35,7 +35,7 @@ def tiny(seed: int = 0, **changes: object) -> Diversity:
 def shown(*clicks: WindowClick, batch: int = 1, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random pixels and previous masks, and distances to the clicks."""
     generator = torch.Generator().manual_seed(1)
-    maps = click_maps(clicks, (size, size), "distance", 255.0).expand(batch, -1, -1, -1)
+    maps = click_maps(clicks, (size, size), "distance", DiversityConfig().disk_radius_px).expand(batch, -1, -1, -1)
     return torch.randn(batch, 3, size, size, generator=generator), maps, torch.rand(batch, 1, size, size, generator=generator)
 
 

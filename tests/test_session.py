@@ -933,3 +933,104 @@ def test_resumed_sessions_go_on_in_the_same_journal(tmp_path):
     again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy(), FakeStore())
     assert observed(again) == observed(session)
     assert again.label == 4
+
+
+# --- learning that leaves room for other things ---
+
+
+def test_learning_with_pauses_ends_where_learning_without_ends(tmp_path):
+    straight, paused = (make(policy=FakePolicy(0, 0.5)) for _ in range(2))
+    for session in (straight, paused):
+        session.add(Click((2, 5, 4)))
+        session.add(Click((3, 5, 4)))
+        session.accept(learn=False)
+    report = straight.learn()
+    steps, pauses = paused.learning(lambda: True), 0
+    while True:
+        try:
+            next(steps)
+            pauses += 1
+            assert paused._segmenter.radius == 2.0, "while it pauses, the model is the one in force"
+        except StopIteration as end:
+            ended = end.value
+            break
+    assert ended == report
+    assert pauses > 2
+    assert observed(paused)[:-2] == observed(straight)[:-2]
+
+
+@pytest.mark.parametrize("per_click", [0.0, 0.25])
+def test_what_is_done_while_learning_pauses_is_done_with_the_model_before_and_replays(tmp_path, per_click):
+    policy = FakePolicy(per_click, 0.5)
+    journal = Journal.create(tmp_path / "session", VOLUME)
+    session = make(policy=policy, journal=journal)
+    session.add(Click((2, 5, 4)))
+    session.accept(learn=False)
+    before = session._segmenter.radius
+    steps = session.learning(lambda: True)
+    next(steps)
+    session.add(Click((4, 5, 4)))
+    assert session._segmenter.radius == before + per_click
+    for _ in steps:
+        pass
+    assert not session.pending
+    assert session.clicks == (Click((4, 5, 4)),)
+    taught = session._segmenter.radius
+    assert taught == before + 0.5
+    session.add(Click((4, 6, 4)))
+    labels = session.labels.copy()
+    session.close()
+    _, events = read_journal(tmp_path / "session")
+    assert [event.kind for event in events] == ["add", "accept", "add", "learn", "add"]
+    again = resume(tmp_path / "session", VOLUME, DiskSegmenter(2.0), FakePolicy(per_click, 0.5))
+    np.testing.assert_array_equal(again.labels, labels)
+    again.close()
+
+
+def test_learning_is_called_off_by_taking_back_what_it_learns_from():
+    session = make(policy=FakePolicy(0, 0.5))
+    session.add(Click((2, 5, 4)))
+    session.accept(learn=False)
+    steps = session.learning(lambda: True)
+    next(steps)
+    session.undo()
+    now = observed(session)
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+    assert end.value.value is None
+    assert observed(session) == now
+    assert session.label == 1
+    assert session._segmenter.radius == 2.0
+    session.accept()
+    assert session._segmenter.radius == 2.5
+
+
+def test_an_action_that_is_taken_back_while_learning_pauses_does_not_end_it():
+    session = make(policy=FakePolicy(0, 0.5))
+    session.add(Click((2, 5, 4)))
+    session.accept(learn=False)
+    steps = session.learning(lambda: True)
+    next(steps)
+    session.add(Click((4, 5, 4)))
+    session.undo()
+    for _ in steps:
+        pass
+    assert session._segmenter.radius == 2.5
+    assert not session.pending
+
+
+def test_learning_that_is_left_alone_for_good_or_fails_leaves_the_model_in_force():
+    session = make(policy=FakePolicy(0, 0.5))
+    session.add(Click((2, 5, 4)))
+    session.accept(learn=False)
+    before = observed(session)
+    steps = session.learning(lambda: True)
+    next(steps)
+    steps.close()
+    assert observed(session) == before
+    session._model.policy = FakePolicy(failing="accept")
+    steps = session.learning(lambda: True)
+    with pytest.raises(RuntimeError, match="told to fail"):
+        for _ in steps:
+            pass
+    assert observed(session) == before

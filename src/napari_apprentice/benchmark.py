@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from napari_apprentice.datasets import LabelledSet, ObjectRef, open_set
 from napari_apprentice.simulation import make_robot
-from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, Lesson, Prediction, Prompt, Segmenter, User
+from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, Lesson, Prediction, Prompt, Segmenter, User, outcome
 
 __all__ = ["CLICK_COUNTS", "Row", "Trace", "Trial", "objects_of", "run", "run_all", "trace"]
 
@@ -172,7 +172,7 @@ def trace(
         if iou >= max(targets):
             break
     with _timed(segmenter, "adapt", seconds):
-        policy.on_accept(segmenter, Lesson(image_slice, clicks, mask, case))
+        outcome(policy.learning(segmenter, Lesson(image_slice, clicks, mask, case)))
     return Trace(tuple(ious), tuple(dices), clicks, mask, seconds, tuple(proposed))
 
 

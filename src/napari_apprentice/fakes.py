@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,13 @@ class FakePolicy:
         if self.failing == "click":
             raise self.error
         return segmenter.predict(image_slice, prompt)
+
+    def learning(self, segmenter: Segmenter, lesson: Lesson) -> Generator[None, None, LearningReport]:
+        """`on_accept`, in two steps."""
+        yield
+        report = self.on_accept(segmenter, lesson)
+        yield
+        return report
 
     def on_accept(self, segmenter: Segmenter, lesson: Lesson) -> LearningReport:
         """Grow by ``per_accept``."""

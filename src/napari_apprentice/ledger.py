@@ -7,7 +7,7 @@ way leaves clicks, labels and model as they were.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,10 +91,27 @@ class Ledger:
             self.model.withdraw(after.versions, before)
             raise
 
-    def learnt(self, state: State, began: float) -> tuple[State, Event]:
-        """``state`` after learning from its lessons, and the event that says so."""
-        after, event = self.model.learnt(state, self.journal.sequence + 1 if self.journal is not None else 0)
-        return after, replace(event, latency_s=time.perf_counter() - began)
+    def learning(self, state: State, began: float, wanted: Callable[[], bool]) -> Generator[None, None, Event | None]:
+        """Learn from the lessons of ``state``; the event that says so.
+
+        Where ``wanted`` says so, it yields between two steps, with the model as it is in force. Whatever is done then, learning goes on
+        from where it was; but if the lessons are no longer those that wait, it returns None, and the model stays as it is in force.
+        """
+        model = self.model.segmenter
+        steps = self.model.learning(state, lambda: self.journal.sequence + 1 if self.journal is not None else 0)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                event: Event = end.value
+                return replace(event, latency_s=time.perf_counter() - began)
+            if wanted():
+                reached = model.snapshot()
+                model.restore(self.state.snapshot)
+                yield
+                if self.state.pending is not state.pending:
+                    return None
+                model.restore(reached)
 
     def commit(
         self,

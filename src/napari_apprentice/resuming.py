@@ -15,6 +15,7 @@ from napari_apprentice.journal import Entry, Event
 from napari_apprentice.labelmap import Patch
 from napari_apprentice.ledger import Ledger
 from napari_apprentice.teaching import lessons_of
+from napari_apprentice.types import outcome
 
 __all__ = ["Load", "relive"]
 
@@ -113,7 +114,7 @@ def _repeat_learning(ledger: Ledger, event: Event, load: Load | None) -> None:
         model.segmenter.restore(snapshot)
         known = model.saved = snapshot
     elif load is not None:
-        model.taught(state, None)
+        outcome(model.taught(state, None))
         known = model.segmenter.snapshot()
     if version is not None:
         version = replace(version, snapshot=known)

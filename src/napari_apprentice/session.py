@@ -13,7 +13,7 @@ Beneath it stand the `ledger`, which makes actions count, the `teaching` of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -49,6 +49,7 @@ from napari_apprentice.types import (
     Prediction,
     Segmenter,
     SessionError,
+    outcome,
 )
 from napari_apprentice.versions import Catalogue, Comparison, Version
 
@@ -253,11 +254,19 @@ class Session:
         with self._ledger.safely() as began:
             after, event = self._state.accepted(lessons_of(self.image, self._labels, self._state)), None
             if learn and after.pending:
-                after, event = self._ledger.learnt(after, began)
+                event = outcome(self._ledger.learning(after, began, lambda: False))
+                after = after if event is None else self._model.after(after, event)
             return self._ledger.commit("accept", after, None, began, learn=event)
 
     def learn(self) -> LearningReport | None:
+        """`learning`, without a pause."""
+        return outcome(self.learning())
+
+    def learning(self, wanted: Callable[[], bool] = lambda: False) -> Generator[None, None, LearningReport | None]:
         """Learn from all pending lessons, in order; None if there are none.
+
+        It pauses between two steps where ``wanted`` says that the session is: whatever is done then is done with the model as it was,
+        and learning goes on afterwards. If the lessons are gone by then, taken back by an undo, it ends, and nothing was learnt.
 
         What was learnt belongs to the newest action: undoing that action brings back both the model before and the lessons. Actions
         that were undone cannot be redone afterwards.
@@ -269,7 +278,10 @@ class Session:
         if not self._state.pending:
             return None
         with self._ledger.safely() as began:
-            after, event = self._ledger.learnt(self._state, began)
+            event = yield from self._ledger.learning(self._state, began, wanted)
+            if event is None:
+                return None
+            after = self._model.after(self._state, event)
             self._ledger.write(after, event)
         self._ledger.amend(after, event.checkpoint)
         return event.report

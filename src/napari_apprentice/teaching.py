@@ -7,7 +7,7 @@ session and gives back the next one, and the `ledger` makes that count.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -99,22 +99,25 @@ class Apprentice:
 
     # --- learning ---
 
-    def learnt(self, state: State, number: int) -> tuple[State, Event]:
-        """``state`` after learning from its lessons, and the event that says so, but for its latency.
+    def learning(self, state: State, number: Callable[[], int]) -> Generator[None, None, Event]:
+        """Learn from the lessons of ``state``, step by step; the event that says so, but for its latency.
+
+        Between the steps the segmenter may be put to other use, if it is given back as it was.
 
         Parameters
         ----------
-        number : that the checkpoint is called by, if one is written
+        number : tells what the checkpoint is called by, if one is written in the end
 
         Raises
         ------
         WriteError : the checkpoint cannot be written
         """
         label, effort = state.pending[-1].label, measured(self.segmenter, self.untaught, state.pending)
-        report, version = self.taught(state, effort)
+        yield
+        report, version = yield from self.taught(state, effort)
         snapshot, checkpoint = self.segmenter.snapshot(), None
         if self.checkpoints is not None and snapshot is not self.saved:
-            checkpoint = f"model-{number:06d}.checkpoint"
+            checkpoint = f"model-{number():06d}.checkpoint"
             version = version and replace(version, checkpoint=checkpoint)
             try:
                 self.checkpoints.save(snapshot, checkpoint)
@@ -122,11 +125,14 @@ class Apprentice:
                 self.withdraw(state.versions.learnt(version, label, report, None), state.versions)
                 raise
         taught = snapshot is not state.snapshot
-        event = Event("learn", label, taught=taught, report=report, checkpoint=checkpoint, version=version, effort=effort)
-        return state.learnt(snapshot, label, version, report, effort), event
+        return Event("learn", label, taught=taught, report=report, checkpoint=checkpoint, version=version, effort=effort)
 
-    def taught(self, state: State, effort: Effort | None) -> tuple[LearningReport, Version | None]:
-        """Let the policy learn from the lessons of ``state``: what it says, and the version that this makes, if it makes one.
+    def after(self, state: State, event: Event) -> State:
+        """``state`` after the learning that ended with ``event``, just now."""
+        return state.learnt(self.segmenter.snapshot(), event.label, event.version, event.report, event.effort)
+
+    def taught(self, state: State, effort: Effort | None) -> Generator[None, None, tuple[LearningReport, Version | None]]:
+        """Let the policy learn from the lessons of ``state``, step by step: what it says, and the version that this makes, if it makes one.
 
         With a study, on top of whatever other sessions have taught it meanwhile; should one of them be faster, once more on top of that.
         """
@@ -138,7 +144,10 @@ class Apprentice:
                 known = begun = self.untaught if basis is None else self._cohort.load(basis)
             if begun is not state.snapshot:
                 self.segmenter.restore(begun)
-            report = _combined([self.policy.on_accept(self.segmenter, lesson) for lesson in state.pending])
+            reports = []
+            for lesson in state.pending:
+                reports.append((yield from self.policy.learning(self.segmenter, lesson)))
+            report = _combined(reports)
             if report.refused or self.segmenter.snapshot() is known:
                 if begun is not state.snapshot:
                     self.segmenter.restore(state.snapshot)

@@ -27,12 +27,12 @@ The errors (each message is one sentence that says what arrived and what was exp
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -65,6 +65,8 @@ __all__ = [
     "User",
     "WeightsError",
     "WriteError",
+    "invertible",
+    "outcome",
 ]
 
 DEFAULT_POLICY = "pi"
@@ -227,7 +229,7 @@ class Image:
             raise ImageError(f"an image of {self.data.dtype} values arrived; expected integers or real numbers")
         n = len(shape) - 1
         affine = np.eye(n + 1) if self.affine is None else np.array(self.affine, dtype=np.float64)
-        if affine.shape != (n + 1, n + 1) or not np.isfinite(affine).all() or not _invertible(affine[:n, :n]):
+        if affine.shape != (n + 1, n + 1) or not np.isfinite(affine).all() or not invertible(affine[:n, :n]):
             raise ImageError(
                 f"an affine of shape {affine.shape} arrived for a {n}D image; expected an invertible ({n + 1}, {n + 1}) matrix"
             )
@@ -293,7 +295,7 @@ class Image:
         return ImageSlice(array, (float(spacing[0]), float(spacing[1])), plane, (self._token, plane))
 
 
-def _invertible(matrix: npt.NDArray[np.float64]) -> bool:
+def invertible(matrix: npt.NDArray[np.float64]) -> bool:
     """Whether the columns are independent, whatever their lengths (spacings of nanometres in millimetres are small, not singular)."""
     lengths = np.linalg.norm(matrix, axis=0)
     return bool((lengths > 0).all()) and abs(float(np.linalg.det(matrix / np.where(lengths > 0, lengths, 1.0)))) > 1e-9
@@ -480,8 +482,24 @@ class AdaptationPolicy(Protocol):
     def on_click(self, segmenter: Any, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """Answer the newest click of ``prompt``, having learnt from it as far as this policy does so (mid-interaction)."""
 
-    def on_accept(self, segmenter: Any, lesson: Lesson) -> LearningReport:
-        """Learn from a finished mask (post-interaction). A refused or failed update leaves the segmenter as it was."""
+    def learning(self, segmenter: Any, lesson: Lesson) -> Generator[None, None, LearningReport]:
+        """Learn from a finished mask (post-interaction), step by step. A refused or failed update leaves the segmenter as it was.
+
+        Between its steps the segmenter may be put to other use, if it is given back as it was.
+        """
+
+
+_Value = TypeVar("_Value")
+
+
+def outcome(steps: Generator[None, None, _Value]) -> _Value:
+    """What steps lead to, done one after the other."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            value: _Value = end.value
+            return value
 
 
 @runtime_checkable

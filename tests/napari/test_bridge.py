@@ -18,6 +18,7 @@ from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
 from napari_apprentice._napari.keys import KEYS
 from napari_apprentice.fakes import FakePolicy
+from napari_apprentice.journal import read_journal
 from napari_apprentice.types import Click, SessionError
 
 
@@ -617,3 +618,33 @@ def test_the_second_window_may_look_and_save_but_change_nothing(desk, desks, eng
     third = desks(desk.image, engine, Wish(resume=folder))
     assert not third.bridge.state.read_only
     assert len(third.session.clicks) == 2
+
+
+def test_a_click_need_not_wait_for_learning(desks, volume, make_engine):
+    gate, begun = threading.Event(), threading.Event()
+
+    class Slow(FakePolicy):
+        def learning(self, segmenter, lesson):
+            yield
+            begun.set()
+            gate.wait(10)
+            yield
+            report = self.on_accept(segmenter, lesson)
+            yield
+            return report
+
+    desk = desks(volume, make_engine(policy=lambda: Slow(0, 0.5)))
+
+    desk.click(2, 20, 20)
+    desk.wait()
+    before = desk.session._segmenter.radius
+    desk.bridge.accept()
+    assert begun.wait(10)
+    desk.click(2, 10, 10)
+    desk.click(2, 12, 10)
+    gate.set()
+    desk.wait()
+    kinds = [event.kind for event in read_journal(desk.session._ledger.journal.path)[1]]
+    assert kinds[-4:] == ["accept", "add", "add", "learn"]
+    assert desk.session._segmenter.radius == before + 0.5
+    desk.check_equal()

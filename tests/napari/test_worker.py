@@ -76,3 +76,44 @@ worker.submit(Task(lambda: "saving", lambda: (time.sleep(0.5), pathlib.Path({str
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
     assert (tmp_path / "saved").exists()
+
+
+def test_what_may_come_between_the_steps_of_a_task_does_and_the_rest_waits(worker, qtbot):
+    begun, gate, done, answers, said = threading.Event(), threading.Event(), [], [], []
+    worker.activity_changed.connect(said.append)
+
+    def steps():
+        done.append("one")
+        begun.set()
+        gate.wait(10)
+        yield
+        done.append("two")
+        yield
+        return "learnt"
+
+    def short(name, between):
+        worker.submit(Task(lambda: name, lambda: done.append(name), lambda _: answers.append(name), between=between))
+
+    worker.submit(Task(lambda: "learning", steps, answers.append))
+    assert begun.wait(10)
+    short("click", between=True)
+    short("undo", between=True)
+    short("accept", between=False)
+    short("later click", between=True)
+    gate.set()
+    qtbot.waitUntil(lambda: worker.waiting == 0)
+    assert done == ["one", "click", "undo", "two", "accept", "later click"]
+    assert answers == ["click", "undo", "learnt", "accept", "later click"]
+    assert said == ["learning", "click", "learning", "undo", "learning", "accept", "later click", ""]
+
+
+def test_steps_that_fail_reach_otherwise(worker, qtbot):
+    errors = []
+
+    def steps():
+        yield
+        raise ZeroDivisionError
+
+    worker.submit(Task(lambda: "", steps, otherwise=errors.append))
+    qtbot.waitUntil(lambda: worker.waiting == 0)
+    assert [type(error) for error in errors] == [ZeroDivisionError]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,13 +256,13 @@ class Acceptance:
         self._label = label if answer.error is None else None
         return answer
 
-    def learn(self) -> Answer:
-        """Learn from it, if it was accepted."""
+    def learn(self, wanted: Callable[[], bool]) -> Generator[None, None, Answer]:
+        """Learn from it, if it was accepted; yields where the session is ``wanted``."""
         if self._label is None:
             return Answer(State.of(self._session))
         try:
             known = len(self._session.versions.efforts)
-            report = self._session.learn()
+            report = yield from self._session.learning(wanted)
         except Exception as error:
             return Answer(State.of(self._session), error=error)
         efforts = self._session.versions.efforts[known:]

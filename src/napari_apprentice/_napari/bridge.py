@@ -297,20 +297,20 @@ class Bridge(QObject):
             return
         self._asked.append(click)
         self._show()
-        self._act("predicting", lambda session: session.add(click), self._next_click, then=self._take_click)
+        self._act("predicting", lambda session: session.add(click), self._next_click, then=self._take_click, between=True)
 
     def next_mask(self) -> None:
         """Show the next of the masks that the model proposed to the newest click."""
         if self._desk is not None:
             session = self._desk.session
-            self._submit("choosing", lambda: next_mask(session), self._take)
+            self._submit("choosing", lambda: next_mask(session), self._take, between=True)
 
     def undo(self) -> None:
         """Take the last action back: click, mask and model together."""
         if self._state and not self._state.can_undo and not self.worker.waiting:
             self.say("there is nothing to undo")
         else:
-            self._act("undoing", lambda session: session.undo(), "undone")
+            self._act("undoing", lambda session: session.undo(), "undone", between=True)
 
     def redo(self) -> None:
         """Do again what was taken back last."""
@@ -320,7 +320,7 @@ class Bridge(QObject):
             self._act("redoing", lambda session: session.redo(), "redone")
 
     def accept(self) -> None:
-        """Finish the open object. It shows at once as accepted; learning from it is the next task, ahead of later clicks.
+        """Finish the open object. It shows at once as accepted; learning from it is the next task, and clicks need not wait for its end.
 
         If it was propagated, and corrected since, it is propagated again from its corrected slices.
         """
@@ -334,7 +334,7 @@ class Bridge(QObject):
             for label, axis in acceptance.outdated:
                 self._propagate(axis, label)
 
-        self._submit(acceptance.words, acceptance.learn, then)
+        self._submit(acceptance.words, lambda: acceptance.learn(lambda: self.worker.wanted), then)
 
     def discard(self) -> None:
         """Drop the open object's clicks and mask."""
@@ -366,7 +366,7 @@ class Bridge(QObject):
             self.say("no slice is doubtful: propagate an object first")
             return
         session = self._desk.session
-        self._submit("", lambda: advice(session), self._on_advised)
+        self._submit("", lambda: advice(session), self._on_advised, between=True)
 
     def _on_advised(self, doubts: Sequence[Doubt]) -> None:
         """Go to the first of some slices, or to the one after that which is shown."""
@@ -463,7 +463,7 @@ class Bridge(QObject):
         def otherwise() -> None:
             self._slices_asked = False
 
-        self._submit("", lambda: SliceView.of(session, axis, flipped), then, otherwise)
+        self._submit("", lambda: SliceView.of(session, axis, flipped), then, otherwise, between=True)
 
     @property
     def plane(self) -> Plane | None:
@@ -507,7 +507,7 @@ class Bridge(QObject):
         if self._peeked is not None and self._peeked[0] is state and self._peeked[1] == plane:
             self._on_peeked(self._peeked)
         else:
-            self._submit("asking the untaught model", lambda: (state, plane, desk.session.peek(plane).mask), self._on_peeked)
+            self._submit("asking the untaught model", lambda: (state, plane, desk.session.peek(plane).mask), self._on_peeked, between=True)
 
     def paint(self, stroke: Stroke) -> None:
         """Let the session take over what was painted with napari's own tools."""
@@ -519,7 +519,7 @@ class Bridge(QObject):
             mask.stroke_answered(stroke)
             self._take(answer)
 
-        self._submit("taking the painting over", lambda: paint(session, stroke), then)
+        self._submit("taking the painting over", lambda: paint(session, stroke), then, between=True)
 
     def put_back(self) -> None:
         """Show the session's labels again after somebody replaced the whole array."""
@@ -556,8 +556,12 @@ class Bridge(QObject):
         then: Callable[[Any], None],
         otherwise: Callable[[], None] = lambda: None,
         dropped: Callable[[Any], None] = lambda result: None,
+        between: bool = False,
     ) -> None:
-        """Queue ``work``; its answer counts only while this generation lasts, but its errors are always told."""
+        """Queue ``work``; its answer counts only while this generation lasts, but its errors are always told.
+
+        ``between`` lets it be done before learning that goes on has ended.
+        """
         generation = self._generation
 
         def answered(result: Any) -> None:
@@ -568,14 +572,21 @@ class Bridge(QObject):
             if generation == self._generation:
                 otherwise()
 
-        self.worker.submit(Task(_saying(words), work, answered, failed))
+        self.worker.submit(Task(_saying(words), work, answered, failed, between))
         self.busy_changed.emit(True)
 
-    def _act(self, doing: str, action: Callable[[Session], Change], done: str, then: Callable[[Answer], None] | None = None) -> None:
+    def _act(
+        self,
+        doing: str,
+        action: Callable[[Session], Change],
+        done: str,
+        then: Callable[[Answer], None] | None = None,
+        between: bool = False,
+    ) -> None:
         """Queue one action of the session."""
         if self._desk is not None:
             session = self._desk.session
-            self._submit(doing, lambda: act(session, action, done), then or self._take)
+            self._submit(doing, lambda: act(session, action, done), then or self._take, between=between)
 
     def _propagate(self, axis: int, label: int | None = None) -> None:
         if self._desk is not None and self._propagation is None:

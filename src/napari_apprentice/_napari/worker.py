@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import atexit
 import logging
-import queue
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,19 +29,23 @@ class Task:
     Attributes
     ----------
     words : says what it is, for a status line ("predicting"); asked in the worker when its turn comes, and may say nothing
-    work : runs in the worker thread and must touch nothing of napari or Qt
+    work : runs in the worker thread and must touch nothing of napari or Qt. It may be a generator: where it
+        yields it can be left alone for a while
     then : gets the result of ``work`` on the main thread
     otherwise : gets the exception of ``work`` on the main thread
+    between : may be done while an earlier task is left alone
     """
 
     words: Callable[[], str]
     work: Callable[[], Any]
     then: Callable[[Any], None] = _nothing
     otherwise: Callable[[Exception], None] = _nothing
+    between: bool = False
 
 
 class Worker(QObject):
-    """Does tasks one after the other, in the order they were submitted. Everything but the tasks' ``work`` is for the main thread.
+    """Does tasks one after the other, in the order they were submitted; but where one yields, those that come next and may be done
+    `Task.between` are done first. Everything but the tasks' ``work``, and `wanted`, is for the main thread.
 
     A plain Python thread rather than a QThread, since a QThread that is collected while it runs ends the process.
     """
@@ -54,7 +58,8 @@ class Worker(QObject):
 
     def __init__(self) -> None:
         super().__init__()
-        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._tasks: deque[Task | None] = deque()
+        self._arrived = threading.Condition()
         self._waiting = 0
         self._closed = False
         self._began.connect(self._on_began)
@@ -79,7 +84,13 @@ class Worker(QObject):
         if self._closed:
             return
         self._waiting += 1
-        self._tasks.put(task)
+        self._put(task)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether something waits that may be done between the steps of a task; asked in the worker."""
+        with self._arrived:
+            return bool(self._tasks) and self._tasks[0] is not None and self._tasks[0].between
 
     def close(self) -> None:
         """Take no more tasks. Returns at once; the thread ends after what is queued, and its answers are dropped."""
@@ -88,23 +99,49 @@ class Worker(QObject):
         self._closed = True
         self._began.disconnect(self._on_began)
         self._ended.disconnect(self._on_ended)
-        self._tasks.put(None)
+        self._put(None)
 
     def join(self, timeout_s: float) -> bool:
         """Wait for a closed worker's thread to end; True if it did."""
         self._thread.join(timeout_s)
         return not self.alive
 
+    def _put(self, task: Task | None) -> None:
+        with self._arrived:
+            self._tasks.append(task)
+            self._arrived.notify()
+
+    def _next(self) -> Task | None:
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._tasks)
+            return self._tasks.popleft()
+
     def _serve(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            self._emit(self._began, task.words())
-            result, error = None, None
-            try:
-                result = task.work()
-            except Exception as caught:
-                error = caught
-            self._emit(self._ended, task, result, error)
+        while (task := self._next()) is not None:
+            self._do(task)
         atexit.unregister(self._finish_at_exit)
+
+    def _do(self, task: Task) -> None:
+        self._emit(self._began, task.words())
+        result, error = None, None
+        try:
+            result = task.work()
+            if isinstance(result, Generator):
+                result = self._through(result, task)
+        except Exception as caught:
+            error = caught
+        self._emit(self._ended, task, result, error)
+
+    def _through(self, steps: Generator[None, None, Any], task: Task) -> Any:
+        """What the steps of a task lead to; between them what waits and may be done there."""
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            while self.wanted and (other := self._next()) is not None:
+                self._do(other)
+                self._emit(self._began, task.words())
 
     @staticmethod
     def _emit(signal: Any, *args: Any) -> None:
@@ -129,5 +166,5 @@ class Worker(QObject):
                 self.activity_changed.emit("")
 
     def _finish_at_exit(self) -> None:
-        self._tasks.put(None)
+        self._put(None)
         self.join(_EXIT_PATIENCE_S)

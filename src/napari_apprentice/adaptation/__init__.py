@@ -12,22 +12,20 @@ A policy is a frozen configuration. All that is learnt lives in the segmenter's 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image
-from napari_apprentice.adaptation._memory import gated, lesson_windows, remember, with_extent
+from napari_apprentice.adaptation._memory import Update, gated, lesson_windows, remember, with_extent
 from napari_apprentice.adaptation._object import after_object, begins_object
 from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
-from napari_apprentice.types import Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt
+from napari_apprentice.types import Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt, outcome
 
 __all__ = ["POLICIES", "Adaptation", "lesson_windows", "make_policy", "remember"]
-
-_Update = Callable[[float], tuple[float, float] | None]
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,10 @@ class Adaptation(Settings):
 
     def on_accept(self, segmenter: NetworkSegmenter, lesson: Lesson) -> LearningReport:
         """Forget what was learnt for this object alone, then learn from its finished mask, unless the gate refuses."""
+        return outcome(self.learning(segmenter, lesson))
+
+    def learning(self, segmenter: NetworkSegmenter, lesson: Lesson) -> Generator[None, None, LearningReport]:
+        """The steps of `on_accept`: the segmenter may be put to other use between them, and be given back as it was."""
         began = time.perf_counter()
         after_object(segmenter)
         if not self.post and not (self.sa and lesson.clicks):
@@ -66,12 +68,12 @@ class Adaptation(Settings):
         before = segmenter.snapshot()
         with segmenter.timed("adapt"):
             new = remember(segmenter, lesson, self.size)
-            updates: list[_Update] = []
+            updates: list[Callable[[float], Update]] = []
             if self.sa and lesson.clicks:
                 updates.append(SequenceAdaptation(self, segmenter, before, new, lesson))
             if self.post:
                 updates.append(PostInteraction(self, segmenter, before, new))
-            report = gated(self, segmenter, new, lambda factor: _in_turn(updates, factor))
+            report = yield from gated(self, segmenter, new, lambda factor: _in_turn(updates, factor))
         after = segmenter.snapshot() if report.accepted else replace(before, marks=())
         segmenter.restore(
             replace(
@@ -84,11 +86,11 @@ class Adaptation(Settings):
         return replace(report, elapsed_s=time.perf_counter() - began)
 
 
-def _in_turn(updates: list[_Update], factor: float) -> tuple[float, float] | None:
+def _in_turn(updates: list[Callable[[float], Update]], factor: float) -> Update:
     """Several updates as one: the first loss of the first and the last loss of the last, None if one failed."""
     losses = []
     for update in updates:
-        if (one := update(factor)) is None:
+        if (one := (yield from update(factor))) is None:
             return None
         losses.append(one)
     return losses[0][0], losses[-1][1]

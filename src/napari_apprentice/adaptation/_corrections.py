@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_apprentice.adaptation._memory import Batch, lesson_windows
+from napari_apprentice.adaptation._memory import Batch, Update, lesson_windows
 from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._step import advance
@@ -113,10 +113,11 @@ class SequenceAdaptation:
         windows = lesson_windows(segmenter, lesson.mask, lesson.clicks)
         self.masks = torch.cat([mask_in_window(mask, window, settings.size) for window in windows]).to(segmenter.device)
 
-    def __call__(self, factor: float) -> tuple[float, float] | None:
-        """The steps, with the rate times ``factor``: the first and the last loss, None if a step failed."""
+    def __call__(self, factor: float) -> Update:
+        """The steps, with the rate times ``factor``."""
         losses, settings = [], self.settings
         for _ in range(settings.sa_steps):
+            yield
             logits = self.batch.logits(self.segmenter, self._shown())
             held = _drift_of(self.segmenter, self.segmenter.base.weights)
             loss = correction_loss(logits, self.masks, self.batch.clicks, held, settings.sa_lambda, settings.sa_gamma)

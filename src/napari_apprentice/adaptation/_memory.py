@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -20,7 +20,10 @@ from napari_apprentice.knowledge import Remembered
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import Box, Click, LearningReport, Lesson, Prediction, Prompt
 
-__all__ = ["Batch", "gated", "lesson_windows", "remember", "with_extent"]
+__all__ = ["Batch", "Update", "gated", "lesson_windows", "remember", "with_extent"]
+
+Update = Generator[None, None, tuple[float, float] | None]
+"""Steps that change a segmenter's weights, one after the other; returns the first and the last loss, None if a step failed."""
 
 
 # --- to remember ------------------------------------------------------------------------------------------------------------------------
@@ -90,8 +93,8 @@ class Batch:
 
 
 def gated(
-    settings: Settings, segmenter: NetworkSegmenter, new: Remembered, update: Callable[[float], tuple[float, float] | None]
-) -> LearningReport:
+    settings: Settings, segmenter: NetworkSegmenter, new: Remembered, update: Callable[[float], Update]
+) -> Generator[None, None, LearningReport]:
     """Do an update unless remembered objects pay for it: with the rates as they are, then with a quarter of them, then not at all.
 
     The segmenter then knows how right it is about the remembered objects and the new one (`Knowledge.marks`), unless it stays as it was.
@@ -99,7 +102,7 @@ def gated(
     Parameters
     ----------
     new : the object that is learnt from
-    update : changes the segmenter's weights; called with a factor for its rates; returns its first and last loss, None if it failed
+    update : changes the segmenter's weights; called with a factor for its rates
     """
     before = segmenter.snapshot()
     old = before.memory
@@ -107,10 +110,11 @@ def gated(
     standard = _means(marks)
     lost = 0.0
     for factor in (1.0, 0.25):
-        losses = update(factor)
+        losses = yield from update(factor)
         if losses is None:
             segmenter.restore(before)
             return LearningReport(False, "learning was refused: the update was not finite; the model stays as it was", refused=True)
+        yield
         marks = _marks(segmenter, (*old, new))
         reached = _means(marks[:-1])
         lost = max(a - b for a, b in zip(standard, reached, strict=True))
@@ -125,11 +129,11 @@ def gated(
 
 
 def _marks(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> tuple[tuple[float, float], ...]:
-    """IoU of every remembered object, over its views, from the first click alone and from all the user's clicks."""
+    """IoU of every remembered object, in its wider view, from the first click alone and from all the user's clicks."""
     if not objects:
         return ()
     with torch.no_grad():
-        batch = Batch(objects, segmenter.device)
+        batch = Batch([o.view(0) for o in objects], segmenter.device)
         first = batch.logits(segmenter, batch.firsts)
         every = batch.logits(segmenter, batch.clicks, torch.sigmoid(first))
         return tuple(zip(batch.ious(first), batch.ious(every), strict=True))

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from napari_apprentice.adaptation._memory import Batch
+from napari_apprentice.adaptation._memory import Batch, Update
 from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._step import advance
@@ -63,11 +63,11 @@ class PostInteraction:
         self.settings, self.segmenter, self.before, self.new = settings, segmenter, before, new
         self.rng = np.random.default_rng([17, before.steps, len(before.memory)])
 
-    def __call__(self, factor: float) -> tuple[float, float] | None:
-        """Rounds of two steps, with the rate times ``factor``: the first and the last loss, None if a step failed."""
+    def __call__(self, factor: float) -> Update:
+        """Rounds of two steps, with the rate times ``factor``."""
         rounds, rate = [], self.settings.post_rate * factor * self._need()
         for _ in range(self.settings.post_rounds):
-            losses = self._round(rate)
+            losses = yield from self._round(rate)
             if losses is None:
                 return None
             rounds.append(losses)
@@ -82,8 +82,9 @@ class PostInteraction:
             (right,) = batch.ious(batch.logits(self.segmenter, batch.firsts))
         return min((1 - right) / self.settings.full_error, 1.0)
 
-    def _round(self, rate: float) -> tuple[float, float] | None:
+    def _round(self, rate: float) -> Update:
         """One step from first clicks and one from corrections, on the new object and a few remembered ones, in one view of each."""
+        yield
         memory = self.before.memory
         objects = [self.new, *(memory[i] for i in self.rng.permutation(len(memory))[: self.settings.rehearsed])]
         batch = Batch([o.view(int(self.rng.integers(len(o.clicks)))) for o in objects], self.segmenter.device)
@@ -93,6 +94,7 @@ class PostInteraction:
         loss = click_loss(self.settings, logits, targets, batch.firsts)
         if not advance(self.segmenter, loss, rate, self.settings.anchor):
             return None
+        yield
         probability = torch.sigmoid(logits.detach())
         corrected = [
             [*f, *corrections(p > 0.5, t > 0.5, self.rng)]

@@ -29,7 +29,7 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
     with torch.no_grad():
         adam(
             list(weights.values()),
-            [_alike(grad, weights[key]) for key, grad in known.items()],
+            [grad if grad.stride() == weights[key].stride() else _alike(grad, weights[key]) for key, grad in known.items()],
             list(firsts.values()),
             list(seconds.values()),
             max_exp_avg_sqs=[],

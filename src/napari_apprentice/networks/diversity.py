@@ -5,7 +5,7 @@ to them; *hindsight* lets only the best of its masks learn, so that each can sta
 sees image, clicks and masks, and scores the masks. Instead of g the masks may be ranked by the order in which they are proposed.
 
 Ours beside the paper's: the previous mask as a further input, groups that normalise f, bodies at a part of the resolution, and a g that
-sees one mask at a time.
+sees one mask at a time, and distances that end nearer to the clicks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DiversityConfig:
     groups: int = 4
     sees_previous: bool = True
     guidance: str = "distance"
-    disk_radius_px: float = 255.0
+    disk_radius_px: float = 48.0
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[Any, ...]] = {
@@ -183,6 +183,7 @@ class Diversity(nn.Module):
             encoder=(64, 128, 256, 512, 512),
             groups=0,
             sees_previous=False,
+            disk_radius_px=255.0,
         ),
     }
 
