@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,8 @@ class Witness:
         self.predictions.append(segmenter.predict(image_slice, prompt))
         return self.predictions[-1]
 
-    def on_accept(self, segmenter: Segmenter, lesson: Lesson) -> LearningReport:
+    def learning(self, segmenter: Segmenter, lesson: Lesson) -> Generator[None, None, LearningReport]:
+        yield from ()
         return LearningReport()
 
 

@@ -39,7 +39,8 @@ class Scripted:
         self.prompts.append(prompt)
         return Prediction.from_mask(mask_of_iou(self.objects[len(self.lessons)][len(prompt.clicks) - 1]))
 
-    def on_accept(self, segmenter, lesson):
+    def learning(self, segmenter, lesson):
+        yield from ()
         self.lessons.append(lesson)
         return LearningReport()
 
