@@ -14,7 +14,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +53,16 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-KINDS = ("first click", "later click", "later click, learning", "accept, learning")
+def durations(steps: Iterator[None]) -> list[float]:
+    """Seconds that each of some steps takes."""
+    end = object()
+    found = []
+    while (began := time.perf_counter()) and next(steps, end) is not end:
+        found.append(time.perf_counter() - began)
+    return [*found, time.perf_counter() - began]
+
+
+KINDS = ("first click", "later click", "later click, learning", "accept, learning", "its longest step")
 
 
 def one_round(pixels: ImageSlice, clicks: tuple[Click, ...], weights: str | None, device: str) -> tuple[list[float], ...]:
@@ -70,7 +79,8 @@ def one_round(pixels: ImageSlice, clicks: tuple[Click, ...], weights: str | None
     lesson = Lesson(pixels, clicks, found[-1].mask)
     for _ in range(policy.remembered):  # a full memory to rehearse and to be judged by
         replace(policy, post_rounds=0).on_accept(segmenter, lesson)
-    return first, later, learning, [timed(lambda: policy.on_accept(segmenter, lesson))]
+    steps = durations(policy.learning(segmenter, lesson))
+    return first, later, learning, [sum(steps)], [max(steps)]
 
 
 def measure(side: int, weights: str | None, device: str, repeats: int) -> dict[str, float]:
@@ -95,8 +105,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     load_s = min(timed(lambda: load_segmenter(options.weights, device=options.device)) for _ in range(5))
     lines = [
-        "| slice | first click | later click | later click, learning (mi) | accept, learning (pi) |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| slice | first click | later click | later click, learning (mi) | accept, learning (pi) | its longest step |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for side in SIDES:
         found = measure(side, options.weights, options.device, options.repeats)
@@ -114,7 +124,7 @@ def main() -> None:
             "",
             f"Written by `python benchmarks/click_speed.py --threads {options.threads} --device {options.device}",
             f"--repeats {options.repeats}`.",
-            f"Medians; {where}.",
+            f"Medians; {where}. A click that is made while an accepted mask teaches waits for one step at most.",
             "",
             *lines,
             "",

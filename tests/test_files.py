@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import importlib
 import importlib.util
 import itertools
 import os
@@ -356,6 +357,20 @@ def test_nifti_scaling_is_applied_to_images_and_a_trivial_one_keeps_the_type(tmp
     np.testing.assert_array_equal(data[0], stored * 2.0 - 1024)
 
 
+@pytest.mark.parametrize("slab_bytes", [1, 300, 10**9])
+@pytest.mark.parametrize("shape", [(7, 5), (7, 5, 9), (7, 5, 9, 3), (7, 5, 1, 3, 1)])
+@pytest.mark.parametrize("slope", [1.0, 0.3])
+def test_nifti_read_slab_by_slab_is_what_nibabel_reads_at_once(tmp_path, monkeypatch, shape, slope, slab_bytes):
+    image = nibabel.Nifti1Image(RNG.integers(-999, 999, shape).astype(np.int16), None)
+    image.header.set_slope_inter(slope, -4.0 if slope != 1 else 0.0)
+    image.to_filename(tmp_path / "a.nii.gz")
+    monkeypatch.setattr(importlib.import_module("napari_apprentice.files._nifti"), "_SLAB_BYTES", slab_bytes)
+    whole = np.asanyarray(nibabel.load(tmp_path / "a.nii.gz").dataobj)
+    volume = whole.reshape(*shape[:3], -1)[..., 1] if len(shape) > 3 else whole
+    read_back = read(tmp_path / "a.nii.gz", time=1 if len(shape) > 3 else None).data[0]
+    np.testing.assert_array_equal(read_back, volume.T.astype(np.float32 if slope != 1 else np.int16), strict=True)
+
+
 def test_nifti_labels_are_what_the_scaling_makes_of_them(tmp_path):
     raw = np.array([[[0, 1], [2, 3]]], dtype=np.uint8)
     header = nibabel.Nifti1Header()
@@ -506,9 +521,9 @@ def test_ome_tiff(tmp_path, unit, mm):
 
 
 def test_ome_sizes_in_different_or_missing_units(tmp_path):
-    metadata = {"axes": "ZYX", "PhysicalSizeX": 500.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeZ": 2.0}
-    tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((4, 5, 7), np.uint8), metadata=metadata)
-    assert read(tmp_path / "a.ome.tif").spacing == pytest.approx((2e-3, 5e-4, 5e-4))
+    sizes = {"PhysicalSizeX": 500.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 1e-3, "PhysicalSizeYUnit": "mm", "PhysicalSizeZ": 2.0}
+    tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((4, 5, 7), np.uint8), metadata={"axes": "ZYX", **sizes})
+    assert read(tmp_path / "a.ome.tif").spacing == pytest.approx((2e-3, 1e-3, 5e-4))
 
 
 def test_resolution_tags(tmp_path):

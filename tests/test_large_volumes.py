@@ -352,7 +352,6 @@ def test_bad_zarr_gives_one_sentence(tmp_path):
         "file.zarr": "is a file",
         "group.zarr": "such as the array raw",
         "five.zarr": "5 channels",
-        "flat.zarr": "scale",
         "line.zarr": "(4,)",
         "words.zarr": "complex128",
     }.items():

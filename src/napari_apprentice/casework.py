@@ -233,7 +233,7 @@ def _run(project: Project, name: str, plan: Plan, model: Model, start: Version |
         if plan.model is not None:
             _shared(folder / "model-000000.checkpoint", project.folder / "models" / plan.model)
         errors = _clicked(session, events, apart=found is not None)
-        warnings = found.warnings if found else ()
+        warnings = tuple(filter(None, (files.unstated_spacing(image), *(found.warnings if found else ()))))
         if settings.propagate and image.ndim == 3:
             warnings += _carried(session, tuple(errors), settings.axis)
         seconds = time.perf_counter() - began

@@ -545,7 +545,7 @@ class _Run:
             task = progress.add_task("train", total=last, completed=self.step, said="")
             losses: list[float] = []
             began = time.monotonic() - self.spent_s
-            said = ""
+            said = loss = ""
             while self.step < last:
                 rng = np.random.default_rng([recipe.seed, self.step, self.fabric.global_rank, 7])
                 image, target = next(batches)
@@ -568,8 +568,9 @@ class _Run:
                     losses = []
                 if self.step % recipe.save_every == 0:
                     self.save()
-                recent = np.mean(losses[-50:]) if losses else float("nan")
-                progress.update(task, completed=self.step, said=f"loss {recent:.3f} {said}")
+                if losses:
+                    loss = f"loss {np.mean(losses[-50:]):.3f}"
+                progress.update(task, completed=self.step, said=f"{loss} {said}")
         self.plain.load_state_dict(self.average.weights)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
         save_weights(self.plain.eval(), self.out, facts, _importance(self.plain, recipe, self.scenes))

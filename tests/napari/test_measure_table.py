@@ -15,8 +15,10 @@ from napari_apprentice import files, measure
 from napari_apprentice._napari import storage
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.measure_table import MeasureTable, TableModel
+from napari_apprentice._napari.placement import LEGEND_KEY
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.journal import Journal
+from napari_apprentice.legend import Legend
 from napari_apprentice.session import Session
 from napari_apprentice.types import Click, Image
 
@@ -163,6 +165,12 @@ def test_work_is_told_where_the_newest_session_led_to_these_labels(qtbot, volume
     press(qtbot, table, table.start)
     assert "clicks" not in shown(table)[0]
     table.leave()
+
+
+def test_classes_that_the_session_knows_stand_in_the_table_before_they_are_saved(qtbot, table):
+    table._viewer.layers["objects"].metadata[LEGEND_KEY] = Legend().naming(12, "nucleus")
+    press(qtbot, table, table.start)
+    assert [(row["label"], row["class"]) for row in shown(table)] == [("3", ""), ("12", "nucleus")]
 
 
 def test_numbers_are_sorted_as_numbers_and_nothing_comes_last():

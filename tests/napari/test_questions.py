@@ -67,6 +67,26 @@ def test_a_volume_without_a_spacing_is_not_started_before_somebody_says_it(asked
     assert files.read(tmp_path / "out.nii.gz").spacing == pytest.approx((4e-3, 0.5, 0.25))
 
 
+@pytest.mark.parametrize("size", [0.0, -2.0, float("nan")])
+def test_a_size_that_cannot_be_is_asked_about_like_one_that_is_not_stated(asked, engine, tmp_path, size):
+    viewer, widget = asked
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((7, 6, 5))
+    header["pixdim"][1:4], header["magic"], header["vox_offset"] = (0.5, 0.5, size), b"n+1", 352
+    (tmp_path / "a.nii").write_bytes(header.binaryblock + bytes(4) + np.arange(210, dtype=np.float32).tobytes())
+    add(viewer, tmp_path / "a.nii")
+    assert widget.questions.isVisible()
+    widget.start.click()
+    widget.wait()
+    assert (engine.sessions, widget.status.words) == ([], HOW_LARGE)
+    for side, value in zip(widget.questions.spacing, (2.0, 0.5, 0.5), strict=True):
+        side.setValue(value)
+    widget.questions.state.click()
+    widget.start.click()
+    widget.wait()
+    assert (engine.session.image.spacing, engine.session.image.units) == ((2.0, 0.5, 0.5), "mm")
+
+
 def test_who_says_that_nobody_knows_works_in_voxels(asked, stack, engine):
     viewer, widget = asked
     layer = add(viewer, stack)

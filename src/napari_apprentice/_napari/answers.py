@@ -29,6 +29,7 @@ __all__ = [
     "Acceptance",
     "Answer",
     "Propagation",
+    "Saving",
     "SliceView",
     "State",
     "act",
@@ -37,7 +38,6 @@ __all__ = [
     "fingerprint",
     "next_mask",
     "paint",
-    "save",
 ]
 
 Fingerprint = tuple[int, int]
@@ -236,7 +236,7 @@ class Propagation:
 
 
 class _CalledOffError(Exception):
-    """The user called a propagation off."""
+    """The user called a propagation or a saving off."""
 
 
 class Acceptance:
@@ -274,17 +274,38 @@ class Acceptance:
         return "" if self._label is None else f"learning from object {self._label}"
 
 
-def save(session: Session, path: Path) -> tuple[Path, Fingerprint]:
-    """Write the labels with the image's geometry, and the names of the objects beside them if there are any.
+class Saving:
+    """Writing the labels with the image's geometry, and the names of the objects beside them if there are any: done in the worker, while
+    the main thread may call it off.
 
-    Returns
-    -------
-    the absolute path, and the fingerprint of the file
+    Parameters
+    ----------
+    session : it belongs to the worker
+    path : where to, see `files.write`
     """
-    written = files.write(path, session.labels, like=session.image).resolve()
-    if session.legend.names:
-        write_legend(legend_path(written), session.legend)
-    return written, fingerprint(written)
+
+    def __init__(self, session: Session, path: Path) -> None:
+        self._session, self._path = session, path
+        self._called_off = threading.Event()
+
+    def cancel(self) -> None:
+        """Call it off, from any thread: an older file stays whole. Once the new one is there, nothing comes of it."""
+        self._called_off.set()
+
+    def __call__(self) -> tuple[Path, Fingerprint] | None:
+        """Do it: the absolute path, and the fingerprint of the file; None if it was called off."""
+        try:
+            self._go_on()
+            written = files.write(self._path, self._session.labels, like=self._session.image, go_on=self._go_on).resolve()
+        except _CalledOffError:
+            return None
+        if self._session.legend.names:
+            write_legend(legend_path(written), self._session.legend)
+        return written, fingerprint(written)
+
+    def _go_on(self) -> None:
+        if self._called_off.is_set():
+            raise _CalledOffError
 
 
 def fingerprint(path: Path) -> Fingerprint:

@@ -23,6 +23,7 @@ from napari_apprentice._napari.answers import (
     Acceptance,
     Answer,
     Propagation,
+    Saving,
     SliceView,
     State,
     act,
@@ -31,7 +32,6 @@ from napari_apprentice._napari.answers import (
     fingerprint,
     next_mask,
     paint,
-    save,
 )
 from napari_apprentice._napari.desk import Desk
 from napari_apprentice._napari.engine import Engine, Wish, default_engine
@@ -63,6 +63,7 @@ LABELS_KEPT = "The labels belong to the session, so they were put back; duplicat
 SPLIT_NOW = "“Split now”"
 CLICK_PARTS = f"click once in every part of the object, then press {SPLIT_NOW}"
 NO_SLICES = "Propagation goes from slice to slice of a volume; show one slice of a volume in 2D."
+NOT_SAVED = "nothing was saved; an older file is as it was"
 STRAIGHT = "This volume stands oblique to the world axes, so it is shown straight; saved labels keep its true place."
 
 
@@ -83,6 +84,8 @@ class Bridge(QObject):
     """Whether the worker has something to do."""
     propagating_changed = Signal(bool)
     """Whether an object is being carried through the volume."""
+    saving_changed = Signal(bool)
+    """Whether labels are being written."""
     progressed = Signal(int, int)
     """How many slices that has reached, and how many there are."""
     sign_changed = Signal(bool)
@@ -109,6 +112,7 @@ class Bridge(QObject):
         self._asked: deque[Click] = deque()
         self._late: list[Box] = []
         self._propagation: Propagation | None = None
+        self._saving: Saving | None = None
         self._peeking = False
         self._peeked: tuple[State, Plane, npt.NDArray[np.bool_]] | None = None
         self._seeds: list[Click] | None = None
@@ -256,6 +260,7 @@ class Bridge(QObject):
         if self._propagation is not None:
             self._propagation.cancel()
             self._on_propagated()
+        self._end_saving()  # which is still done
 
     def close(self) -> None:
         """Stop, disconnect, and let the worker's thread end once its queue is done. Safe to call again."""
@@ -535,17 +540,37 @@ class Bridge(QObject):
 
     def save(self, path: Path) -> None:
         """Write the labels, as they are when all earlier actions are done, with the image's geometry."""
-        if self._desk is None:
+        if self._desk is None or self._saving is not None:
             return
-        session = self._desk.session
 
-        def then(result: tuple[Path, tuple[int, int]]) -> None:
+        def then(result: tuple[Path, tuple[int, int]] | None) -> None:
+            self._end_saving()
+            if result is None:
+                self.say(NOT_SAVED)
+                return
             written, mark = result
             self._written[written] = mark
             self.say(f"saved to {written.name}")
             show_info(f"The labels are saved in {written}.")
 
-        self._submit("saving", lambda: save(session, path), then)
+        self._saving = Saving(self._desk.session, path)
+        self._submit("saving", self._saving, then, otherwise=self._end_saving)
+        self.saving_changed.emit(True)
+
+    @property
+    def saving(self) -> bool:
+        """Whether labels are being written, or are about to be."""
+        return self._saving is not None
+
+    def cancel_saving(self) -> None:
+        """Call the writing of labels off; an older file stays as it was."""
+        if self._saving is not None:
+            self._saving.cancel()
+
+    def _end_saving(self) -> None:
+        if self._saving is not None:
+            self._saving = None
+            self.saving_changed.emit(False)
 
     # -------------------------------------------------------------------------------------------------- to the worker
 

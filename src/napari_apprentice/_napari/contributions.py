@@ -1,4 +1,4 @@
-"""Readers, writers and sample data: what `napari.yaml` points to, besides the widget."""
+"""Readers, writers and sample data, which napari waits for in its main thread: whatever takes time is done aside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info, show_warning
 
 from napari_apprentice import files
+from napari_apprentice._napari.aside import aside
 from napari_apprentice._napari.placement import LEGEND_KEY, METADATA_KEY, SERIES_KEY, layer_arguments, standing_image
 from napari_apprentice.blocks import BlockArray
 from napari_apprentice.lazy import LazyArray
@@ -23,6 +24,9 @@ from napari_apprentice.types import Image, ReadError
 __all__ = ["LayerTuple", "em_sample", "fundus_sample", "get_reader", "image_layer", "mri_sample", "write_labels"]
 
 LayerTuple = tuple[Any, dict[str, Any], str]
+
+_Remark = tuple[Callable[[str], None], str]
+"""What to tell the user when the file has been read, and how."""
 
 _LABELS_ENDING = "_labels"
 _SAMPLES_PER_AXIS = 128
@@ -37,11 +41,14 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[LayerTuple]] |
     """
     if not isinstance(path, str):
         return None
+    remarks: list[_Remark] = []
     try:
-        layer = _read(Path(path))
+        layer = aside(lambda: _read(Path(path), remarks))
     except ReadError as error:
         show_warning(f"{error}.")
         return None
+    for tell, sentence in remarks:
+        tell(sentence)
     return lambda _: [layer]
 
 
@@ -73,14 +80,19 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     WriteError, LabelsError : as `files.write`
     """
     like = attributes.get("metadata", {}).get(METADATA_KEY)
-    data = data if isinstance(data, BlockArray) else np.asarray(data)
+    if not isinstance(data, BlockArray):  # a copy: an answer of our worker may come meanwhile, and must not be half in the file
+        data = data.copy() if isinstance(data, np.ndarray) else aside(lambda: np.asarray(data))
     if not isinstance(like, Image) or like.shape != tuple(data.shape):
         like = _image_like(data, attributes)
-    return [str(files.write(path, data, like=like))]
+    return [str(aside(lambda: files.write(path, data, like=like)))]
 
 
 def fundus_sample() -> list[LayerTuple]:
     """The fundus photograph that comes with scikit-image (public domain)."""
+    return aside(_fundus)
+
+
+def _fundus() -> list[LayerTuple]:
     from skimage.data import retina
 
     return [image_layer(Image(np.moveaxis(retina(), -1, 0), name="fundus"))]
@@ -88,6 +100,10 @@ def fundus_sample() -> list[LayerTuple]:
 
 def mri_sample() -> list[LayerTuple]:
     """The first time point of the 2 × 2 × 2.2 mm, oblique head scan that comes with nibabel."""
+    return aside(_mri)
+
+
+def _mri() -> list[LayerTuple]:
     from nibabel.testing import data_path
 
     image = files.read(Path(data_path) / "example4d.nii.gz", time=0)
@@ -97,13 +113,14 @@ def mri_sample() -> list[LayerTuple]:
 
 def em_sample() -> list[LayerTuple]:
     """A generated stack that looks like an electron micrograph of cells."""
-    return [image_layer(replace(files.read(_em_path()), path=None, name="EM stack"))]
+    return aside(lambda: [image_layer(replace(files.read(_em_path()), path=None, name="EM stack"))])
 
 
-def _read(path: Path) -> LayerTuple:
+def _read(path: Path, remarks: list[_Remark]) -> LayerTuple:
+    """The layer of a file; what there is to say of it goes into ``remarks``."""
     if _says_labels(path):
         try:
-            return files.read_labels(path), _with_legend(layer_arguments(files.read(path)), legend_path(path)), "labels"
+            return files.read_labels(path), _with_legend(layer_arguments(files.read(path)), legend_path(path), remarks), "labels"
         except ReadError:
             pass  # an image that happens to be called so
     try:
@@ -111,20 +128,21 @@ def _read(path: Path) -> LayerTuple:
     except ReadError:
         first = files.read(path, time=0)  # raises the same, unless what was wrong is that there are several
     count = files.time_points(path)
-    show_info(f"{path.name} is a series of {count} time points; the first one was opened. The Apprentice widget opens others.")
+    opened = f"{path.name} is a series of {count} time points; the first one was opened. The Apprentice widget opens others."
+    remarks.append((show_info, opened))
     data, arguments, kind = image_layer(first)
     arguments["metadata"][SERIES_KEY] = (count, 0)
     return data, arguments, kind
 
 
-def _with_legend(arguments: dict[str, Any], path: Path) -> dict[str, Any]:
+def _with_legend(arguments: dict[str, Any], path: Path, remarks: list[_Remark]) -> dict[str, Any]:
     """The arguments of a labels layer with the names of its objects, if there are any beside the file."""
     if not path.exists():
         return arguments
     try:
         legend = read_legend(path)
     except ReadError as error:
-        show_warning(f"{error}.")  # some other table that happens to be called so
+        remarks.append((show_warning, f"{error}."))  # some other table that happens to be called so
         return arguments
     named = {"index": list(legend.names), "class": list(legend.names.values())}
     return {**arguments, "features": named, "metadata": {**arguments["metadata"], LEGEND_KEY: legend}}

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +19,11 @@ from napari_apprentice import files, measure
 from napari_apprentice._napari.mask_layer import copied
 from napari_apprentice._napari.outline import OUTLINE_KEY
 from napari_apprentice._napari.panels import Dockable, Status, button, row
-from napari_apprentice._napari.placement import image_of, show_plane
+from napari_apprentice._napari.placement import LEGEND_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.storage import newest_folder
 from napari_apprentice._napari.worker import Task, Worker
 from napari_apprentice.journal import replay_labels
-from napari_apprentice.legend import legend_path, read_legend
+from napari_apprentice.legend import Legend, legend_path, read_legend
 from napari_apprentice.texts import write_text
 from napari_apprentice.types import ApprenticeError, Image, LabelsError, Plane
 from napari_apprentice.work import work_in
@@ -36,7 +35,6 @@ __all__ = ["MeasureTable", "TableModel"]
 
 _MEASURE, _CANCEL = "Measure", "Cancel"
 _CHOSEN_ABOVE = ("case", "labels")
-_PLACE_TOLERANCE_VOXELS = 0.05
 
 
 class _CancelledError(Exception):
@@ -185,7 +183,7 @@ class MeasureTable(Dockable):
         """Choose the image that lies under the labels, if one does; the chosen one first."""
         labels, chosen = self._chosen(self.labels), self._chosen(self.image)
         images = sorted(self._layers[self.image], key=lambda image: image is not chosen)
-        fitting = next((image for image in images if labels is not None and _apart(labels, image) is None), chosen)
+        fitting = next((image for image in images if labels is not None and apart(labels, image) is None), chosen)
         if fitting is not None:
             self.image.setCurrentIndex(self._layers[self.image].index(fitting))
         self.start.setEnabled(labels is not None and fitting is not None)
@@ -203,7 +201,7 @@ class MeasureTable(Dockable):
         labels, image = self._chosen(self.labels), self._chosen(self.image)
         self._cancelled.clear()
         try:
-            if (how := _apart(labels, image)) is not None:
+            if (how := apart(labels, image)) is not None:
                 raise LabelsError(f"the labels {labels.name!r} {how} the image {image.name!r}; expected labels on the grid of the image")
             shown = image_of(image)
         except ApprenticeError as error:
@@ -212,16 +210,17 @@ class MeasureTable(Dockable):
         self._measuring = True
         self.start.setText(_CANCEL)
         path = Path(labels.source.path) if labels.source.path else None
-        self.worker.submit(Task(lambda: "measuring", lambda: self._measure(labels, path, shown), self._show, self._on_error))
+        legend = labels.metadata.get(LEGEND_KEY)
+        self.worker.submit(Task(lambda: "measuring", lambda: self._measure(labels, path, legend, shown), self._show, self._on_error))
 
-    def _measure(self, layer: Labels, path: Path | None, image: Image) -> _Found:
+    def _measure(self, layer: Labels, path: Path | None, legend: Legend | None, image: Image) -> _Found:
         """In the worker. An array in memory is copied first, for the user goes on painting in it."""
         data = layer.data[0] if layer.multiscale else layer.data
         labels = copied(data) if isinstance(data, np.ndarray) else data
         measures = measure.measure(labels, image, on_layers=self._advance)
-        names = None
-        if path is not None and (legend := legend_path(path)).exists():
-            names = read_legend(legend).names
+        if legend is None and path is not None and (beside := legend_path(path)).exists():
+            legend = read_legend(beside)
+        names = None if legend is None else legend.names
         rows = measure.table(measures, case=image.name, labels=layer.name, classes=names, work=_work(labels, image))
         return _Found(layer, image, labels, measures, rows)
 
@@ -315,16 +314,6 @@ class MeasureTable(Dockable):
         for happened in (events.inserted, events.removed, events.renamed):
             happened.disconnect(self._list_layers)
         self.worker.close()
-
-
-def _apart(labels: Labels, image: ImageLayer) -> str | None:
-    """How a labels layer does not lie on an image layer; None if it does."""
-    shapes = [tuple((layer.data[0] if layer.multiscale else layer.data).shape[: layer.ndim]) for layer in (labels, image)]
-    if shapes[0] != shapes[1]:
-        return f"of shape {shapes[0]} have another shape than {shapes[1]}, that of"
-    corners = product(*((0, size - 1) for size in shapes[0]))
-    apart = max(np.abs(np.subtract(image.world_to_data(labels.data_to_world(corner)), corner)).max() for corner in corners)
-    return f"lie up to {apart:.3g} voxels away from" if apart > _PLACE_TOLERANCE_VOXELS else None
 
 
 def _work(labels: Any, image: Image) -> dict[int, measure.Work] | None:

@@ -9,11 +9,13 @@ and is what sessions and writers work with.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.files import unstated_spacing
 from napari_apprentice.geometry import affine_from_spacing
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image, ImageError, Plane
@@ -26,8 +28,10 @@ __all__ = [
     "LEGEND_KEY",
     "METADATA_KEY",
     "SERIES_KEY",
+    "apart",
     "hidden_axis",
     "image_of",
+    "is_in_mm",
     "lacks_spacing",
     "layer_arguments",
     "look_upright",
@@ -56,6 +60,8 @@ LEGEND_KEY = "napari-apprentice-legend"
 
 _OBLIQUE_TOLERANCE = 1e-4
 """Off-diagonal elements of this fraction of the spacing move a voxel of a 1000-voxel axis by a tenth of a voxel: rounding of headers."""
+
+_PLACE_TOLERANCE_VOXELS = 0.05
 
 
 def _displayed_affine(image: Image) -> npt.NDArray[np.float64]:
@@ -144,12 +150,26 @@ def standing_image(layer: Layer) -> Image:
     return Image(_channels_first(layer), affine, units, name=layer.name)
 
 
+def apart(labels: Layer, image: Layer) -> str | None:
+    """How a labels layer does not lie on an image layer; None if it does."""
+    shapes = [_spatial_shape(layer) for layer in (labels, image)]
+    if shapes[0] != shapes[1]:
+        return f"of shape {shapes[0]} have another shape than {shapes[1]}, that of"
+    corners = product(*((0, size - 1) for size in shapes[0]))
+    distance = max(np.abs(np.subtract(image.world_to_data(labels.data_to_world(corner)), corner)).max() for corner in corners)
+    return f"lie up to {distance:.3g} voxels away from" if distance > _PLACE_TOLERANCE_VOXELS else None
+
+
+def is_in_mm(layer: Layer) -> bool:
+    """Whether a layer says how far its voxels are apart, in units of length."""
+    return all(unit.is_compatible_with("mm") for unit in layer.units)
+
+
 def lacks_spacing(layer: Layer) -> bool:
     """Whether nobody has said how large the voxels of a volume are: neither the file nor, in napari or when asked, the user."""
     if layer.metadata.get(_UNKNOWN_KEY):
         return False
-    image = image_of(layer)
-    return image.units == "pixel" and len(set(image.spacing)) == 1
+    return bool(unstated_spacing(image_of(layer)))
 
 
 def state_spacing(layer: Layer, spacing_mm: tuple[float, ...] | None) -> None:
@@ -256,7 +276,7 @@ def _world(layer: Layer) -> tuple[npt.NDArray[np.float64], str]:
     affine[:-1, -1] = origin
     for axis in range(n):
         affine[:-1, axis] = np.asarray(layer.data_to_world(np.eye(n)[axis])) - origin
-    if not all(unit.is_compatible_with("mm") for unit in layer.units):
+    if not is_in_mm(layer):
         return affine, "pixel"
     factors = np.array([float((1 * unit).to("mm").magnitude) for unit in layer.units])
     affine[:-1] *= factors[:, None]

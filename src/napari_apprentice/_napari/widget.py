@@ -14,20 +14,19 @@ from qtpy.QtWidgets import QApplication, QComboBox, QFileDialog, QLabel, QMessag
 from napari_apprentice import files
 from napari_apprentice._napari.answers import SliceView, State
 from napari_apprentice._napari.bridge import NOTHING_OPEN, Bridge
-from napari_apprentice._napari.contributions import image_layer
+from napari_apprentice._napari.contributions import LayerTuple, image_layer
 from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine, shipped_networks
 from napari_apprentice._napari.keys import ACCEPT, APPROVE, DISCARD, DOUBTFUL, NEXT_MASK, PROPAGATE, REDO, SWITCH_SIGN, UNDO, readable
 from napari_apprentice._napari.model_panel import ModelPanel
 from napari_apprentice._napari.objects_panel import ObjectsPanel
 from napari_apprentice._napari.outline import OUTLINE_KEY
 from napari_apprentice._napari.panels import Dockable, Fold, KeySheet, More, SignSwitch, Status, button, line, row
-from napari_apprentice._napari.placement import LEGEND_KEY, SERIES_KEY, image_of, look_upright, state_spacing, time_point
+from napari_apprentice._napari.placement import LEGEND_KEY, SERIES_KEY, apart, image_of, is_in_mm, look_upright, state_spacing, time_point
 from napari_apprentice._napari.progress_plot import ProgressPlot
 from napari_apprentice._napari.questions import HOW_LARGE, Questions
 from napari_apprentice._napari.strip import SliceStrip
 from napari_apprentice._napari.worker import Task
 from napari_apprentice.cohorts import cohorts
-from napari_apprentice.types import Image
 
 if TYPE_CHECKING:
     import napari
@@ -36,7 +35,7 @@ __all__ = ["ApprenticeWidget"]
 
 _NO_LABELS = "nothing"
 _MOST_OBJECTS = 65535
-_PROPAGATE, _CANCEL = "Propagate", "Cancel"
+_PROPAGATE, _SAVE, _CANCEL = "Propagate", "Save labels", "Cancel"
 
 
 class ApprenticeWidget(Dockable):
@@ -95,7 +94,7 @@ class ApprenticeWidget(Dockable):
         self.undo = button("Undo", "Take the last action back: click, mask and model together.")
         self.redo = button("Redo", "Do again what was taken back.")
         self.discard = button("Discard", "Drop this object's clicks and mask (can be undone).")
-        self.save = button("Save labels", "Write the labels beside the image, in its own format and geometry.")
+        self.save = button(_SAVE, "Write the labels beside the image, in its own format and geometry.")
         self.objects = ObjectsPanel(_MOST_OBJECTS)
         self.model = ModelPanel(shipped_networks())
         self.more = More(POLICIES, DEVICES)
@@ -193,6 +192,7 @@ class ApprenticeWidget(Dockable):
         bridge.busy_changed.connect(self.status.show_busy)
         bridge.progressed.connect(self.status.show_progress)
         bridge.propagating_changed.connect(self._on_propagating)
+        bridge.saving_changed.connect(lambda going: self.save.setText(_CANCEL if going else _SAVE))
         bridge.sign_changed.connect(self.sign.show_sign)
         bridge.earlier_found.connect(self._on_earlier_found)
         for happened in (layers.events.inserted, layers.events.removed, layers.events.renamed):
@@ -252,8 +252,12 @@ class ApprenticeWidget(Dockable):
             self.bridge.stop()
         elif self.questions.unanswered:
             self.bridge.say(HOW_LARGE)
-        elif self.chosen_image is not None:
-            self.bridge.start(self.chosen_image, self._wish())
+        elif (layer := self.chosen_image) is not None:
+            labels = self._chosen_labels
+            if labels is not None and is_in_mm(labels) and is_in_mm(layer) and (how := apart(labels, layer)) is not None:
+                self.bridge.tell(f"the labels {labels.name!r} {how} the image {layer.name!r}; expected labels on the grid of the image")
+                return
+            self.bridge.start(layer, self._wish())
 
     def _on_spacing(self, spacing_mm: tuple[float, ...] | None) -> None:
         if (layer := self.chosen_image) is not None:
@@ -275,25 +279,31 @@ class ApprenticeWidget(Dockable):
         path, count = image_of(layer).path, layer.metadata[SERIES_KEY][0]
         assert path is not None
 
-        def then(image: Image) -> None:
+        def then(shown: LayerTuple) -> None:
             if self.bridge.state is not None or self.bridge.opening:
                 return  # a session has begun meanwhile, on what was shown
-            data, arguments, _ = image_layer(image)
+            data, arguments, _ = shown
             layer.data = data
             layer.metadata = {**layer.metadata, **arguments["metadata"], SERIES_KEY: (count, time)}
             self.bridge.say(f"time point {time} of {count}")
             self._on_image_chosen()
 
-        reading = Task(lambda: f"reading time point {time}", lambda: files.read(path, time=time), then, self.bridge.report)
-        self.bridge.worker.submit(reading)
+        def work() -> LayerTuple:
+            return image_layer(files.read(path, time=time))
+
+        self.bridge.worker.submit(Task(lambda: f"reading time point {time}", work, then, self.bridge.report))
 
     def _on_resume(self) -> None:
         if self.chosen_image is not None and self._earlier is not None:
             self.bridge.start(self.chosen_image, self._wish(resume=self._earlier))
 
+    @property
+    def _chosen_labels(self) -> Labels | None:
+        """The labels layer to begin with, if one is chosen."""
+        return self._viewer.layers[self.more.labels.currentText()] if self.more.labels.currentIndex() > 0 else None
+
     def _wish(self, resume: Path | None = None) -> Wish:
-        name = self.more.labels.currentText()
-        layer = self._viewer.layers[name] if self.more.labels.currentIndex() > 0 else None
+        layer = self._chosen_labels
         labels, legend = (None, None) if layer is None else (layer.data, layer.metadata.get(LEGEND_KEY))
         about = (self.model.cohort, self.model.knowledge, self.model.weights, legend)
         return Wish(self.more.policy.currentData(), self.more.device.currentText(), labels, resume, *about)
@@ -344,6 +354,9 @@ class ApprenticeWidget(Dockable):
         look_upright(self._viewer, upright)
 
     def _on_save(self) -> None:
+        if self.bridge.saving:
+            self.bridge.cancel_saving()
+            return
         image = self.bridge.image
         if image is None:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "names",
     "orders",
     "progress_bar",
+    "read_image",
     "write_labels",
 ]
 
@@ -40,6 +42,16 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_each(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--each", action="store_true", help="write every object to a file of its own, named with its number")
+
+
+def read_image(path: Path) -> Image:
+    """Read an image; where nothing says how large its voxels are, that is said on stderr."""
+    from napari_apprentice import files
+
+    image = files.read(path)
+    if remark := files.unstated_spacing(image):
+        print(f"apprentice: {remark}", file=sys.stderr)
+    return image
 
 
 def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image: Image) -> str:

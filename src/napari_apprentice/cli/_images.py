@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_each, by_case, is_folder, progress_bar, write_labels
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_each, by_case, is_folder, progress_bar, read_image, write_labels
 from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
@@ -74,10 +74,10 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _segment(arguments: argparse.Namespace) -> None:
-    from napari_apprentice import assembly, files
+    from napari_apprentice import assembly
     from napari_apprentice.replay import read_recording, replay, starting_labels
 
-    image = files.read(arguments.image)
+    image = read_image(arguments.image)
     events = read_recording(arguments.clicks)
     labels = starting_labels(arguments.clicks)
     session = assembly.open_session(
@@ -121,7 +121,7 @@ def add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _propagate(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, files
 
-    image, labels = files.read(arguments.image), files.read_labels(arguments.labels)
+    image, labels = read_image(arguments.image), files.read_labels(arguments.labels)
     session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
     lines = []
     with progress_bar() as progress:
@@ -168,7 +168,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         task = progress.add_task("label maps", total=sum(len(paths) for _, paths in cases))
         for image_path, paths in cases:
-            image = files.read(image_path)
+            image = read_image(image_path)
             work = work_in(arguments.journal, image) if arguments.journal is not None else None
             for path in paths:
                 legend = legend_path(path)

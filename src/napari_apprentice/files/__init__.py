@@ -19,6 +19,8 @@ extensions       axes on disk                        geometry
 - A NIfTI file with one z slice stays a volume of one slice; one that declares two axes is a 2D image. TIFF cannot tell a volume of one
   slice from a 2D image: it is read as 2D. The world axes of a 2D image are those of the file, without anatomical names.
 - Alpha is dropped. A fourth axis of length one is dropped; a longer one is a series, of which ``time=`` chooses one.
+- A spacing of which a file states no usable length for one of its axes (none at all, 0, not a number) counts as not stated: `Image.units`
+  is "pixel" then, never a guess; see `unstated_spacing`.
 - A density that is usual for screens and print (72, 96, 300 dots per inch and the like) is what programs write when nobody measured
   anything: it is copied to the label map, but not taken for a spacing.
 - OME-Zarr, NIfTI that is not compressed, and TIFF stay on the disk where they are larger than `lazy.LARGE_BYTES`: `Image.data` then reads
@@ -62,6 +64,7 @@ __all__ = [
     "save_image",
     "stem",
     "time_points",
+    "unstated_spacing",
     "write",
     "write_objects",
 ]
@@ -169,6 +172,13 @@ def time_points(path: Path | str) -> int:
     return 1
 
 
+def unstated_spacing(image: Image) -> str:
+    """One sentence where nothing says how large the voxels of a volume are, for whoever cannot ask; "" else."""
+    if image.ndim != 3 or image.units != "pixel" or len(set(image.spacing)) > 1:
+        return ""
+    return f"{image.name!r} does not say how large a voxel is; lengths count voxels, and slices are taken to be as far apart as pixels"
+
+
 def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:
     """Read a label map: the exact integers of the file.
 
@@ -206,7 +216,7 @@ def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:
         raise ReadError(f"{path.name!r} {error if isinstance(error, RefusedError) else f'is no label map: {error}'}") from error
 
 
-def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image) -> Path:
+def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image, go_on: Callable[[], None] = lambda: None) -> Path:
     """Write a label map so that it overlays exactly on the image it belongs to.
 
     Parameters
@@ -215,6 +225,8 @@ def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image) 
     labels : (S) integers (or whole floats) from 0, of the image's shape; stored as the smallest unsigned type that holds them. What a
         session keeps on the disk goes from there to the file block by block, which only OME-Zarr can take
     like : the image, whose geometry the file gets
+    go_on : called again and again meanwhile; what it raises calls the writing off, and comes out. ITK, which writes MetaImage and NRRD,
+        cannot be interrupted: there it is called before and after
 
     Returns
     -------
@@ -234,7 +246,7 @@ def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image) 
         size = f"{given.nbytes / 2**30:.1f} GiB"
         raise WriteError(f"{path.name!r} was asked for, but {size} of labels cannot be written to {chosen.name}; expected .ome.zarr")
     array = given if isinstance(given, BlockArray) else _smallest_unsigned(given)[None]
-    return _replace(path, lambda temporary: chosen.codec.save(temporary, array, like, labels=True))
+    return _replace(path, lambda temporary, go_on: chosen.codec.save(temporary, array, like, labels=True, go_on=go_on), go_on)
 
 
 def write_objects(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image) -> tuple[Path, ...]:
@@ -282,7 +294,7 @@ def save_image(path: Path | str, image: Image) -> Path:
     chosen = _format(path, WRITABLE, WriteError)
     data = np.asarray(image.data)
     array = data.astype(np.uint8) if data.dtype == bool else data
-    return _replace(path, lambda temporary: chosen.codec.save(temporary, array, image, labels=False))
+    return _replace(path, lambda temporary, go_on: chosen.codec.save(temporary, array, image, labels=False, go_on=go_on))
 
 
 def labels_path(image: Image) -> Path:
@@ -393,8 +405,17 @@ def _smallest_unsigned(labels: npt.NDArray[Any]) -> LabelArray:
     return labels.astype(np.min_scalar_type(largest))
 
 
-def _replace(path: Path, save: Callable[[Path], None]) -> Path:
+def _replace(path: Path, save: Callable[[Path, Callable[[], None]], None], go_on: Callable[[], None] = lambda: None) -> Path:
     """Let ``save`` write a temporary file beside ``path``, then put it in its place in one step."""
+    called_off: list[Exception] = []
+
+    def checked() -> None:
+        try:
+            go_on()
+        except Exception as error:
+            called_off.append(error)
+            raise
+
     target = Path(os.path.realpath(path))
     if target.is_dir() and _extension(path) not in _FOLDERS:
         raise WriteError(f"{path.name!r} is a folder; expected the name of a file")
@@ -406,9 +427,10 @@ def _replace(path: Path, save: Callable[[Path], None]) -> Path:
     try:
         if target.exists() and not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, "is write-protected")
-        save(temporary)
+        save(temporary, checked)
         for written in (temporary, *temporary.rglob("*")):
             _flush_to_disk(written)
+        checked()
         if target.exists():
             shutil.copymode(target, temporary)
         if target.is_dir():
@@ -418,6 +440,8 @@ def _replace(path: Path, save: Callable[[Path], None]) -> Path:
     except RefusedError as error:
         raise WriteError(f"{path.name!r} {error}") from error
     except Exception as error:  # what the format libraries raise when the disk refuses has no common class
+        if called_off:
+            raise called_off[0] from None
         raise WriteError(_why_not_written(path, target.parent, error)) from error
     finally:
         if aside.exists() and not target.exists():

@@ -4,7 +4,8 @@ Every format module has three functions:
 
 - ``begins(head, path) -> bool``: whether the first bytes are those of such a file;
 - ``load(path, time, *, exact) -> Content``: read it; ``exact`` for label maps (no rounding, no colour tables);
-- ``save(path, array, image, *, labels) -> None``: write ``array`` (C, *S) with the geometry of ``image``.
+- ``save(path, array, image, *, labels, go_on) -> None``: write ``array`` (C, *S) with the geometry of ``image``; calls ``go_on`` as
+  often as the library that writes allows, and lets out what that raises.
 
 Arrays larger than `lazy.LARGE_BYTES` stay on the disk where the format allows that: as a `LazyArray`.
 
@@ -13,14 +14,17 @@ Axis names are those of tifffile: T time, Z, Y, X space, S samples (colours).
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.lazy import LazyArray
-from napari_apprentice.types import Image
+from napari_apprentice.types import Image, invertible
 
 
 class RefusedError(Exception):
@@ -70,6 +74,19 @@ class Content:
     coarser: tuple[Any, ...] = ()
 
 
+class Watched(io.BufferedRandom):
+    """A new file that calls ``go_on`` before anything is written to it."""
+
+    def __init__(self, path: Path, go_on: Callable[[], None]) -> None:
+        super().__init__(io.FileIO(path, "w+"))
+        self._go_on = go_on
+
+    def write(self, data: Any) -> int:
+        """As of any file."""
+        self._go_on()
+        return super().write(data)
+
+
 def details_of(image: Image, kind: type) -> Any | None:
     """The details of class ``kind`` that the image's reader left, if the image's geometry still is what they say."""
     source = image.source
@@ -91,6 +108,23 @@ def chosen_time(count: int, time: int | None) -> int:
     if not 0 <= chosen < count:
         raise RefusedError(f"has {count} time point{'s' if count > 1 else ''}, but time={time} was asked for; expected 0 to {count - 1}")
     return chosen
+
+
+def stated(affine: npt.NDArray[np.float64], units: str = "mm") -> tuple[npt.NDArray[np.float64], str]:
+    """The affine and its units if the file says how large a voxel is; else voxels of size 1 at the origin, in "pixel".
+
+    Parameters
+    ----------
+    affine : (n+1, n+1), made of what the file states; an axis of which it states nothing usable has zeros, NaN or infinite numbers
+    units : what a usable one is in
+    """
+    n = len(affine) - 1
+    return (affine, units) if np.isfinite(affine).all() and invertible(affine[:n, :n]) else (np.eye(n + 1), "pixel")
+
+
+def is_length(value: object) -> bool:
+    """Whether a number that a file states can be the distance of two voxels: it is finite and above zero."""
+    return isinstance(value, float | int | np.number) and bool(np.isfinite(value)) and float(value) > 0
 
 
 def channels_first(content: Content) -> Any:

@@ -1,7 +1,15 @@
-"""MetaImage (.mha, .mhd) and NRRD through SimpleITK, which orders axes fastest first and points world axes to L, P, S."""
+"""MetaImage (.mha, .mhd) and NRRD through SimpleITK, which orders axes fastest first and points world axes to L, P, S.
+
+ITK takes a spacing that is not stated for 1 mm, and refuses one of 0. So the header is looked at first; what it says of the place of voxels
+is left out where that is of no use.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +18,46 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
-from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of, stated
 from napari_apprentice.geometry import reverse_axes, spacing_of, swap_lps_ras
-from napari_apprentice.types import Image
+from napari_apprentice.types import Image, invertible
+
+# Fields of the two formats, lower case, that say where voxels lie.
+_SPACINGS = ("elementspacing", "elementsize", "spacings")
+_DIRECTIONS = ("transformmatrix", "rotation", "orientation")
+_VECTORS = "space directions"
+_PLACES = (
+    *(*_SPACINGS, *_DIRECTIONS, _VECTORS),
+    *("offset", "position", "origin", "centerofrotation", "anatomicalorientation"),
+    *("space", "space dimension", "space units", "space origin", "measurement frame", "units"),
+)
+_DATA_FILES = ("elementdatafile", "data file", "datafile")
+_SPATIAL_KINDS = ("domain", "space", "time", "???")
+_MOST_LINES = 100_000
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The text before the voxels.
+
+    Attributes
+    ----------
+    lines : by field, lower case; what is no field stands under its own text
+    size : bytes
+    """
+
+    lines: Mapping[str, bytes]
+    size: int
+
+    def value(self, *fields: str) -> str | None:
+        """What the first of some fields that is there says."""
+        line = next((self.lines[field] for field in fields if field in self.lines), None)
+        return None if line is None else re.split(r"=|:", line.decode("latin-1"), maxsplit=1)[1].lstrip("=").strip()
+
+    def numbers(self, *fields: str) -> list[float] | None:
+        """The numbers of that field, NaN for what is none; None without the field."""
+        text = self.value(*fields)
+        return None if text is None else [_number(word) for word in text.replace(",", " ").split()]
 
 
 @dataclass(frozen=True)
@@ -31,7 +76,9 @@ def begins(head: bytes, path: Path) -> bool:
 
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read a MetaImage or NRRD file."""
-    image = sitk.ReadImage(str(path))
+    header = _header(path)
+    is_stated = _states_spacing(header)
+    image = sitk.ReadImage(str(path)) if is_stated or not header.lines.keys() & set(_PLACES) else _read_without_place(path, header)
     array = sitk.GetArrayFromImage(image)
     n_axes = image.GetDimension()
     if n_axes > 4:
@@ -42,12 +89,12 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     n = min(n_axes, 3)
     direction = np.reshape(image.GetDirection(), (n_axes, n_axes))[:n, :n]
     frame = _Frame(image.GetSpacing()[:n], image.GetOrigin()[:n], tuple(direction.ravel().tolist()))
-    affine = _affine(frame)
+    affine, units = stated(_affine(frame) if is_stated else np.zeros((n + 1, n + 1)))
     axes = "ZYX"[-n:] + ("S" if image.GetNumberOfComponentsPerPixel() > 1 else "")
-    return Content(array, axes, affine, "mm", Source(affine, frame))
+    return Content(array, axes, affine, units, Source(affine, frame if is_stated else None))
 
 
-def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
+def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
     """Write (C, *S) data as MetaImage or NRRD."""
     if array.dtype == np.float16:
         raise RefusedError("cannot hold values of type float16; expected float32 or integers, or another format")
@@ -57,8 +104,67 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> 
     written.SetSpacing(frame.spacing)
     written.SetOrigin(frame.origin)
     written.SetDirection(frame.direction)
-    sitk.WriteImage(written, str(path), useCompression=True)
+    go_on()
+    sitk.WriteImage(written, str(path), useCompression=True)  # which nobody can interrupt
+    go_on()
     _check(path, array, _affine(frame))
+
+
+def _header(path: Path) -> _Header:
+    """That of a MetaImage ends with the field that names the file of the voxels, that of a NRRD with an empty line."""
+    lines: dict[str, bytes] = {}
+    with path.open("rb") as file:
+        for _ in range(_MOST_LINES):
+            line = file.readline()
+            text = line.decode("latin-1").strip()
+            lines[re.split(r"=|:", text, maxsplit=1)[0].strip().lower() if re.search(r"=|:", text) else text] = line
+            if not text or (text.lower().startswith(_DATA_FILES[0])):
+                break
+        return _Header(lines, file.tell())
+
+
+def _states_spacing(header: _Header) -> bool:
+    """Whether a header says how far voxels are apart, and nothing that cannot be true about their directions."""
+    kinds = (header.value("kinds") or "").lower().split()
+    n_axes = int((header.numbers("ndims", "dimension") or [0])[0])
+    spatial = [axis for axis in range(n_axes) if axis >= len(kinds) or kinds[axis] in _SPATIAL_KINDS][:3]
+    n = len(spatial)
+    if (text := header.value(_VECTORS)) is not None:
+        vectors = [[_number(word) for word in vector.split(",")][:n] for vector in re.findall(r"\(([^)]*)\)", text)][:n]
+        return all(len(vector) == n for vector in vectors) and _spans(vectors, n)
+    lengths, directions = header.numbers(*_SPACINGS), header.numbers(*_DIRECTIONS)
+    if lengths is None or any(axis >= len(lengths) or not np.isfinite(lengths[axis]) or lengths[axis] == 0 for axis in spatial):
+        return False
+    return directions is None or (len(directions) == n_axes**2 and _spans(np.reshape(directions, (n_axes, n_axes)), n_axes))
+
+
+def _spans(vectors: npt.ArrayLike, n: int) -> bool:
+    """Whether there are n finite directions, and no two of them the same."""
+    matrix = np.asarray(vectors, dtype=np.float64)
+    return matrix.shape == (n, n) and bool(np.isfinite(matrix).all()) and invertible(matrix)
+
+
+def _read_without_place(path: Path, header: _Header) -> sitk.Image:
+    """Let ITK read a copy whose header says nothing of where the voxels lie."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        with path.open("rb") as source, copy.open("wb") as target:
+            for field, line in header.lines.items():
+                named = header.value(field) if field in _DATA_FILES else None
+                if named is not None and (path.parent / named).is_file():
+                    target.write(line.replace(named.encode("latin-1"), str((path.parent / named).absolute()).encode()))
+                elif field not in _PLACES:
+                    target.write(line)
+            source.seek(header.size)
+            shutil.copyfileobj(source, target)
+        return sitk.ReadImage(str(copy))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan
 
 
 def _check(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
 from napari_apprentice import lazy
-from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.files._content import Content, RefusedError, Source, Watched, chosen_time, details_of, is_length, stated
 from napari_apprentice.geometry import reverse_axes, spacing_of
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image
@@ -21,6 +22,8 @@ from napari_apprentice.types import Image
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _LARGEST_NIFTI1_AXIS = 32767
 _LABEL_INTENT = 1002
+_COMPRESSION = 1
+_SLAB_BYTES = 2**24
 _HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; they stand at the beginning of every file
 
 
@@ -44,6 +47,8 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
         size_of_header = stream.read(4)
         stream.seek(0)
         kind = nibabel.Nifti2Image if _HEADER_SIZES[1] in _both_orders(size_of_header) else nibabel.Nifti1Image
+        said = kind.header_class.from_fileobj(stream, check=False)  # nibabel makes 1 of a voxel size of 0, and 2 of -2
+        stream.seek(0)
         loaded = kind.from_stream(stream)
         mapped = _mapped(path, kind, loaded, time)
         n_axes, array = mapped or _volume(loaded, time, exact)
@@ -52,11 +57,11 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     axes = "XYZ"[:n_axes]
     if not isinstance(array, LazyArray) and array.dtype.fields:  # RGB24 and RGBA32
         array, axes = np.stack([array[channel] for channel in "RGB"], axis=-1), axes + "S"
-    affine = _affine(loaded.header, n_axes)
-    return Content(array, axes, affine, "mm", Source(affine, loaded.header.copy()))
+    affine, units = stated(_affine(loaded.header, said, n_axes))
+    return Content(array, axes, affine, units, Source(affine, loaded.header.copy() if units == "mm" else None))
 
 
-def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
+def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
     """Write (C, *S) data as NIfTI."""
     header = details_of(image, nibabel.Nifti1Header)
     header = _new_header(image) if header is None else header.copy()
@@ -75,7 +80,13 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> 
         raise RefusedError(f"cannot hold values of type {data.dtype}; expected integers, float32 or float64, or TIFF") from error
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     # Without an affine nibabel leaves qform, sform, their codes and pixdim as they are in the header.
-    kind(data, None, header).to_filename(path)
+    written = kind(data, None, header)
+    with Watched(path, go_on) as file:
+        if path.name.lower().endswith(".gz"):
+            with gzip.GzipFile("", "wb", _COMPRESSION, file, mtime=0) as packed:  # no name and no time: the same labels are the same bytes
+                written.to_stream(packed)
+        else:
+            written.to_stream(file)
 
 
 def _mapped(path: Path, kind: Any, loaded: nibabel.Nifti1Image, time: int | None) -> tuple[int, LazyArray] | None:
@@ -104,21 +115,34 @@ def _volume(loaded: nibabel.Nifti1Image, time: int | None, exact: bool) -> tuple
     shape = loaded.shape
     _check_axes(shape)
     chosen = chosen_time(shape[3] if len(shape) > 3 else 1, time)
+    n_axes, stored = min(len(shape), 3), loaded.get_data_dtype()
     # Only the chosen volume is read. Axes beyond the fourth have length one.
-    index = (slice(None), slice(None), slice(None), chosen, *[0] * (len(shape) - 4))
-    array = np.asanyarray(loaded.dataobj[index[: len(shape)]])
-    was_scaled = array.dtype != loaded.get_data_dtype()
-    return min(len(shape), 3), array.astype(np.float32) if was_scaled and not exact else array
+    chosen_volume = (chosen, *[0] * (len(shape) - 4))[: max(len(shape) - 3, 0)]
+    # Slab by slab: nibabel scales in eight bytes a voxel. To give gigabytes of them back keeps Python's lock for half a second, for which
+    # the window would wait.
+    thickness = max(_SLAB_BYTES // max(math.prod(shape[: n_axes - 1]) * stored.itemsize, 1), 1)
+    array = None
+    for first in range(0, max(shape[n_axes - 1], 1), thickness):
+        along = slice(first, first + thickness)
+        slab = np.asanyarray(loaded.dataobj[(*[slice(None)] * (n_axes - 1), along, *chosen_volume)])
+        if array is None:
+            was_scaled = slab.dtype != stored
+            array = np.empty(shape[:n_axes], np.float32 if was_scaled and not exact else slab.dtype, order="F")
+        array[..., along] = slab
+    assert array is not None
+    return n_axes, array
 
 
-def _affine(header: nibabel.Nifti1Header, n_axes: int) -> npt.NDArray[np.float64]:
-    """Voxel -> world in mm, slowest axis first."""
+def _affine(header: nibabel.Nifti1Header, said: nibabel.Nifti1Header, n_axes: int) -> npt.NDArray[np.float64]:
+    """Voxel -> world in mm, slowest axis first; NaN where ``said``, the header before nibabel mended it, states no voxel size."""
     try:
         unit = header.get_xyzt_units()[0]
     except KeyError:
         unit = "unknown"
     affine = np.array(header.get_best_affine(), dtype=np.float64)
     affine[:3] *= _MM_PER_UNIT.get(unit, 1.0)
+    if not header["sform_code"]:  # then the sizes are those of pixdim
+        affine[:3, [axis for axis in range(n_axes) if not is_length(said["pixdim"][axis + 1])]] = np.nan
     if n_axes == 3:
         return reverse_axes(affine)
     in_plane = affine[np.ix_([0, 1, 3], [0, 1, 3])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import PIL.Image
 import SimpleITK as sitk  # noqa: N813
 
-from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.files._content import Content, RefusedError, Source, Watched, chosen_time, details_of
 from napari_apprentice.files._lengths import is_print_density
 from napari_apprentice.geometry import affine_from_spacing
 from napari_apprentice.types import Image
@@ -54,7 +55,7 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     return Content(array, "YX" if array.ndim == 2 else "YXS", affine, units, Source(affine, tags))
 
 
-def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
+def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
     """Write (C, rows, cols) data as PNG."""
     if image.ndim != 2:
         raise RefusedError(f"cannot hold a volume of shape {image.shape}; expected a 2D image, or TIFF or NIfTI")
@@ -68,7 +69,8 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> 
     exif = PIL.Image.Exif()
     if tags.orientation != 1:
         exif[_ORIENTATION] = tags.orientation
-    picture.save(path, format="PNG", **({"dpi": tags.density} if tags.density else {}), **({"exif": exif} if len(exif) else {}))
+    with Watched(path, go_on) as file:
+        picture.save(file, format="PNG", **({"dpi": tags.density} if tags.density else {}), **({"exif": exif} if len(exif) else {}))
 
 
 def _pixels(path: Path, picture: PIL.Image.Image) -> npt.NDArray[Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import tifffile
 import zarr
 
 from napari_apprentice import lazy
-from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.files._content import Content, RefusedError, Source, Watched, chosen_time, details_of, is_length, stated
 from napari_apprentice.files._lengths import MM_PER, is_print_density, unit_for, unit_named
 from napari_apprentice.geometry import affine_from_spacing
 from napari_apprentice.lazy import LazyArray
@@ -35,7 +36,7 @@ class _Calibration:
 
     Attributes
     ----------
-    spacing : (z, y, x) in ``unit``, or in pixels
+    spacing : (z, y, x) in ``unit``, or in pixels; z is NaN where the file does not state it
     unit : key of `MM_PER`, None for pixels
     density : XResolution, YResolution, ResolutionUnit of a file whose density says nothing of the specimen
     """
@@ -68,8 +69,9 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
         array = array.at(at, chosen) if isinstance(array, LazyArray) else array.take(chosen, at)
     n = 3 if "Z" in names else 2
     scale = MM_PER[calibration.unit] if calibration.unit else 1.0
-    affine = affine_from_spacing([length * scale for length in calibration.spacing[-n:]])
-    return Content(array, names, affine, "mm" if calibration.unit else "pixel", Source(affine, calibration))
+    said = affine_from_spacing([length * scale for length in calibration.spacing[-n:]])
+    affine, units = stated(said, "mm" if calibration.unit else "pixel")
+    return Content(array, names, affine, units, Source(affine, calibration))
 
 
 def _mapped(path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
@@ -79,7 +81,7 @@ def _mapped(path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
     return LazyArray(zarr.open_array(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r"))
 
 
-def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> None:
+def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
     """Write (C, *S) data as OME-TIFF where the name says so, else as an ImageJ stack where that format holds it."""
     axes = "ZYX"[-image.ndim :]
     colour = len(array) == 3
@@ -93,7 +95,8 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool) -> 
     elif calibration.unit in ("in", "cm"):  # the two units that a program can read which knows nothing but TIFF itself
         options["resolutionunit"] = 2 if calibration.unit == "in" else 3
     options.update(_flavour(path, data, axes + "S" * colour, calibration))
-    tifffile.imwrite(path, data, **options)
+    with Watched(path, go_on) as file:
+        tifffile.imwrite(file, data, **options)
 
 
 def _axes(axes: str, shape: tuple[int, ...]) -> str:
@@ -150,28 +153,38 @@ def _calibration(file: tifffile.TiffFile) -> _Calibration:
     unit_tag = int(page.tags.valueof(296, default=2))
     described = dict(file.imagej_metadata or (file.shaped_metadata or ({},))[0])
     if "unit" in described or (file.is_imagej and unit_tag not in _RESOLUTION_UNITS):
-        x, y = (1 / per_unit if per_unit else 1.0 for per_unit in density)
-        return _Calibration((abs(float(described.get("spacing", 1.0))) or 1.0, y, x), unit_named(described.get("unit")))
+        x, y = (1 / per_unit if per_unit else math.nan for per_unit in density)
+        z = abs(float(described.get("spacing", math.nan)))  # ImageJ, too, takes it without its sign
+        return _calibrated(z, y, x, unit_named(described.get("unit")))
     unit = _RESOLUTION_UNITS.get(unit_tag)
     if unit is None or not all(density) or all(is_print_density(per_unit * 25.4 / MM_PER[unit]) for per_unit in density):
         return _Calibration(density=(*density, unit_tag) if all(density) else None)  # type: ignore[arg-type]
-    # Nothing in such a file states the distance of slices: isotropic is the only guess that is not arbitrary.
-    return _Calibration((1 / density[1], 1 / density[1], 1 / density[0]), unit)
+    return _calibrated(math.nan, 1 / density[1], 1 / density[0], unit)  # nothing in such a file states the distance of slices
+
+
+def _calibrated(z: float, y: float, x: float, unit: str | None) -> _Calibration:
+    """What a file says if these are its lengths, of which some may be none."""
+    if not (is_length(y) and is_length(x)):
+        return _Calibration()
+    if unit is None:
+        return _Calibration((z if is_length(z) else 1.0, y, x))
+    return _Calibration((z if is_length(z) else math.nan, y, x), unit)
 
 
 def _ome_calibration(ome: Mapping[str, Any]) -> _Calibration:
     """The physical size of the first image of an OME-XML description."""
     images = ome.get("OME", {}).get("Image", {})
     pixels = (images[0] if isinstance(images, list) else images).get("Pixels", {})
-    sizes = {axis: float(pixels[f"PhysicalSize{axis}"]) for axis in "XYZ" if float(pixels.get(f"PhysicalSize{axis}", 0) or 0) > 0}
-    if not sizes:
-        return _Calibration()
-    units = {axis: unit_named(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in sizes}
-    unit = units.get("X") or next(iter(units.values()))
-    in_unit = {axis: size * MM_PER[units[axis]] / MM_PER[unit] if units[axis] and unit else size for axis, size in sizes.items()}  # type: ignore[index]
-    x = in_unit.get("X", in_unit.get("Y", 1.0))
-    y = in_unit.get("Y", x)
-    return _Calibration((in_unit.get("Z", y), y, x), unit)
+    units = {axis: unit_named(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XYZ"}
+    unit = units["X"]
+
+    def length(axis: str) -> float:
+        own, size = units[axis], float(pixels.get(f"PhysicalSize{axis}") or math.nan)
+        if own is None or unit is None:
+            return size if own is unit else math.nan
+        return size * MM_PER[own] / MM_PER[unit]
+
+    return _calibrated(length("Z"), length("Y"), length("X"), unit)
 
 
 def _calibration_for(image: Image) -> _Calibration:
@@ -188,11 +201,11 @@ def _flavour(path: Path, data: npt.NDArray[Any], axes: str, calibration: _Calibr
     wants_ome = ".ome." in path.name.lower()
     imagej_types = ("u1",) if "S" in axes else ("u1", "u2", "f4")
     if not wants_ome and data.dtype.str[1:] in imagej_types and data.nbytes < _LARGEST_IMAGEJ_BYTES:
-        stated = {"axes": axes, **({"spacing": z} if "Z" in axes else {})}
+        described = {"axes": axes, **({"spacing": z} if "Z" in axes and is_length(z) else {})}
         names = {"µm": "um", "in": "inch", "Å": "angstrom", None: "pixel"}
-        return {"imagej": True, "metadata": stated if calibration.density else {**stated, "unit": names.get(unit, unit)}}
+        return {"imagej": True, "metadata": described if calibration.density else {**described, "unit": names.get(unit, unit)}}
     if data.dtype.str[1:] in _OME_TYPES:
-        sizes = {"X": x, "Y": y, **({"Z": z} if "Z" in axes else {})}
+        sizes = {"X": x, "Y": y, **({"Z": z} if "Z" in axes and is_length(z) else {})}
         metadata: dict[str, Any] = {"axes": axes, "UUID": str(uuid.UUID(bytes=hashlib.md5(data.tobytes()).digest()))}
         if calibration.density is None:
             for axis, size in sizes.items():
@@ -200,7 +213,7 @@ def _flavour(path: Path, data: npt.NDArray[Any], axes: str, calibration: _Calibr
         return {"ome": True, "metadata": metadata, **(_density_per_cm(calibration) if calibration.density is None else {})}
     if wants_ome:
         raise RefusedError(f"cannot hold values of type {data.dtype}; expected at most 32-bit integers, or a name that ends in .tif")
-    return {"metadata": {"axes": axes, "spacing": z, "unit": unit or "pixel"}}
+    return {"metadata": {"axes": axes, **({"spacing": z} if is_length(z) else {}), "unit": unit or "pixel"}}
 
 
 def _density_per_cm(calibration: _Calibration) -> dict[str, Any]:

@@ -8,7 +8,7 @@ written beside them, under this package's own name, and counts for as long as th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,7 +20,7 @@ import zarr
 
 from napari_apprentice import blocks, lazy
 from napari_apprentice.blocks import BlockArray
-from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of
+from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of, stated
 from napari_apprentice.files._lengths import MM_PER, unit_for, unit_named
 from napari_apprentice.geometry import affine_from_spacing, spacing_of
 from napari_apprentice.lazy import LazyArray
@@ -80,13 +80,14 @@ def load(path: Path, time: int | None, *, exact: bool, level: int = 0) -> Conten
         _own_affine(node, level),
         version,
     )
-    affine, in_mm = _affine(frame)
+    said = _affine(frame)
+    affine, unit = stated(*said)
     array, names = views[0]
     coarser = tuple(view for view, _ in views[1:])
-    return Content(array, names, affine, "mm" if in_mm else "pixel", Source(affine, frame), coarser)
+    return Content(array, names, affine, unit, Source(affine, frame if affine is said[0] else None), coarser)
 
 
-def save(path: Path, array: Any, image: Image, *, labels: bool) -> None:
+def save(path: Path, array: Any, image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
     """Write (C, *S) data, or the (S) blocks of a label map that does not fit into memory, as OME-Zarr of one resolution."""
     frame = details_of(image, _Frame) or _frame(image)
     colours = not isinstance(array, BlockArray) and len(array) == 3
@@ -105,6 +106,7 @@ def save(path: Path, array: Any, image: Image, *, labels: bool) -> None:
         chunk_key_encoding={"name": "v2" if form == 2 else "default", "separator": "/"},
     )
     for region, values in data.pieces() if isinstance(data, BlockArray) else _slabs(data, chunks):
+        go_on()
         stored[region] = values
     group.attrs.update(_metadata(image, frame, colours, labels))
 
@@ -180,9 +182,11 @@ def _view(array: Any, letters: str, time: int | None) -> tuple[Any, str]:
 
 
 def _transformation(multiscale: Mapping[str, Any], level: int, n: int) -> tuple[list[float], list[float]]:
-    """Scale and translation of a resolution: those of its dataset, then those of the whole."""
-    scale, translation = [1.0] * n, [0.0] * n
-    for steps in (multiscale["datasets"][level], multiscale):
+    """Scale and translation of a resolution: those of its dataset, then those of the whole. A scale that nobody states is NaN."""
+    transformed = (multiscale["datasets"][level], multiscale)
+    scales = any(step["type"] == "scale" for steps in transformed for step in steps.get("coordinateTransformations") or ())
+    scale, translation = [1.0 if scales else math.nan] * n, [0.0] * n
+    for steps in transformed:
         for step in steps.get("coordinateTransformations") or ():
             if step["type"] == "scale":
                 scale = [a * float(b) for a, b in zip(scale, step["scale"], strict=True)]
@@ -201,18 +205,16 @@ def _own_affine(group: Any, level: int) -> tuple[tuple[float, ...], ...] | None:
     return tuple(tuple(float(v) for v in row) for row in affine) if affine else None
 
 
-def _affine(frame: _Frame) -> tuple[npt.NDArray[np.float64], bool]:
-    """Voxel -> world, and whether that is in mm."""
+def _affine(frame: _Frame) -> tuple[npt.NDArray[np.float64], str]:
+    """Voxel -> world as stated, and its units."""
     units = [unit_named(unit) for unit in frame.units]
     in_mm = all(unit is not None for unit in units)
     factors = [MM_PER[unit] if in_mm and unit is not None else 1.0 for unit in units]
     scale = [length * factor for length, factor in zip(frame.scale, factors, strict=True)]
     origin = [length * factor for length, factor in zip(frame.translation, factors, strict=True)]
     if frame.affine is not None and np.allclose(spacing_of(frame.affine), scale, rtol=1e-6):
-        return np.array(frame.affine), in_mm
-    if any(not math.isfinite(length) or length == 0 for length in scale):
-        raise RefusedError(f"states a scale of {frame.scale}; expected lengths that are not zero")
-    return affine_from_spacing(scale, origin), in_mm
+        return np.array(frame.affine), "mm" if in_mm else "pixel"
+    return affine_from_spacing(scale, origin), "mm" if in_mm else "pixel"
 
 
 # --- writing ---

@@ -1,0 +1,156 @@
+"""Saving from the window: it can be called off, and what lies where comes back where it lay."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import nibabel
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+
+from napari_apprentice import files
+from napari_apprentice._napari.bridge import NOT_SAVED
+from napari_apprentice._napari.contributions import get_reader, image_layer
+from napari_apprentice._napari.widget import ApprenticeWidget
+from napari_apprentice._napari.worker import Task
+from napari_apprentice.types import Image
+
+
+@pytest.fixture
+def working(qtbot, engine, volume, tmp_path):
+    """A widget with an open session of a file, and `wait`."""
+    viewer = ViewerModel()
+    widget = ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    widget.wait = lambda: qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    widget.show()
+    data, arguments, _ = image_layer(files.read(files.save_image(tmp_path / "scan.nii.gz", volume)))
+    viewer.add_image(data, **arguments)
+    widget.start.click()
+    widget.wait()
+    yield widget
+    widget.leave()
+    assert widget.bridge.worker.join(10)
+
+
+def add_mask(session, value):
+    session.paint((slice(2, 3), slice(5, 15), slice(5, 15)), np.full((1, 10, 10), value))
+
+
+def test_a_save_is_called_off_and_the_old_file_stays(working, qtbot, tmp_path, monkeypatch):
+    path, began = tmp_path / "scan_labels.nii.gz", threading.Event()
+    working.save.click()
+    working.wait()
+    before = path.read_bytes()
+
+    def endless(path, labels, *, like, go_on):
+        began.set()
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            go_on()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(files, "write", endless)
+    working.save.click()
+    assert (working.save.text(), working.save.isEnabled()) == ("Cancel", True)
+    qtbot.waitUntil(began.is_set, timeout=10_000)
+    working.save.click()
+    working.wait()
+    assert (working.save.text(), working.status.words) == ("Save labels", NOT_SAVED)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    add_mask(working.bridge._desk.session, 1)
+    working.save.click()
+    working.wait()
+    assert working.save.text() == "Save labels"
+    assert files.read_labels(path).sum() == 100
+
+
+def test_a_save_that_still_waits_for_its_turn_is_called_off(working, tmp_path):
+    gate = threading.Event()
+    working.bridge.worker.submit(Task(lambda: "learning", lambda: gate.wait(30)))
+    working.save.click()
+    working.save.click()
+    gate.set()
+    working.wait()
+    assert working.status.words == NOT_SAVED
+    assert not (tmp_path / "scan_labels.nii.gz").exists()
+
+
+def test_a_save_that_fails_can_be_tried_again(working, tmp_path, monkeypatch, told):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    working.save.click()
+    working.wait()
+    monkeypatch.undo()
+    assert working.save.text() == "Save labels"
+    assert ["the disk is full" in sentence for sentence in told()] == [True]
+    working.save.click()
+    working.wait()
+    assert (tmp_path / "scan_labels.nii.gz").exists()
+
+
+def test_a_save_that_was_asked_for_is_done_though_the_session_closes(working, tmp_path):
+    gate = threading.Event()
+    working.bridge.worker.submit(Task(lambda: "learning", lambda: gate.wait(30)))
+    working.save.click()
+    working.start.click()
+    assert working.save.text() == "Save labels"
+    gate.set()
+    working.wait()
+    assert (tmp_path / "scan_labels.nii.gz").exists()
+
+
+# --- places ---
+
+
+def shown(viewer, path):
+    data, arguments, kind = get_reader(str(path))(str(path))[0]
+    return getattr(viewer, f"add_{kind}")(data, **arguments)
+
+
+def test_a_sheared_volume_is_worked_on_and_its_labels_have_its_shear(qtbot, engine, volume, tmp_path):
+    affine = np.array([[2.0, 0.3, 0, 4], [0, 0.5, 0.2, -10], [0.1, 0, 0.6, 7], [0, 0, 0, 1]])
+    viewer = ViewerModel()
+    widget = ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    shown(viewer, files.save_image(tmp_path / "scan.nii.gz", Image(volume.data, affine, "mm")))
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    widget.save.click()
+    qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    widget.leave()
+    assert widget.bridge.worker.join(10)
+    saved = nibabel.load(tmp_path / "scan_labels.nii.gz")
+    np.testing.assert_allclose(saved.affine, nibabel.load(tmp_path / "scan.nii.gz").affine, atol=1e-5)
+
+
+@pytest.mark.parametrize("units", ["mm", "pixel"])
+def test_labels_from_another_grid_are_no_beginning(qtbot, engine, volume, tmp_path, told, units):
+    """Of the same shape, but elsewhere; where they say nothing of a place, as in voxels, the shape has to do."""
+    viewer = ViewerModel()
+    widget = ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    shown(viewer, files.save_image(tmp_path / "scan.nii.gz", volume))
+    moved = np.array(volume.affine)
+    moved[1, 3] += 5
+    place = Image(volume.data, moved if units == "mm" else None, units)
+    labels = np.zeros(volume.shape, np.uint8)
+    labels[2, 5:9, 5:9] = 1
+    shown(viewer, files.write(tmp_path / f"other_labels{'.nii.gz' if units == 'mm' else '.tif'}", labels, like=place))
+    widget.more.labels.setCurrentIndex(1)
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    if units == "mm":
+        assert engine.sessions == []
+        assert told()[-1] == (
+            "the labels 'other_labels' lie up to 10 voxels away from the image 'scan'; expected labels on the grid of the image"
+        )
+    else:
+        np.testing.assert_array_equal(engine.session.labels, labels)
+    widget.leave()
+    assert widget.bridge.worker.join(10)

@@ -1,0 +1,215 @@
+"""A file that states no usable spacing is read in voxels, whose size is asked then; it is never taken for 1 mm."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import tifffile
+
+from napari_apprentice import files
+from napari_apprentice.cli import main
+from napari_apprentice.files import read, read_labels, write
+from napari_apprentice.geometry import affine_from_spacing
+from napari_apprentice.types import Image
+
+VOXELS = np.random.default_rng(0).integers(0, 255, (4, 5, 7)).astype(np.uint8)
+USELESS = (0.0, -2.0, math.nan, math.inf)
+SPACING = (3.0, 0.75, 0.5)
+UNKNOWN = "pixel", (1.0, 1.0, 1.0)
+
+
+def spacing_of(path):
+    """Units and spacing of a file whose voxels are `VOXELS`."""
+    image = read(path)
+    np.testing.assert_array_equal(image.data[0], VOXELS)
+    return image.units, image.spacing
+
+
+def nifti(path, *, pixdim=SPACING[::-1], rows=None, **codes):
+    """A NIfTI file as written by nibabel, with other numbers in its header."""
+    image = nibabel.Nifti1Image(VOXELS.T, affine_from_spacing(SPACING[::-1]))
+    image.header.set_xyzt_units("mm")
+    image.to_filename(path)
+    header = image.header.copy()
+    header["pixdim"][1:4], header["sform_code"], header["qform_code"] = pixdim, codes.get("sform", 0), codes.get("qform", 0)
+    if rows is not None:
+        header["srow_x"], header["srow_y"], header["srow_z"] = rows[:3]
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    path.write_bytes(header.binaryblock + path.read_bytes()[len(header.binaryblock) :])
+    return path
+
+
+@pytest.mark.parametrize("qform", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("useless", USELESS)
+def test_nifti_that_states_no_size_along_an_axis(tmp_path, useless, axis, qform):
+    pixdim = [0.5, 0.75, 3.0]
+    assert spacing_of(nifti(tmp_path / "good.nii", pixdim=pixdim, qform=qform)) == ("mm", pytest.approx(SPACING))
+    pixdim[axis] = useless
+    assert spacing_of(nifti(tmp_path / "a.nii", pixdim=pixdim, qform=qform)) == UNKNOWN
+
+
+@pytest.mark.parametrize("rows", [np.diag([0.5, 0.75, 0.0, 1]), np.ones((4, 4)), np.diag([0.5, 0.75, math.nan, 1]), np.zeros((4, 4))])
+def test_nifti_whose_affine_has_no_inverse(tmp_path, rows):
+    assert spacing_of(nifti(tmp_path / "a.nii", rows=rows, sform=1)) == UNKNOWN
+
+
+def test_nifti_whose_affine_says_it_needs_no_pixdim(tmp_path):
+    rows = affine_from_spacing(SPACING[::-1])
+    assert spacing_of(nifti(tmp_path / "a.nii", pixdim=(0, 0, 0), rows=rows, sform=1)) == ("mm", pytest.approx(SPACING))
+
+
+def test_a_2d_nifti_needs_no_third_size(tmp_path):
+    image = nibabel.Nifti1Image(VOXELS[0].T, None)
+    image.header["pixdim"][1:4] = 0.5, 0.7, 1
+    image.to_filename(tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[76 + 12 : 76 + 16] = bytes(4)
+    (tmp_path / "a.nii").write_bytes(raw)
+    assert (read(tmp_path / "a.nii").units, read(tmp_path / "a.nii").spacing) == ("mm", pytest.approx((0.7, 0.5)))
+
+
+def metaimage(path, replacement):
+    """A MetaImage as written by SimpleITK, with another line in the place of its spacing."""
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetSpacing(SPACING[::-1])
+    sitk.WriteImage(image, str(path), useCompression=True)
+    raw = path.read_bytes()
+    assert b"ElementSpacing = 0.5 0.75 3\n" in raw
+    path.write_bytes(raw.replace(b"ElementSpacing = 0.5 0.75 3\n", replacement))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+@pytest.mark.parametrize("line", [b"", b"ElementSpacing = 0.5 0.75 0\n", b"ElementSpacing = 0 0 0\n", b"ElementSpacing = 0.5 0.75 nan\n"])
+def test_metaimage_without_a_spacing(tmp_path, name, line):
+    assert spacing_of(metaimage(tmp_path / name, line)) == UNKNOWN
+
+
+def test_a_negative_spacing_of_itk_is_an_axis_that_runs_backwards(tmp_path):
+    image = read(metaimage(tmp_path / "a.mha", b"ElementSpacing = 0.5 0.75 -3\n"))
+    assert (image.units, image.spacing) == ("mm", pytest.approx(SPACING))
+    assert image.affine[0, 0] == pytest.approx(-3)
+
+
+def test_metaimage_whose_directions_have_no_inverse(tmp_path):
+    path = metaimage(tmp_path / "a.mha", b"ElementSpacing = 0.5 0.75 3\n")
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = 1 0 0 0 1 0 0 1 0"))
+    assert path.read_bytes() != raw
+    assert spacing_of(path) == UNKNOWN
+
+
+NRRD = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: 7 5 4\nencoding: raw\n%s\n"
+DIRECTIONS = b"space: left-posterior-superior\nspace directions: %s\nspace origin: (0,0,0)\n"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (b"spacings: 0.5 0.75 3\n", ("mm", pytest.approx(SPACING))),
+        (DIRECTIONS % b"(0.5,0,0) (0,0.75,0) (0,0,3)", ("mm", pytest.approx(SPACING))),
+        (b"", UNKNOWN),
+        (b"spacings: 0.5 0.75 0\n", UNKNOWN),
+        (b"spacings: 0.5 0.75 nan\n", UNKNOWN),
+        (DIRECTIONS % b"(0.5,0,0) (0,0.75,0) (0,0,0)", UNKNOWN),
+        (DIRECTIONS % b"(0.5,0,0) (0,0.75,0) (0,0.75,0)", UNKNOWN),
+        (DIRECTIONS % b"(0.5,0,0) (0,0.75,0) (0,0,nan)", UNKNOWN),
+        (b"space dimension: 3\nspace directions: (0.5,0,0) (0,0.75,0) none\n", UNKNOWN),
+    ],
+)
+def test_nrrd(tmp_path, fields, expected):
+    (tmp_path / "a.nrrd").write_bytes(NRRD % fields + VOXELS.tobytes())
+    assert spacing_of(tmp_path / "a.nrrd") == expected
+
+
+def test_what_itk_writes_says_its_spacing(tmp_path):
+    """Colours, series and volumes of ITK's own have other headers than those above."""
+    for extension in (".mha", ".nrrd"):
+        for array, vectors in ((VOXELS, False), (np.stack([VOXELS] * 3, -1), True), (VOXELS[None], False)):
+            image = sitk.GetImageFromArray(array, isVector=vectors)
+            image.SetSpacing((*SPACING[::-1], 9.0)[: image.GetDimension()])
+            sitk.WriteImage(image, str(tmp_path / f"a{extension}"))
+            assert (read(tmp_path / f"a{extension}").units, read(tmp_path / f"a{extension}").spacing) == ("mm", pytest.approx(SPACING))
+
+
+@pytest.mark.parametrize("useless", [0.0, math.nan, math.inf, None])
+def test_imagej_without_a_distance_of_slices(tmp_path, useless):
+    metadata = {"axes": "ZYX", "unit": "mm", **({} if useless is None else {"spacing": useless})}
+    tifffile.imwrite(tmp_path / "a.tif", VOXELS, imagej=True, resolution=(2, 1 / 0.75), metadata=metadata)
+    assert spacing_of(tmp_path / "a.tif") == UNKNOWN
+    labels = write(tmp_path / "labels.tif", VOXELS, like=read(tmp_path / "a.tif"))
+    assert spacing_of(labels) == UNKNOWN
+    with tifffile.TiffFile(labels) as file:  # what the image does say, its labels say, too
+        assert (file.imagej_metadata["unit"], file.pages.first.tags["XResolution"].value) == ("mm", (2, 1))
+
+
+@pytest.mark.parametrize("resolution", [((0, 1), (0, 1)), ((0, 1), (2, 1))])
+def test_a_density_of_zero(tmp_path, resolution):
+    for name, options in (("a.tif", {"imagej": True, "metadata": {"axes": "ZYX", "unit": "mm", "spacing": 3.0}}), ("b.tif", {})):
+        tifffile.imwrite(tmp_path / name, VOXELS, photometric="minisblack", resolution=resolution, resolutionunit=3, **options)
+        assert spacing_of(tmp_path / name) == UNKNOWN
+        assert spacing_of(write(tmp_path / f"labels_{name}", VOXELS, like=read(tmp_path / name))) == UNKNOWN
+
+
+def test_a_density_says_nothing_of_the_distance_of_slices(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", VOXELS, photometric="minisblack", resolution=(20, 20), resolutionunit=3, metadata=None)
+    assert spacing_of(tmp_path / "a.tif") == UNKNOWN
+
+
+@pytest.mark.parametrize("axis", "XYZ")
+@pytest.mark.parametrize("useless", [*USELESS, None])
+def test_ome_tiff_without_a_size(tmp_path, axis, useless):
+    metadata = {f"PhysicalSize{a}": s for a, s in zip("ZYX", SPACING, strict=True)} | {f"PhysicalSize{a}Unit": "mm" for a in "XYZ"}
+    metadata[f"PhysicalSize{axis}"] = useless
+    stated = {key: value for key, value in metadata.items() if value is not None}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOXELS, metadata={"axes": "ZYX", **stated})
+    assert spacing_of(tmp_path / "a.ome.tif") == UNKNOWN
+    assert spacing_of(write(tmp_path / "labels.ome.tif", VOXELS, like=read(tmp_path / "a.ome.tif"))) == UNKNOWN
+
+
+def test_ome_sizes_in_pixels_are_no_lengths(tmp_path):
+    metadata = {"PhysicalSizeX": 0.5, "PhysicalSizeXUnit": "mm", "PhysicalSizeY": 0.7, "PhysicalSizeYUnit": "mm"}
+    metadata |= {"PhysicalSizeZ": 3.0, "PhysicalSizeZUnit": "pixel"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VOXELS, metadata={"axes": "ZYX", **metadata})
+    assert spacing_of(tmp_path / "a.ome.tif") == UNKNOWN
+
+
+@pytest.mark.parametrize("useless", [0.0, math.nan, math.inf, None])
+def test_ome_zarr_without_a_scale(tmp_path, useless):
+    image = Image(VOXELS[None], affine_from_spacing(SPACING), "mm")
+    path = files.save_image(tmp_path / "a.ome.zarr", image)
+    assert spacing_of(path) == ("mm", pytest.approx(SPACING))
+    described = json.loads((path / "zarr.json").read_text())
+    steps = described["attributes"]["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    if useless is None:
+        steps[:] = [step for step in steps if step["type"] != "scale"]
+    else:
+        steps[0]["scale"][0] = useless
+    (path / "zarr.json").write_text(json.dumps(described))
+    assert spacing_of(path) == UNKNOWN
+    assert spacing_of(write(tmp_path / "labels.ome.zarr", VOXELS, like=read(path))) == UNKNOWN
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".mha", ".nrrd", ".tif", ".ome.tif", ".ome.zarr"])
+def test_labels_of_such_a_file_can_be_written_everywhere(tmp_path, extension):
+    image = read(nifti(tmp_path / "a.nii", pixdim=(0.5, 0.7, 0)))
+    path = write(tmp_path / f"labels{extension}", VOXELS, like=image)
+    np.testing.assert_array_equal(read_labels(path, like=image), VOXELS)
+
+
+def test_commands_say_that_no_spacing_is_stated(tmp_path, capsys):
+    labels = write(tmp_path / "labels.nii", VOXELS > 200, like=Image(VOXELS[None]))
+    for name, pixdim, said in (("none.nii", (0.5, 0.7, 0), 1), ("good.nii", (0.5, 0.7, 3), 0)):
+        path = nifti(tmp_path / name, pixdim=pixdim)
+        grid = write(tmp_path / f"{name}_labels.nii", read_labels(labels), like=read(path))
+        assert main(["measure", str(path), str(grid), "--out", str(tmp_path / f"{name}.csv")]) == 0
+        sentences = [line for line in capsys.readouterr().err.splitlines() if "how large a voxel is" in line]
+        assert len(sentences) == said
+        assert all("'none'" in sentence and "voxels" in sentence for sentence in sentences)
+        assert ("volume_pixel3" in (tmp_path / f"{name}.csv").read_text()) == bool(said)
