@@ -195,7 +195,7 @@ def _names(row: Row) -> dict[str, str]:
 def table(lines: Sequence[Mapping[str, str]]) -> str:
     """Markdown. Columns in the order in which the lines first name them; a line without one leaves its cell empty."""
     heads = list(dict.fromkeys(head for line in lines for head in line))
-    numbers = [head not in ("set", "network", "policy", "order", "method") for head in heads]
+    numbers = [head not in ("set", "network", "policy", "order", "method", "step", "what") for head in heads]
     rows = [heads, ["---:" if number else "---" for number in numbers], *([line.get(head, "") for head in heads] for line in lines)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
