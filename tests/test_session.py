@@ -1034,3 +1034,25 @@ def test_learning_that_is_left_alone_for_good_or_fails_leaves_the_model_in_force
         for _ in steps:
             pass
     assert observed(session) == before
+
+
+def test_what_no_model_was_asked_for_can_be_undone_after_resuming(tmp_path):
+    session = journaled(tmp_path, CountingPolicy(), FakeStore())
+    session.add(Click((2, 5, 5)))
+    session.accept()
+    session.propagate()
+    session.approve(Plane(0, 3), label=1)
+    session.name(1, "cell")
+    policy = CountingPolicy()
+    again = resume(left_behind(tmp_path), VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    assert (policy.answers, policy.lessons) == (0, 0)
+    for _ in range(3):
+        assert observed(again) == observed(session)
+        session.undo()
+        again.undo()
+    assert observed(again) == observed(session)
+    assert not again.can_undo, "what is older would need the model of before"
+    for _ in range(3):
+        session.redo()
+        again.redo()
+    assert observed(again) == observed(session)

@@ -1,7 +1,8 @@
 """Living through a journaled session again: its actions, with the labels as the journal has them, and the model from its checkpoints.
 
 The model starts from the newest checkpoint between two objects that belongs to the actions in force. Of the actions before it only the
-states are made again; those since are done again by the model, too.
+states are made again, and they cannot be undone; those since are done again by the model, too, as are those right before them that no model was
+asked for.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ __all__ = ["Load", "relive"]
 Load = Callable[[str], Any]
 """The snapshot in a checkpoint; None where there is none."""
 
-_BESIDE = (  # what may happen while an object has clicks, and leaves them
-    *("choose", "paint", "forget", "go_back", "pin", "unpin", "propagate", "approve"),
-    *("delete", "relabel", "merge", "split", "name"),
-)
+_WITHOUT_MODEL = ("paint", "pin", "unpin", "propagate", "approve", "delete", "relabel", "merge", "split", "name")
+"""What the journal alone says again, whatever the model is."""
+_BESIDE = (*_WITHOUT_MODEL, "choose", "forget", "go_back")
+"""What may happen while an object has clicks, and leaves them."""
 
 
 def relive(ledger: Ledger, entries: Sequence[Entry], done: int, load: Load) -> None:
     """Do journaled actions again (see `session.resume`): the first ``done`` of ``entries`` to stay, the others to be redone."""
     model = ledger.model
     start, snapshot = _known_model(entries[:done], load, model.untaught)
+    while start and entries[start - 1].action.kind in _WITHOUT_MODEL and entries[start - 1].learn is None:
+        start -= 1  # so much more can be undone, for nothing
     for entry in entries[:start]:
         _repeat(ledger, entry, None)
     if snapshot is not None:

@@ -108,6 +108,8 @@ def gated(
     old = before.memory
     marks = before.marks if len(before.marks) == len(old) else _marks(segmenter, old)
     standard = _means(marks)
+    ((known, _),) = _marks(segmenter, (new,))
+    yield
     lost = 0.0
     for factor in (1.0, 0.25):
         losses = yield from update(factor)
@@ -120,7 +122,7 @@ def gated(
         lost = max(a - b for a, b in zip(standard, reached, strict=True))
         if lost <= settings.gate_margin:
             segmenter.restore(replace(segmenter.snapshot(), marks=marks))
-            message = f"learnt from this object (loss {losses[0]:.3f} to {losses[1]:.3f})"
+            message = f"learnt from this object: its first click alone gives IoU {marks[-1][0]:.2f} now, {known:.2f} before"
             judged = (standard[1], reached[1]) if old else (math.nan, math.nan)
             return LearningReport(True, message, *losses, remembered_before=judged[0], remembered_after=judged[1])
         segmenter.restore(before)
