@@ -1,9 +1,11 @@
 """The networks side by side, on one page, from rows that `apprentice benchmark --json` has measured.
 
-    apprentice benchmark DEV_DIR/* --network unet,deeplab,diversity,cdnet,adaptiveclick --policy none,ia+sa,mi+pi --json runs/gallery.json
+    apprentice benchmark DEV_DIR/* --network unet,deeplab,diversity,cdnet,adaptiveclick --json runs/gallery.json
+    apprentice benchmark DEV_DIR/... --network unet,... --policy none,ia+sa,mi+pi --json runs/policies.json
     apprentice benchmark HARD_DIR ... --network unet,... --max-clicks 100 --json runs/hard.json
     apprentice benchmark DEV_DIR/* --weights cdnet=runs/cdnet.safetensors --weights cdnet-baseline=... --json runs/ablations.json
-    python benchmarks/gallery.py runs/gallery.json [--hard runs/hard.json] [--ablations runs/ablations.json ...] --markdown docs/gallery.md
+    python benchmarks/gallery.py runs/gallery.json [--policies runs/policies.json] [--hard runs/hard.json]
+        [--ablations runs/ablations.json ...] --markdown docs/gallery.md
 
 Every table has the means over the sets of its file, each set counting the same; the last one has every set of the first file.
 """
@@ -50,10 +52,19 @@ def section(title: str, path: Path, words: Sequence[str] = ()) -> str:
     return "\n\n".join(parts)
 
 
-def page(rows: Path, hard: Path | None, ablations: Sequence[Path]) -> str:
+INTRODUCTION = """
+Written by `benchmarks/gallery.py`; what the networks are: [networks.md](networks.md). All were trained by `recipes/` on the same samples in
+the same order (`recipes/gallery.toml`; the ablations at three tenths of that), once, with seed 1, on processors. `shipped` is the U-Net
+that comes with the program, and saw more than twenty times as many.
+"""
+
+
+def page(rows: Path, hard: Path | None, ablations: Sequence[Path], policies: Path | None = None) -> str:
     """All sections."""
-    parts = ["# The gallery", "Written by `benchmarks/gallery.py`; what the networks are: [networks.md](networks.md)."]
-    parts.append(section("Networks and policies", rows, ["- Prequential: every object is scored before the model learns from it."]))
+    parts = ["# The gallery", INTRODUCTION.strip(), section("Networks", rows)]
+    if policies is not None:
+        prequential = "- Prequential: every object is scored before the model learns from it."
+        parts.append(section("Networks and policies", policies, [prequential]))
     if hard is not None:
         parts.append(section("Hard objects, many clicks", hard))
     parts += [section(f"What the parts are worth: {path.stem}", path) for path in ablations]
@@ -64,12 +75,13 @@ def page(rows: Path, hard: Path | None, ablations: Sequence[Path]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("rows", type=Path)
+    parser.add_argument("--policies", type=Path)
     parser.add_argument("--hard", type=Path)
     parser.add_argument("--ablations", type=Path, nargs="*", default=[])
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     try:
-        text = page(options.rows, options.hard, options.ablations)
+        text = page(options.rows, options.hard, options.ablations, options.policies)
         if options.markdown is not None:
             write_text(options.markdown, text)
     except ApprenticeError as error:

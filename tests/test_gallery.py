@@ -56,8 +56,9 @@ def test_the_page_has_every_network_and_policy_in_the_mean_and_by_set(written):
         written("gallery.json", *rows),
         written("hard.json", row("unet", max_clicks=100, noc=60.0)),
         [written("cdnet.json", row("cdnet"), row("cdnet-baseline", noc=9.0))],
+        written("policies.json", row("unet"), row("unet", "ia+sa")),
     )
-    titles = ["Networks and policies", "Hard objects, many clicks", "What the parts are worth: cdnet", "Set by set"]
+    titles = ["Networks", "Networks and policies", "Hard objects, many clicks", "What the parts are worth: cdnet", "Set by set"]
     sections = text.split("\n## ")[1:]
     assert [section.splitlines()[0] for section in sections] == titles
     heads, *means = lines_of(sections[0])
@@ -66,9 +67,11 @@ def test_the_page_has_every_network_and_policy_in_the_mean_and_by_set(written):
     at = {head: number for number, head in enumerate(heads)}
     assert [line[at["NoC@0.85"]] for line in means] == 4 * ["6.00"]
     assert [line[at["best IoU@1"]] for line in means] == ["", "", "0.700", "0.700"]
-    assert "At most 100 clicks" in sections[1]
-    assert [line[1] for line in lines_of(sections[2])[1:]] == ["cdnet", "cdnet-baseline"]
-    assert len(lines_of(sections[3])) == 1 + len(rows)
+    assert [(line[1], line[2]) for line in lines_of(sections[1])[1:]] == [("unet", "none"), ("unet", "ia+sa")]
+    assert "before the model learns" in sections[1]
+    assert "At most 100 clicks" in sections[2]
+    assert [line[1] for line in lines_of(sections[3])[1:]] == ["cdnet", "cdnet-baseline"]
+    assert len(lines_of(sections[4])) == 1 + len(rows)
 
 
 def test_rows_of_an_earlier_version_have_no_costs(written, tmp_path):
