@@ -2,8 +2,8 @@
 
     python benchmarks/propagation.py SET_DIR... [--objects 4] [--good 0.9] [--policy pi] [--jobs 2] [--markdown docs/propagation.md]
 
-In both ways to work the user clicks in a slice until it is good (``--good``), or 20 clicks were made, or 3 in a row were of no use, and
-goes back by undo to the best of its masks; what was taken back counts as clicks all the same.
+In both ways to work the user clicks in a slice until it is good (``--good``), or 20 clicks were made, or 3 in a row raised its IoU by less
+than two points each, and goes back by undo to the best of its masks; what was taken back counts as clicks all the same.
 
 *Slice by slice*: every slice of an object is worked on, accepted and learnt from, in order; of long objects an evenly spread sample of
 slices, whose clicks are counted for all. *With propagation*: the middle slice is worked on and propagated; then the user goes to the
@@ -38,7 +38,7 @@ from napari_apprentice.types import DEFAULT_POLICY, ImageError
 Mask = npt.NDArray[np.bool_]
 Key = tuple[str, str, int]
 
-MOST_CLICKS, PATIENCE, WRONG_IOU = 20, 3, 0.85
+MOST_CLICKS, PATIENCE, USEFUL_IOU, WRONG_IOU = 20, 3, 0.02, 0.85
 ROBOT = CentreRobot()
 
 
@@ -86,13 +86,17 @@ def click_slice(session: Session, truth: Mask, index: int, label: int, good: flo
     """Correct one slice, and go back to the best of its masks; the number of clicks, those that were taken back too."""
     clicks: tuple[Click, ...] = ()
     ious = [_overlap(session.labels[index] == label, truth[index])[0]]
-    while max(ious) < good and len(clicks) < min(most, int(np.argmax(ious)) + PATIENCE):
+    useful = 0
+    while max(ious) < good and len(clicks) < min(most, useful + PATIENCE):
         click = ROBOT.click(truth[index], session.labels[index] == label, clicks)
         if click is None:
             break
         session.add(Click((index, *click.voxel), click.positive, 0))
         clicks = (*clicks, click)
-        ious.append(_overlap(session.labels[index] == label, truth[index])[0])
+        iou = _overlap(session.labels[index] == label, truth[index])[0]
+        if iou >= max(ious) + USEFUL_IOU:
+            useful = len(clicks)
+        ious.append(iou)
     for _ in range(len(clicks) - int(np.argmax(ious))):
         session.undo()
     return len(clicks)
@@ -229,7 +233,8 @@ def main() -> None:
         *host(machine(options.device, options.threads)),
         f"- {options.objects} objects a set at most, spread evenly over those in at least {options.at_least} slices; "
         f"policy `{options.policy}`, robot centre.",
-        f"- In both ways a slice is worked on until IoU {options.good:g}, or {MOST_CLICKS} clicks, or {PATIENCE} in a row of no use; "
+        f"- In both ways a slice is worked on until IoU {options.good:g}, or {MOST_CLICKS} clicks, or {PATIENCE} in a row of no use "
+        f"(less than {USEFUL_IOU:g} more IoU); "
         "the best of its masks is accepted, and what was taken back counts as clicks.",
         f"- Alone: every slice (of at most {options.sample}, spread evenly; the clicks are counted for all).",
         f"- With propagation: the middle slice, then those that the session advises, with at most {options.share:.2f} of the clicks. "

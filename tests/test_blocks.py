@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 
 import numpy as np
@@ -126,12 +127,17 @@ def test_threads_may_read_while_another_one_writes(cache):
     assert errors == []
 
 
-def test_what_a_killed_process_left_is_cleared(tmp_path):
-    left = BlockArray((4, 8, 6), folder=tmp_path)
+def test_what_a_killed_process_left_is_cleared_and_what_is_in_use_is_not(tmp_path):
+    used = BlockArray((4, 8, 6), folder=tmp_path)
+    used[2] = 3
+    (own,) = tmp_path.iterdir()
+    shutil.copytree(own, tmp_path / "blocks-killed")
     (tmp_path / "journal.jsonl").write_text("stays")
     assert cleared(tmp_path) == tmp_path
+    assert {path.name for path in tmp_path.iterdir()} == {"journal.jsonl", own.name}
+    assert (used.readonly()[2] == 3).all()
+    del used
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
-    del left
 
 
 @pytest.mark.parametrize("index", [9, (0, 0, 0, 0), ([1, 2],), (slice(None, None, 2),)])

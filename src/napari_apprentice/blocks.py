@@ -12,6 +12,7 @@ from copy import copy
 from itertools import product
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,9 @@ BLOCK = (4, 256, 256)
 _CACHE_BYTES = 2**27
 _FOLDER_PREFIX = "blocks-"
 
+_in_use: WeakValueDictionary[Path, tempfile.TemporaryDirectory[str]] = WeakValueDictionary()
+"""Folders of the arrays of this process."""
+
 Index = tuple[int, ...]
 
 
@@ -38,9 +42,13 @@ def is_large(shape: Sequence[int]) -> bool:
 
 
 def cleared(folder: Path) -> Path:
-    """A folder without the blocks that a process which was killed has left there. Only for who owns the folder now."""
+    """A folder without the blocks that a process which was killed has left there. Only for who owns the folder now.
+
+    Those of arrays that there still are in this process, in a layer for instance, stay, and go with them.
+    """
     for left in folder.glob(f"{_FOLDER_PREFIX}*"):
-        shutil.rmtree(left, ignore_errors=True)
+        if left.absolute() not in _in_use:
+            shutil.rmtree(left, ignore_errors=True)
     return folder
 
 
@@ -64,6 +72,7 @@ class BlockArray(ArrayLike):
         self.dtype = np.dtype(dtype)
         self.block: tuple[int, ...] = tuple(min(side, most) for side, most in zip(self.shape, BLOCK[-len(self.shape) :], strict=True))
         self._folder = tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=folder, ignore_cleanup_errors=True)
+        _in_use[Path(self._folder.name).absolute()] = self._folder
         self._stored: Any = zarr.create_array(
             str(Path(self._folder.name) / "labels.zarr"), shape=self.shape, chunks=self.block, dtype=np.uint32, fill_value=0
         )

@@ -115,10 +115,7 @@ class Outcome:
         """What there is to say of it in a status line."""
         count = len(self.carried) - len(self.stops)
         told = ["no slice was filled" if not count else "1 slice was filled" if count == 1 else f"{count} slices were filled"]
-        told += [f"it ended at slice {stop.index}: {stop.reason}" for stop in self.stops]
-        if count:
-            told.append(f"look at slice {max(self.carried, key=lambda index: self.carried[index])} first")
-        return "; ".join(told)
+        return "; ".join([*told, *(f"it ended at slice {stop.index}: {stop.reason}" for stop in self.stops)])
 
 
 def propagate(

@@ -1,8 +1,8 @@
 """Living through a journaled session again: its actions, with the labels as the journal has them, and the model from its checkpoints.
 
 The model starts from the newest checkpoint between two objects that belongs to the actions in force. Of the actions before it only the
-states are made again, and they cannot be undone; those since are done again by the model, too, as are those right before them that no model was
-asked for.
+states are made again, and they cannot be undone; those since are done again by the model, too, as are those right before them that no
+model was asked for.
 """
 
 from __future__ import annotations

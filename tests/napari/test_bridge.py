@@ -17,8 +17,9 @@ from napari_apprentice._napari.bridge import Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
 from napari_apprentice._napari.keys import KEYS
-from napari_apprentice.fakes import FakePolicy
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.journal import read_journal
+from napari_apprentice.session import resume
 from napari_apprentice.types import Click, SessionError
 
 
@@ -202,6 +203,43 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(desk, told):
     desk.bridge.undo()
     desk.bridge.redo()
     assert said == ["there is nothing to undo", "there is nothing to redo"]
+
+
+def test_a_click_in_another_object_says_whose_the_place_is(desk):
+    said = []
+    desk.bridge.said.connect(said.append)
+    desk.click(2, 20, 20)
+    desk.bridge.accept()
+    desk.wait()
+    before = desk.labels.data.copy()
+    desk.click(2, 20, 20, positive=False)
+    desk.wait()
+    assert said[-1] == "this place belongs to object 1, protected since it was accepted; Shift+O over it opens it"
+    np.testing.assert_array_equal(desk.labels.data, before)
+    assert len(desk.session.clicks) == 1  # it counts, and is journaled
+    assert [event.kind for event in read_journal(desk.session._journal.path)[1]][-1] == "add"
+    desk.click(2, 5, 40)
+    desk.wait()
+    assert said[-1].startswith("good? press G")
+
+    desk.bridge.accept()
+    desk.bridge.select(1)
+    desk.wait()
+    desk.bridge.name("cup")
+    desk.bridge.accept()
+    desk.bridge.select(9)
+    desk.wait()
+    desk.bridge.keys = {**desk.bridge.keys, "open_here": "Shift-B"}
+    desk.click(2, 20, 20)
+    desk.wait()
+    assert said[-1] == "this place belongs to object 1 (cup), protected since it was accepted; Shift+B over it opens it"
+
+    desk.click(6, 20, 20)
+    desk.bridge.select(10)  # object 9 was never accepted
+    desk.click(6, 20, 20)
+    desk.wait()
+    assert said[-1] == "this place belongs to object 9, which is not the open one; Shift+B over it opens it"
+    desk.check_equal()
 
 
 def test_a_click_that_fails_disappears_and_the_next_one_counts(desks, volume, told, make_engine):
@@ -495,6 +533,101 @@ def test_resuming_brings_clicks_and_labels_back(desk):
     desk.bridge.undo()
     desk.wait()
     assert len(desk.points.data) == 0
+
+
+def closed_with_work(desk):
+    """The layer and the folder that a closed session leaves."""
+    desk.click(2, 20, 20)
+    desk.bridge.accept()
+    desk.click(3, 10, 10)
+    desk.wait()
+    layer, folder = desk.labels, desk.session._journal.path.parent
+    desk.bridge.stop()
+    desk.wait()
+    return layer, folder
+
+
+def resumed(desk, folder):
+    """Names of the layers after resuming."""
+    desk.bridge.start(desk.image_layer, Wish(resume=folder))
+    desk.wait()
+    return [layer.name for layer in desk.viewer.layers]
+
+
+def test_a_resumed_session_goes_on_in_the_layer_that_it_left(desk):
+    layer, folder = closed_with_work(desk)
+    layer.name, layer.visible, layer.opacity = "mine", False, 0.9
+    for _ in range(2):
+        assert resumed(desk, folder) == ["scan", "mine", "scan clicks"]
+        assert desk.labels is layer
+        assert (layer.visible, layer.opacity) == (True, 0.9)
+        desk.check_equal()
+        desk.click(5, 30, 30)
+        desk.wait()
+        paint(layer, [(1, 1, 1)], desk.bridge.state.label)
+        desk.wait()
+        desk.check_equal()
+        assert desk.session.labels[1, 1, 1]
+        desk.labels.undo()
+        desk.wait()
+        assert not desk.session.labels[1, 1, 1]
+        desk.bridge.stop()
+        desk.wait()
+    assert not [each for each in desk.viewer.layers if isinstance(each, Points)]
+    desk.bridge.start(desk.image_layer, Wish())  # another session has a layer of its own
+    desk.wait()
+    assert [each.name for each in desk.viewer.layers] == ["scan", "mine", "scan labels", "scan clicks"]
+
+
+@pytest.mark.parametrize("change", ["stroke", "undone stroke", "new array", "by a script", "moved", "stale"])
+def test_a_layer_that_somebody_changed_since_is_left_alone(desk, change):
+    layer, folder = closed_with_work(desk)
+    if "stroke" in change:
+        paint(layer, [(0, 0, 0)], 7)
+        if change == "undone stroke":
+            layer.undo()
+    elif change == "new array":
+        layer.data = layer.data.copy()
+    elif change == "by a script":
+        layer.data[0, 0, 0] = 7
+    elif change == "moved":
+        layer.translate = np.add(layer.translate, 5)
+    else:
+        resume(folder, desk.image, DiskSegmenter(), FakePolicy()).undo()
+    before = layer.data.copy()
+    assert resumed(desk, folder) == ["scan", "scan labels", "scan labels [1]", "scan clicks"]
+    assert layer.visible
+    desk.bridge.undo()
+    desk.wait()
+    np.testing.assert_array_equal(layer.data, before)
+
+
+def test_what_is_painted_while_the_session_is_opened_is_left_as_well(desk):
+    layer, folder = closed_with_work(desk)
+    copy = desk.viewer.add_labels(
+        layer.data.copy(), name="copy", metadata=dict(layer.metadata), scale=layer.scale, translate=layer.translate
+    )
+    desk.bridge.start(desk.image_layer, Wish(resume=folder))
+    paint(layer, [(0, 0, 0)], 7)
+    desk.wait()
+    assert layer.data[0, 0, 0] == 7
+    assert [each.name for each in desk.viewer.layers] == ["scan", "scan labels", "copy", "scan labels [1]", "scan clicks"]
+    desk.click(5, 30, 30)
+    desk.wait()
+    assert not copy.data[5].any()
+
+
+def test_a_session_that_goes_on_with_another_model_leaves_its_layer_as_its_own(desk):
+    closed_with_work(desk)
+    first = desk.session._journal
+    resumed(desk, first.path.parent)
+    desk.bridge.change_model(Wish())
+    desk.wait()
+    second = desk.session._journal.path.parent
+    assert second != first.path.parent
+    desk.bridge.stop()
+    desk.wait()
+    assert resumed(desk, second) == ["scan", "scan labels", "scan clicks"]
 
 
 def test_an_engine_that_fails_leaves_the_viewer_as_it_was(qtbot, volume, engine, told):

@@ -129,6 +129,26 @@ def test_a_day_on_the_disk_is_a_day_in_memory(tmp_path, volume, started, make_en
     np.testing.assert_array_equal(files.read(Path(written)).affine, volume.affine)
 
 
+def test_a_resumed_session_goes_on_in_the_layer_that_it_left_on_the_disk(volume, on_disk, started, engine, monkeypatch):
+    monkeypatch.setattr(blocks, "_CACHE_BYTES", 0)  # nothing is kept in memory
+    viewer, bridge, wait = started(lambda v: v.add_image(image_layer(volume)[0], **image_layer(volume)[1]))
+    for index in range(4):
+        bridge.click(Click((2 * index, 20, 20)))
+    wait()
+    layer, folder = shown_labels(viewer), engine.session._journal.path.parent
+    shown = np.array(layer.data)
+    assert shown.any(axis=(1, 2)).sum() == 4
+    for left in (["scan", "scan labels", "scan clicks"], ["scan", "scan labels", "scan labels [1]", "scan clicks"]):
+        bridge.stop()
+        if len(left) == 4:
+            paint(layer, (7, 30, 30), 5)
+            shown[7, 30, 30] = 5
+        bridge.start(viewer.layers[0], Wish(resume=folder))
+        wait()
+        assert [each.name for each in viewer.layers] == left
+        np.testing.assert_array_equal(np.asarray(layer.data), shown)
+
+
 def test_scrolling_does_not_wait_for_the_model(tmp_path, volume, on_disk, started, slow_engine):
     """While an answer is on its way (the model waits for this test), every slice of image and labels can be shown."""
     gate = threading.Event()

@@ -100,6 +100,50 @@ def test_the_most_doubtful_slice_is_shown_and_its_object_opened(open_bridge, eng
     assert ranked[0] not in [doubt.plane for doubt in bridge.state.doubts]
 
 
+def test_from_a_slice_that_the_user_went_to_it_leads_to_the_first(open_bridge, engine, tube):
+    _, bridge = open_bridge(tube)
+    bridge.click(Click((4, 20, 24)))
+    bridge.accept()
+    bridge.propagate()
+    bridge.wait()
+    assert bridge.words[-1].endswith("; U shows where a correction helps most")
+    ranked = [doubt.plane for doubt in engine.session.advised(1, 0)]
+
+    def led():
+        bridge.show_doubtful()
+        bridge.wait()
+        return bridge._desk.plane
+
+    bridge.show_slice(ranked[3].index)  # one of the list, but nobody was led there
+    assert [led(), led()] == ranked[:2]
+    bridge.show_slice(ranked[4].index)
+    assert [led(), led()] == ranked[:2]
+    bridge.propagate()  # a new list
+    bridge.wait()
+    assert led() == engine.session.advised(1, 0)[0].plane
+
+    shown = bridge._desk.plane
+    bridge.approve()  # the slice is on the list no longer
+    bridge.wait()
+    left = [doubt.plane for doubt in engine.session.advised(1, 0)]
+    assert shown not in left
+    assert led() == left[0]
+
+
+def test_nothing_is_said_of_a_way_on_where_there_is_none(open_bridge, tube):
+    _, bridge = open_bridge(tube)
+    bridge.click(Click((4, 20, 24)))
+    bridge.propagate()
+    bridge.wait()
+    while bridge.state.doubts:
+        bridge._desk.show_plane(bridge.state.doubts[0].plane)
+        bridge.approve()
+        bridge.wait()
+    bridge.propagate()
+    bridge.wait()
+    assert bridge.words[-1] == "no slice was filled"
+
+
 def test_clicks_that_were_not_accepted_are_not_lost_by_looking(open_bridge, tube):
     _, bridge = open_bridge(tube)
     bridge.click(Click((4, 20, 24)))

@@ -247,6 +247,35 @@ def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_docked, sc
     np.testing.assert_array_equal(window.labels.data, shown)
     assert widget.clicks.text() == "1 click"
     assert engine.wishes[-1].resume is not None
+    assert [layer.name for layer in window.viewer.layers] == ["scan", "scan labels", "scan clicks"]
+
+
+def test_our_docks_share_a_place_and_the_window_does_not_grow(window):
+    main, widget = window.viewer.window._qt_window, window.widget
+    widget.model.unfold(True)
+    window.qtbot.wait(100)
+    before = main.size()
+    assert before.height() <= 800
+    dock, table = window.viewer.window.add_plugin_dock_widget("napari-apprentice", "Measure objects")
+    window.qtbot.wait(100)
+    assert main.size() == before
+    assert main.tabifiedDockWidgets(widget.parent()) == [dock]
+    assert not table.visibleRegion().isEmpty()  # it is the one in front
+    assert widget.visibleRegion().isEmpty()
+
+    for area in (Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea):  # the user drags it away and back
+        main.addDockWidget(area, dock)
+        window.qtbot.wait(50)
+    assert main.tabifiedDockWidgets(widget.parent()) == []
+    window.viewer.window.remove_dock_widget(dock)
+    assert table.worker.join(10)
+
+    main.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, widget.parent())
+    dock, table = window.viewer.window.add_plugin_dock_widget("napari-apprentice", "Measure objects")
+    assert main.dockWidgetArea(dock) == Qt.DockWidgetArea.RightDockWidgetArea
+    assert main.tabifiedDockWidgets(dock) == []
+    window.viewer.window.remove_dock_widget(dock)
+    assert table.worker.join(10)
 
 
 def test_the_chooser_follows_the_layers(open_docked, scan, tmp_path, photograph):

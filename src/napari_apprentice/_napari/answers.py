@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Acceptance",
     "Answer",
+    "Opened",
     "Propagation",
     "Saving",
     "SliceView",
     "State",
     "act",
+    "add",
     "advice",
     "continued",
     "fingerprint",
@@ -115,6 +117,29 @@ class SliceView:
 
 
 @dataclass(frozen=True, eq=False)
+class Opened:
+    """A session that was opened, or put in the place of another one.
+
+    Attributes
+    ----------
+    session : it belongs to the worker
+    folder : where its journal is
+    labels : (S) its labels, as an array of the layer's own
+    state : of it
+    """
+
+    session: Session
+    folder: Path
+    labels: Any
+    state: State
+
+    @classmethod
+    def of(cls, session: Session, folder: Path) -> Opened:
+        """What there is to show of ``session``."""
+        return cls(session, folder, own_copy(session.labels), State.of(session))
+
+
+@dataclass(frozen=True, eq=False)
 class Answer:
     """How one action of a session ended.
 
@@ -139,6 +164,22 @@ def act(session: Session, action: Callable[[Session], Change], words: str = "") 
     except Exception as error:
         return Answer(State.of(session), error=error)
     return Answer(State.of(session), _boxes(change), words)
+
+
+def add(session: Session, click: Click, good: str, opens: str) -> Answer:
+    """Answer a click; ``good`` is what to say when it succeeded.
+
+    Within another object a click changes nothing, since objects do not overlap. It counts all the same, but what there is to say is whose
+    the place is, and that the key ``opens`` opens it.
+    """
+    answer = act(session, lambda session: session.add(click), good)
+    label = int(session.labels[click.voxel]) if answer.error is None else 0
+    if label in (0, session.label):
+        return answer
+    name = session.legend.names.get(label)
+    known = f"object {label} ({name})" if name else f"object {label}"
+    why = "protected since it was accepted" if label in session.finished else "which is not the open one"
+    return replace(answer, words=f"this place belongs to {known}, {why}; {opens} over it opens it")
 
 
 def _boxes(change: Change) -> tuple[Box, ...]:
@@ -209,10 +250,11 @@ class Propagation:
     axis : across which to go
     label : of the object; by default the one at work, see `Session.candidate`
     tell : called in the worker with the numbers of slices that are done and that there are
+    hint : what to say of the way on, where there are slices to look at
     """
 
-    def __init__(self, session: Session, axis: int, tell: Callable[[int, int], None], label: int | None = None) -> None:
-        self._session, self._axis, self._tell, self._label = session, axis, tell, label
+    def __init__(self, session: Session, axis: int, tell: Callable[[int, int], None], label: int | None = None, hint: str = "") -> None:
+        self._session, self._axis, self._tell, self._label, self._hint = session, axis, tell, label, hint
         self._called_off = threading.Event()
 
     def cancel(self) -> None:
@@ -227,7 +269,8 @@ class Propagation:
             return Answer(State.of(self._session), words="cancelled; everything is as it was")
         except Exception as error:
             return Answer(State.of(self._session), error=error)
-        return Answer(State.of(self._session), _boxes(change), outcome.sentence)
+        words = f"{outcome.sentence}; {self._hint}" if self._hint and outcome.carried else outcome.sentence
+        return Answer(State.of(self._session), _boxes(change), words)
 
     def _on_slice(self, done: int, total: int) -> None:
         if self._called_off.is_set():

@@ -22,11 +22,13 @@ from napari_apprentice._napari import keys, storage
 from napari_apprentice._napari.answers import (
     Acceptance,
     Answer,
+    Opened,
     Propagation,
     Saving,
     SliceView,
     State,
     act,
+    add,
     advice,
     continued,
     fingerprint,
@@ -35,6 +37,7 @@ from napari_apprentice._napari.answers import (
 )
 from napari_apprentice._napari.desk import Desk
 from napari_apprentice._napari.engine import Engine, Wish, default_engine
+from napari_apprentice._napari.leftovers import left_by, same
 from napari_apprentice._napari.mask_layer import Box, own_copy
 from napari_apprentice._napari.placement import image_of, shown_straight
 from napari_apprentice._napari.strokes import Stroke
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from napari.components import ViewerModel
     from napari.layers import Image as ImageLayer
+    from napari.layers import Labels
 
     from napari_apprentice.session import Change, Doubt, Session
 
@@ -56,6 +60,7 @@ _log = logging.getLogger(__name__)
 NOTHING_OPEN = "choose an image and press Start"
 FIRST_CLICK = "click inside an object"
 NEXT_CLICK = "good? press {}; if not, click where it is wrong (Ctrl+click: outside)"
+LOOK_NEXT = "{} shows where a correction helps most"
 READ_ONLY = "Read only: {}."
 MODEL_CHANGED = "working with another model; what the one before has learnt stays with its session"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
@@ -112,6 +117,7 @@ class Bridge(QObject):
         self._asked: deque[Click] = deque()
         self._late: list[Box] = []
         self._propagation: Propagation | None = None
+        self._led: tuple[int, Plane] | None = None
         self._saving: Saving | None = None
         self._peeking = False
         self._peeked: tuple[State, Plane, npt.NDArray[np.bool_]] | None = None
@@ -155,17 +161,21 @@ class Bridge(QObject):
             self.report(error)
             return
 
-        def work() -> tuple[Session, npt.NDArray[Any], State]:
-            session = self._engine(image, wish, wish.resume or storage.fresh_folder(image))
-            return session, own_copy(session.labels), State.of(session)
+        left = left_by(wish.resume, layer, self._viewer.layers) if wish.resume is not None else []
+        shown = [(each, each.data) for each in left]
+
+        def work() -> tuple[Opened, Labels | None]:
+            folder = wish.resume or storage.fresh_folder(image)
+            opened = Opened.of(self._engine(image, wish, folder), folder)
+            return opened, next((each for each, data in shown if same(data, opened.labels)), None)
 
         self._opening = True
         self._submit(
             "loading the model",
             work,
-            then=lambda opened: self._on_opened(layer, *opened),
+            then=lambda answer: self._on_opened(layer, *answer),
             otherwise=self._on_not_opened,
-            dropped=lambda opened: self._close_session(opened[0]),
+            dropped=lambda answer: self._close_session(answer[0].session),
         )
         self.state_changed.emit(None)
 
@@ -208,21 +218,21 @@ class Bridge(QObject):
         self._generation += 1
         self._waiting_desk = desk
         self._let_go()
-        session = desk.session
+        session, folder = desk.session, desk.folder
 
-        def work() -> tuple[Session, npt.NDArray[Any], State, Exception | None]:
-            def opened(labels: Any) -> Session:
-                again = replace(wish, labels=labels, resume=None, knowledge=None)
-                return self._engine(session.image, again, storage.fresh_folder(session.image))
-
-            chosen, error = session, None
+        def work() -> tuple[Opened, Exception | None]:
             try:
-                chosen = continued(session, opened)
-            except Exception as caught:
-                error = caught
-            return chosen, own_copy(chosen.labels), State.of(chosen), error
+                fresh = storage.fresh_folder(session.image)
+                again = replace(wish, resume=None, knowledge=None)
+                chosen = continued(session, lambda labels: self._engine(session.image, replace(again, labels=labels), fresh))
+            except Exception as error:
+                return Opened.of(session, folder), error
+            return Opened.of(chosen, fresh), None
 
-        self._submit("changing the model", work, self._on_model_changed, dropped=lambda answer: self._drop_model(answer[0], session))
+        def dropped(answer: tuple[Opened, Exception | None]) -> None:
+            self._drop_model(answer[0].session, session)
+
+        self._submit("changing the model", work, self._on_model_changed, dropped=dropped)
         self.state_changed.emit(self._state)
 
     def _drop_model(self, chosen: Session, before: Session) -> None:
@@ -230,25 +240,25 @@ class Bridge(QObject):
         if chosen is not before:
             self._close_session(chosen)
 
-    def _on_model_changed(self, answer: tuple[Session, npt.NDArray[Any], State, Exception | None]) -> None:
-        chosen, labels, state, error = answer
+    def _on_model_changed(self, answer: tuple[Opened, Exception | None]) -> None:
+        opened, error = answer
         desk, self._waiting_desk = self._waiting_desk, None
         assert desk is not None
-        before, desk.session = desk.session, chosen
-        if chosen is not before:
+        before, desk.session, desk.folder = desk.session, opened.session, opened.folder
+        if opened.session is not before:
             self._close_session(before)
-        self._desk, self._state = desk, state
+        self._desk, self._state = desk, opened.state
         if not desk.whole:
             self.stop()
             return
         desk.outline.hide()
-        desk.mask.write_all(labels)
+        desk.mask.write_all(opened.labels)
         self._show()
         self.say("the model stays as it was" if error is not None else MODEL_CHANGED)
         if error is not None:
             self.report(error)
         self.model_changed.emit(error is None)
-        self.state_changed.emit(state)
+        self.state_changed.emit(opened.state)
 
     def _let_go(self) -> None:
         """Wait for no answer any longer."""
@@ -256,7 +266,7 @@ class Bridge(QObject):
         self._late.clear()
         self._end_splitting()
         self._slices_asked = False
-        self._peeked = None
+        self._peeked = self._led = None
         if self._propagation is not None:
             self._propagation.cancel()
             self._on_propagated()
@@ -302,7 +312,8 @@ class Bridge(QObject):
             return
         self._asked.append(click)
         self._show()
-        self._act("predicting", lambda session: session.add(click), self._next_click, then=self._take_click, between=True)
+        session, good, opens = self._desk.session, self._next_click, keys.readable(self.keys[keys.OPEN_HERE])
+        self._submit("predicting", lambda: add(session, click, good, opens), self._take_click, between=True)
 
     def next_mask(self) -> None:
         """Show the next of the masks that the model proposed to the newest click."""
@@ -364,7 +375,7 @@ class Bridge(QObject):
         self._propagate(plane.axis)
 
     def show_doubtful(self) -> None:
-        """Show the carried slice whose correction helps most; from there the next one. Its object is opened, to be corrected."""
+        """Show the carried slice whose correction helps most; asked again there, the next one. Its object is opened, to be corrected."""
         if self._desk is None or self._state is None:
             return
         if not self._state.doubts:
@@ -374,12 +385,13 @@ class Bridge(QObject):
         self._submit("", lambda: advice(session), self._on_advised, between=True)
 
     def _on_advised(self, doubts: Sequence[Doubt]) -> None:
-        """Go to the first of some slices, or to the one after that which is shown."""
+        """Go to the first of some slices; from the one that this led to last, to the one after that."""
         if self._desk is None or self._state is None or not doubts:
             return
-        planes = [doubt.plane for doubt in doubts]
-        shown = self._desk.plane
-        doubt = doubts[(planes.index(shown) + 1) % len(doubts) if shown in planes else 0]
+        known = [(doubt.label, doubt.plane) for doubt in doubts]
+        after = known.index(self._led) + 1 if self._led in known and self._led[1] == self._desk.plane else 0
+        doubt = doubts[after % len(doubts)]
+        self._led = (doubt.label, doubt.plane)
         self._desk.show_plane(doubt.plane)
         words = f"slice {doubt.plane.index} of object {doubt.label}: expected IoU {1 - doubt.error:.2f}"
         if self._state.label == doubt.label:
@@ -615,7 +627,8 @@ class Bridge(QObject):
 
     def _propagate(self, axis: int, label: int | None = None) -> None:
         if self._desk is not None and self._propagation is None:
-            self._propagation = Propagation(self._desk.session, axis, self._tell_progress, label)
+            hint = LOOK_NEXT.format(keys.readable(self.keys[keys.DOUBTFUL]))
+            self._propagation = Propagation(self._desk.session, axis, self._tell_progress, label, hint)
             self._submit("propagating", self._propagation, self._on_propagated, otherwise=self._on_propagated)
             self.propagating_changed.emit(True)
 
@@ -671,14 +684,16 @@ class Bridge(QObject):
             self._desk.outline.show(plane, mask)
             self.say("outlined: what the untaught model would have said" if mask.any() else "the untaught model would have found nothing")
 
-    def _on_opened(self, image_layer: ImageLayer, session: Session, labels: npt.NDArray[Any], state: State) -> None:
+    def _on_opened(self, image_layer: ImageLayer, opened: Opened, left: Labels | None) -> None:
+        """Lay the session out, in the labels layer that it left here if that is still as it was."""
         self._opening = False
         if image_layer not in self._viewer.layers:
-            self._close_session(session)
+            self._close_session(opened.session)
             self._on_not_opened()
             return
-        self._desk = Desk(self._viewer, image_layer, session, labels, self, self.keys)
-        self._state = state
+        left = left if left in left_by(opened.folder, image_layer, self._viewer.layers) else None
+        self._desk = Desk(self._viewer, image_layer, opened, self, self.keys, left)
+        state = self._state = opened.state
         self._show()
         self._desk.clicks.take_clicks()
         self.positive = True
@@ -688,7 +703,7 @@ class Bridge(QObject):
             self.say(READ_ONLY.format(state.read_only))
         else:
             self.say(self._next_click if state.clicks else FIRST_CLICK)
-        if shown_straight(session.image):
+        if shown_straight(opened.session.image):
             show_info(STRAIGHT)
         self.state_changed.emit(state)
 
@@ -712,7 +727,7 @@ class Bridge(QObject):
             self.said.emit(f"propagating: {done} of {total} slices …")
 
     def _on_propagated(self, answer: Answer | None = None) -> None:
-        self._propagation = None
+        self._propagation = self._led = None
         self.propagating_changed.emit(False)
         if answer is not None:
             self._take(answer)

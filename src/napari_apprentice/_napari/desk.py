@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from napari_apprentice._napari import keys
+from napari_apprentice._napari.answers import Opened
 from napari_apprentice._napari.click_layer import ClickLayer
+from napari_apprentice._napari.leftovers import leave, take_over
 from napari_apprentice._napari.mask_layer import Box, MaskLayer
 from napari_apprentice._napari.outline import Outline
 from napari_apprentice._napari.placement import runs_backwards, show_plane, shown_plane
@@ -14,12 +16,9 @@ from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.types import Click, Plane
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     from napari.components import ViewerModel
     from napari.layers import Image as ImageLayer
-    from napari.layers import Layer
-
-    from napari_apprentice.session import Session
+    from napari.layers import Labels, Layer
 
 __all__ = ["Desk", "Wishes"]
 
@@ -77,40 +76,43 @@ class Wishes(Protocol):
 
 
 class Desk:
-    """Adds the layers of ``session`` to the viewer; `close` takes the clicks away and leaves the labels.
+    """Adds the layers of a session to the viewer; `close` takes the clicks away and leaves the labels.
 
     Parameters
     ----------
     viewer : the viewer
     image_layer : the layer of the session's image
-    session : kept for whoever asks, who may put another of the same image in its place; nothing of it is called here
-    labels : (S) the session's labels as an array of the layer's own
+    opened : the session; it and its folder are kept for whoever asks, who may put another of the same image in its place
     wishes : whoever the user's actions go to
     bound : wish -> key
+    left : the labels layer that this very session left in the viewer, to go on in; by default a new one
     """
 
     def __init__(
         self,
         viewer: ViewerModel,
         image_layer: ImageLayer,
-        session: Session,
-        labels: npt.NDArray[Any],
+        opened: Opened,
         wishes: Wishes,
         bound: Mapping[str, str] = keys.KEYS,
+        left: Labels | None = None,
     ) -> None:
-        self.session = session
+        self.session, self.folder = opened.session, opened.folder
         self._viewer, self._image_layer = viewer, image_layer
-        image = session.image
+        image = self.session.image
+        if left is not None:
+            take_over(left)
         self.clicks = ClickLayer(viewer, image_layer, image.shape, clicked=wishes.click, undo=wishes.undo, tell=wishes.tell)
         self.mask = MaskLayer(
             image,
             image_layer,
-            labels,
+            opened.labels,
             painted=wishes.paint,
             replaced=wishes.put_back,
             undo=wishes.undo,
             redo=wishes.redo,
             picked=wishes.select,
+            layer=left,
         )
         self._layers: tuple[Layer, ...] = (image_layer, self.mask.layer, self.clicks.layer)
         self._keys = keys.LayerKeys(
@@ -131,7 +133,8 @@ class Desk:
         )
         self._looking = False
         self.outline = Outline(viewer, image_layer, image.shape)
-        viewer.add_layer(self.mask.layer)
+        if left is None:
+            viewer.add_layer(self.mask.layer)
         viewer.add_layer(self.clicks.layer)
         for layer in self._layers:
             self._keys.bind(layer)
@@ -190,5 +193,6 @@ class Desk:
         if self._looking:
             self.mask.layer.editable = True
         self.mask.close()
+        leave(self.mask.layer, self.folder)
         if self.clicks.layer in self._viewer.layers:
             self._viewer.layers.remove(self.clicks.layer)

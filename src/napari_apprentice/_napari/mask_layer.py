@@ -79,6 +79,7 @@ class MaskLayer:
     replaced : called when somebody assigned a whole new array to the layer
     undo, redo : called in place of napari's own
     picked : called with the id that the user chose with napari's picker
+    layer : one that a session left, to go on in; by default a new one
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class MaskLayer:
         undo: Callable[[], None],
         redo: Callable[[], None],
         picked: Callable[[int], None],
+        layer: Labels | None = None,
     ) -> None:
         self._painted, self._replaced, self._picked = painted, replaced, picked
         self._strokes: list[Stroke] = []
@@ -99,14 +101,14 @@ class MaskLayer:
         self._writing = False
         self._colors: dict[int, str] = {}
         self._cycle = len(_COLORS)
-        self.layer = Labels(
-            labels,
-            name=f"{image_layer.name} labels",
-            opacity=0.5,
-            colormap=CyclicLabelColormap(colors=_colors_of({}, len(_COLORS))),
-            metadata={METADATA_KEY: image},
-            **same_placement(image_layer),
-        )
+        colormap = CyclicLabelColormap(colors=_colors_of({}, len(_COLORS)))
+        if layer is None:
+            layer = Labels(labels, name=f"{image_layer.name} labels", opacity=0.5, colormap=colormap, **same_placement(image_layer))
+        else:
+            layer.data, layer.colormap = labels, colormap
+            layer.visible = layer.editable = True
+        self.layer = layer
+        self.layer.metadata[METADATA_KEY] = image
         self.layer.preserve_labels = True
         self.layer.undo, self.layer.redo = undo, redo
         self.layer.events.paint.connect(self._on_paint)

@@ -11,10 +11,12 @@ from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
     QComboBox,
+    QDockWidget,
     QFormLayout,
     QFrame,
     QHBoxLayout,
     QLabel,
+    QMainWindow,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -59,7 +61,10 @@ def line() -> QFrame:
 
 
 class Dockable(QWidget):
-    """A widget that notices when napari lets go of it, and then leaves the viewer alone: see `leave`.
+    """A widget that shares a place with its like, notices when napari lets go of it, and then leaves the viewer alone: see `leave`.
+
+    A dock that comes where another of ours is becomes a tab there: one below the other, they are higher than a small screen. Where the user
+    puts it later, it stays.
 
     A window of its own is closed; a dock that the user closes takes its widget out, without closing or deleting it.
     """
@@ -84,12 +89,30 @@ class Dockable(QWidget):
         super().closeEvent(event)
 
     def changeEvent(self, event: Any) -> None:  # noqa: N802
-        """Taken out of its dock."""
+        """Put into a dock, or taken out of it."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ParentChange:
             docked, self._docked = self._docked, self.parent() is not None
             if docked and not self._docked:
                 self.leave()
+            elif isinstance(dock := self.parent(), QDockWidget):
+                dock.dockLocationChanged.connect(self._on_placed)
+
+    def _on_placed(self, area: Qt.DockWidgetArea) -> None:
+        """Its dock has got its first place. Once it is shown it is too late: the window has grown to hold both."""
+        dock = self.parent()
+        assert isinstance(dock, QDockWidget)
+        dock.dockLocationChanged.disconnect(self._on_placed)
+        window = dock.parent()
+        if not isinstance(window, QMainWindow):
+            return
+        for other in window.findChildren(QDockWidget):
+            beside = other is not dock and isinstance(other.widget(), Dockable) and not other.isHidden() and not other.isFloating()
+            if beside and window.dockWidgetArea(other) == area:
+                window.tabifyDockWidget(other, dock)
+                dock.show()
+                dock.raise_()
+                return
 
 
 class SignSwitch(QWidget):

@@ -131,11 +131,11 @@ def gated(
 
 
 def _marks(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> tuple[tuple[float, float], ...]:
-    """IoU of every remembered object, in its wider view, from the first click alone and from all the user's clicks."""
+    """IoU of every remembered object, over its views, from the first click alone and from all the user's clicks."""
     if not objects:
         return ()
     with torch.no_grad():
-        batch = Batch([o.view(0) for o in objects], segmenter.device)
+        batch = Batch(objects, segmenter.device)
         first = batch.logits(segmenter, batch.firsts)
         every = batch.logits(segmenter, batch.clicks, torch.sigmoid(first))
         return tuple(zip(batch.ious(first), batch.ious(every), strict=True))

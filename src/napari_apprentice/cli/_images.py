@@ -128,7 +128,8 @@ def _propagate(arguments: argparse.Namespace) -> None:
         for label in session.finished if arguments.label is None else (arguments.label,):
             task = progress.add_task(f"object {label}", total=None)
             _, outcome = session.propagate(label, arguments.axis, on_slice=partial(_show_slices, progress, task))
-            lines.append(f"Object {label}: {outcome.sentence}")
+            first = [f"look at slice {doubt.plane.index} first" for doubt in session.advised(label, arguments.axis)[:1]]
+            lines.append("; ".join([f"Object {label}: {outcome.sentence}", *first]))
     print("\n".join([*lines, write_labels(arguments, session.labels, image)]))
 
 

@@ -1,0 +1,51 @@
+"""Labels layers that closed sessions left in the viewer, so that a session that is resumed there goes on in its own one.
+
+A mark in the layer's metadata says which session left it. The first change by anybody takes the mark away: the layer is the user's then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels, Layer
+
+from napari_apprentice._napari.placement import apart
+from napari_apprentice.blocks import BlockArray
+
+__all__ = ["leave", "left_by", "same", "take_over"]
+
+_LEFT_KEY = "napari-apprentice-left"
+"""The metadata of a layer that was left hold folder of the session and id of the layer (which a duplicate of it does not have)."""
+
+
+def leave(layer: Labels, folder: Path) -> None:
+    """Mark a layer as left by the session in ``folder``, until somebody changes it."""
+    layer.metadata[_LEFT_KEY] = (folder, layer.unique_id)
+    for changed in (layer.events.paint, layer.events.data):
+        changed.connect(_on_change)
+
+
+def left_by(folder: Path, image_layer: Layer, layers: Iterable[Layer]) -> list[Labels]:
+    """Those of ``layers`` that the session in ``folder`` left where its image is, and that nobody has changed since; the newest first."""
+    left = [layer for layer in layers if layer.metadata.get(_LEFT_KEY) == (folder, layer.unique_id)]
+    return [layer for layer in reversed(left) if isinstance(layer, Labels) and apart(layer, image_layer) is None]
+
+
+def take_over(layer: Labels) -> None:
+    """Take the mark away again."""
+    layer.metadata.pop(_LEFT_KEY, None)
+    for changed in (layer.events.paint, layer.events.data):
+        changed.disconnect(_on_change)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two label maps, in memory or on the disk, hold the same ids. Goes through all of them, so it is for the worker."""
+    known = all(isinstance(each, np.ndarray | BlockArray) for each in (first, second)) and first.shape == second.shape
+    return known and all(np.array_equal(first[index], second[index]) for index in range(first.shape[0]))
+
+
+def _on_change(event: Any) -> None:
+    take_over(event.source)
