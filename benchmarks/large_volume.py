@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -253,12 +253,12 @@ def table(found: dict[str, Times]) -> str:
     return report.table([{"set": name, **{layout: tell(times) for layout, times in found.items()}} for name, tell in lines.items()])
 
 
-def text(found: dict[str, Times], threads: int, command: str) -> str:
+def text(found: dict[str, Times], host: Sequence[str], command: str) -> str:
     cores = len(os.sched_getaffinity(0))
     lines = [
         "# Large volumes",
         "",
-        *report.host(report.machine("cpu", threads)),
+        *host,
         f"- Processors that the process may use: {cores}; processes that wanted each of them, meanwhile: {os.getloadavg()[2] / cores:.0f}.",
         f"- Written by `{command}`; zarr {report.versions('zarr')['zarr']}.",
         f"- A zarr array of {' × '.join(map(str, SHAPE))} uint8 voxels (31 GiB), whose chunks are made when they are read.",
@@ -288,11 +288,11 @@ def main() -> None:
     sessions = {
         name: (LAYOUTS[layout], policy, count) for name, layout, policy, count in runs(options.clicks, options.learning, options.others)
     }
-    found = {}
+    found, host = {}, report.host(report.machine("cpu", options.threads))  # before the page is written, which is a change itself
     for name, session in sessions.items():
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[name] = pool.apply(worked, (*session, options.threads, options.weights))
-        written = text(found, options.threads, f"python benchmarks/large_volume.py {counts} --threads {options.threads}")
+        written = text(found, host, f"python benchmarks/large_volume.py {counts} --threads {options.threads}")
         print(written, flush=True)
         if options.markdown:
             options.markdown.write_text(written)
