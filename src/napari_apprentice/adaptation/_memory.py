@@ -22,6 +22,8 @@ from napari_apprentice.types import Box, Click, LearningReport, Lesson, Predicti
 
 __all__ = ["Batch", "Update", "gated", "lesson_windows", "remember", "with_extent"]
 
+_AT_A_TIME = 3  # objects that are judged between two pauses
+
 Update = Generator[None, None, tuple[float, float] | None]
 """Steps that change a segmenter's weights, one after the other; returns the first and the last loss, None if a step failed."""
 
@@ -116,8 +118,7 @@ def gated(
         if losses is None:
             segmenter.restore(before)
             return LearningReport(False, "learning was refused: the update was not finite; the model stays as it was", refused=True)
-        yield
-        marks = _marks(segmenter, (*old, new))
+        marks = yield from _found_out(segmenter, (*old, new))
         reached = _means(marks[:-1])
         lost = max(a - b for a, b in zip(standard, reached, strict=True))
         if lost <= settings.gate_margin:
@@ -128,6 +129,15 @@ def gated(
         segmenter.restore(before)
     message = f"learning was refused: {len(old)} remembered objects would have lost {100 * lost:.1f} points of IoU; the model stays"
     return LearningReport(False, message, refused=True)
+
+
+def _found_out(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> Generator[None, None, tuple[tuple[float, float], ...]]:
+    """`_marks`, a few objects at a time."""
+    marks: tuple[tuple[float, float], ...] = ()
+    for first in range(0, len(objects), _AT_A_TIME):
+        yield
+        marks += _marks(segmenter, objects[first : first + _AT_A_TIME])
+    return marks
 
 
 def _marks(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> tuple[tuple[float, float], ...]:
