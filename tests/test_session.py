@@ -1005,17 +1005,22 @@ def test_learning_is_called_off_by_taking_back_what_it_learns_from():
     assert session._segmenter.radius == 2.5
 
 
-def test_an_action_that_is_taken_back_while_learning_pauses_does_not_end_it():
+def test_what_is_undone_while_learning_pauses_can_be_redone_and_the_lesson_waits():
     session = make(policy=FakePolicy(0, 0.5))
     session.add(Click((2, 5, 4)))
     session.accept(learn=False)
     steps = session.learning(lambda: True)
     next(steps)
     session.add(Click((4, 5, 4)))
+    clicked = observed(session)
     session.undo()
-    for _ in steps:
-        pass
-    assert session._segmenter.radius == 2.5
+    assert list(steps) == []
+    assert session._segmenter.radius == 2.0
+    assert len(session.pending) == 1
+    session.redo()
+    assert observed(session) == clicked
+    session.accept()
+    assert session._segmenter.radius == 3.0
     assert not session.pending
 
 

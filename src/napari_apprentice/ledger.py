@@ -95,9 +95,10 @@ class Ledger:
         """Learn from the lessons of ``state``; the event that says so.
 
         Where ``wanted`` says so, it yields between two steps, with the model as it is in force. Whatever is done then, learning goes on
-        from where it was; but if the lessons are no longer those that wait, it returns None, and the model stays as it is in force.
+        from where it was; but if the lessons are no longer those that wait, or something was undone that learning would keep from being
+        redone, it returns None, and the model stays as it is in force.
         """
-        model = self.model.segmenter
+        model, undone = self.model.segmenter, self.history.undone
         steps = self.model.learning(state, lambda: self.journal.sequence + 1 if self.journal is not None else 0)
         while True:
             try:
@@ -109,7 +110,7 @@ class Ledger:
                 reached = model.snapshot()
                 model.restore(self.state.snapshot)
                 yield
-                if self.state.pending is not state.pending:
+                if self.state.pending is not state.pending or self.history.undone > undone:
                     return None
                 model.restore(reached)
 

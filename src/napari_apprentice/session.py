@@ -266,7 +266,8 @@ class Session:
         """Learn from all pending lessons, in order; None if there are none.
 
         It pauses between two steps where ``wanted`` says that the session is: whatever is done then is done with the model as it was,
-        and learning goes on afterwards. If the lessons are gone by then, taken back by an undo, it ends, and nothing was learnt.
+        and learning goes on afterwards. If something was undone by then, it ends, and nothing was learnt: what was undone can still be
+        redone, and the lessons, unless they were taken back themselves, wait for the next time.
 
         What was learnt belongs to the newest action: undoing that action brings back both the model before and the lessons. Actions
         that were undone cannot be redone afterwards.

@@ -241,7 +241,27 @@ def _newest_answer(session: Session) -> Prediction | None:
     return session.predictions.get(session.clicks[-1].plane) if session.clicks else None
 
 
-class Propagation:
+class _CalledOffError(Exception):
+    """The user called something off."""
+
+
+class _Cancellable:
+    """What the main thread may call off while the worker does it."""
+
+    def __init__(self) -> None:
+        self._called_off = threading.Event()
+
+    def cancel(self) -> None:
+        """Call it off, from any thread: nothing comes of it, unless it was nearly done."""
+        self._called_off.set()
+
+    def _go_on(self) -> None:
+        """Raises where it was called off."""
+        if self._called_off.is_set():
+            raise _CalledOffError
+
+
+class Propagation(_Cancellable):
     """Carrying an object through a volume: done in the worker, while the main thread may call it off.
 
     Parameters
@@ -254,12 +274,8 @@ class Propagation:
     """
 
     def __init__(self, session: Session, axis: int, tell: Callable[[int, int], None], label: int | None = None, hint: str = "") -> None:
+        super().__init__()
         self._session, self._axis, self._tell, self._label, self._hint = session, axis, tell, label, hint
-        self._called_off = threading.Event()
-
-    def cancel(self) -> None:
-        """Call it off, from any thread: after the slice at hand nothing will have happened."""
-        self._called_off.set()
 
     def __call__(self) -> Answer:
         """Do it."""
@@ -273,13 +289,8 @@ class Propagation:
         return Answer(State.of(self._session), _boxes(change), words)
 
     def _on_slice(self, done: int, total: int) -> None:
-        if self._called_off.is_set():
-            raise _CalledOffError
+        self._go_on()
         self._tell(done, total)
-
-
-class _CalledOffError(Exception):
-    """The user called a propagation or a saving off."""
 
 
 class Acceptance:
@@ -317,7 +328,7 @@ class Acceptance:
         return "" if self._label is None else f"learning from object {self._label}"
 
 
-class Saving:
+class Saving(_Cancellable):
     """Writing the labels with the image's geometry, and the names of the objects beside them if there are any: done in the worker, while
     the main thread may call it off.
 
@@ -328,12 +339,8 @@ class Saving:
     """
 
     def __init__(self, session: Session, path: Path) -> None:
+        super().__init__()
         self._session, self._path = session, path
-        self._called_off = threading.Event()
-
-    def cancel(self) -> None:
-        """Call it off, from any thread: an older file stays whole. Once the new one is there, nothing comes of it."""
-        self._called_off.set()
 
     def __call__(self) -> tuple[Path, Fingerprint] | None:
         """Do it: the absolute path, and the fingerprint of the file; None if it was called off."""
@@ -345,10 +352,6 @@ class Saving:
         if self._session.legend.names:
             write_legend(legend_path(written), self._session.legend)
         return written, fingerprint(written)
-
-    def _go_on(self) -> None:
-        if self._called_off.is_set():
-            raise _CalledOffError
 
 
 def fingerprint(path: Path) -> Fingerprint:
