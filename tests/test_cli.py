@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -286,8 +287,8 @@ def test_benchmark_says_what_a_click_costs_a_network(disks_set, tmp_path, capsys
     assert "GFLOPs" in capsys.readouterr().out
     seen = []
     monkeypatch.setattr(segmenter, "pixel_diffusion", lambda logits, *rest: seen.append(0) or torch.zeros_like(logits))
-    assert cli.main([*command, "--weights", str(weights), "--no-diffusion", "--threads", "1"]) == 0
-    assert [row["network"] for row in json.loads(path.read_text())["rows"]] == ["unet without diffusion"]
+    assert cli.main([*command, "--weights", str(weights), "--zoom", "diffusion=0", "--threads", "1"]) == 0
+    assert [row["network"] for row in json.loads(path.read_text())["rows"]] == ["unet (diffusion=0)"]
     assert seen == []
     assert cli.main([*command, "--weights", str(weights), "--threads", "1"]) == 0
     assert seen
@@ -297,6 +298,8 @@ def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
     assert "nowhere" in refused(capsys, "benchmark", tmp_path / "nowhere")
     assert "robot" in refused(capsys, "benchmark", disks_set, "--robot", "left")
     assert "policy" in refused(capsys, "benchmark", disks_set, "--policy", "none,never")
+    assert "expected NAME=VALUE" in refused(capsys, "benchmark", disks_set, "--zoom", "nearness=1")
+    assert "mirror=maybe" in refused(capsys, "benchmark", disks_set, "--zoom", "mirror=maybe")
     assert "no case" in refused(capsys, "benchmark", disks_set, "--cases", "z*")
     assert "target" in refused(capsys, "benchmark", disks_set, "--target", "lesion")
     assert "clicks" in refused(capsys, "benchmark", disks_set, "--max-clicks", "0")
@@ -624,6 +627,27 @@ def test_measure_pairs_two_folders_by_name(volume, tmp_path, capsys):
     assert cli.main(["measure", str(images), str(labels), "--out", str(table)]) == 0
     assert [(row["case"], row["label"]) for row in rows_of(table)] == [("a", "3"), ("a", "7"), ("b", "3"), ("b", "7")]
     assert "left out: 1" in capsys.readouterr().out
+
+
+def test_measure_has_one_unit_for_all_cases(volume, tmp_path, capsys):
+    images, labels, table = tmp_path / "images", tmp_path / "labels", tmp_path / "table.csv"
+    images.mkdir()
+    labels.mkdir()
+    head = files.read(volume)
+    stack = replace(head, affine=np.diag([5e-5, 8e-6, 8e-6, 1.0]))
+    for name, image in (("head", head), ("stack", stack)):
+        files.save_image(images / f"{name}.nii.gz", image)
+        write_objects_of(images / f"{name}.nii.gz", labels, f"{name}.nii.gz")
+    for unit, per_mm in ((None, 1e3), ("mm", 1.0), ("um", 1e3), ("nm", 1e6)):
+        options = () if unit is None else ("--unit", unit)
+        assert cli.main(["measure", str(images), str(labels), "--out", str(table), *options]) == 0
+        rows = rows_of(table)
+        sizes = [float(row[f"volume_{unit or 'um'}3"]) for row in rows]
+        assert sizes == pytest.approx([volume * per_mm**3 for volume in (70 * 0.7, 36 * 0.7, 70 * 3.2e-15, 36 * 3.2e-15)], rel=1e-6)
+        assert len({name.rpartition("_")[2].rstrip("23") for name in rows[0]} & {"mm", "um", "nm"}) == 1
+    with pytest.raises(SystemExit):
+        cli.main(["measure", str(images), str(labels), "--out", str(table), "--unit", "inch"])
+    assert "inch" in capsys.readouterr().err
 
 
 def test_measure_tells_what_it_cannot_use(volume, tmp_path, capsys):

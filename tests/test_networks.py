@@ -33,6 +33,7 @@ TINY = {
     "cdnet": {"width": 8, "aspp_width": 16, "low_width": 8, "atrous": [1, 2]},
     "adaptiveclick": {"width": 24, "depth": 1, "heads": 2, "hidden": 16, "hidden_heads": 2, "pixel_layers": 1, "pixel_ffn": 16, "blocks": 1}
     | {"ffn": 16, "queries": 3, "groups": 4},
+    "latefusion": {"widths": [8, 16, 16], "blocks": [1, 1, 1], "light": [8, 16], "light_blocks": [1, 1], "groups": 4},
 }
 SMALL_MB = 25  # of float32
 
@@ -184,6 +185,15 @@ def test_the_configuration_builds_the_network_again(network):
 def test_a_missing_configuration_takes_the_defaults():
     assert build("unet").config == UNetConfig()
     assert build("unet", {"groups": 4}).config == UNetConfig(groups=4)
+
+
+def test_what_a_unet_must_not_look_at_changes_nothing():
+    torch.manual_seed(0)
+    image, guidance, previous = inputs(1)
+    for sees, same in ((True, False), (False, True)):
+        found = build("unet", TINY["unet"] | {"sees_previous": sees}).eval()
+        with torch.no_grad():
+            assert torch.equal(found(image, guidance, previous).logits, found(image, guidance, 1 - previous).logits) is same
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

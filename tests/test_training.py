@@ -118,7 +118,8 @@ def test_an_ablation_differs_from_its_base_in_what_it_is_about_alone(path):
     found, of_base = read_recipe(path), read_recipe(base)
     assert found != of_base
     changed = {f.name for f in fields(Recipe) if getattr(found, f.name) != getattr(of_base, f.name)}
-    assert changed <= ({"config", "loss", "dice_weight"} if "-" in path.stem else {"steps", "importance"})
+    parts = {"config", "loss", "dice_weight", "network", "sets", "sizes", "synthetic"}
+    assert changed <= (parts if "-" in path.stem else {"steps", "importance"})
     assert configuration(found.network, found.config) is not None
     assert path.stem.partition("-")[0] == found.network
     assert f"recipes/ablations/{path.name} --data DIR --out runs/{path.stem}.safetensors" in path.read_text("utf-8")

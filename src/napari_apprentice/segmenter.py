@@ -55,6 +55,9 @@ class ZoomConfig:
     first_clicks : so many clicks may start the search for the object's scale again, by falling outside of the window
     local_clicks : from this click on an answer changes the mask only near the newest click; 0 for never
     local_reach : how near, over the root of the mask's area
+    closer : a click after the first is also answered in a closer window about what it changed, whose side is that much wider than the
+        change; 0 for never
+    closer_clicks : from which click on
     """
 
     size: int = 128
@@ -70,6 +73,8 @@ class ZoomConfig:
     first_clicks: int = 3
     local_clicks: int = 7
     local_reach: float = 0.1
+    closer: float = 0.0
+    closer_clicks: int = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +273,14 @@ class NetworkSegmenter:
     def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box) -> tuple[Prediction, list[_Proposal]]:
         """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction; and proposals."""
         windows = [window, *(w for f in self.zoom.wider if (w := _widened(window, f, image_slice.shape)) != window)]
+        word, score, output = self._word(image_slice, prompt, windows)
+        answer = self._pasted(word, prompt, window, image_slice.shape, score)
+        if self.zoom.closer and len(prompt.clicks) >= self.zoom.closer_clicks and prompt.previous is not None:
+            answer = self._closer(image_slice, prompt, answer)
+        return answer, self._proposals(output, 0, prompt, window, image_slice.shape)
+
+    def _word(self, image_slice: ImageSlice, prompt: Prompt, windows: Sequence[Box]) -> tuple[Tensor, float, Output]:
+        """The network's mean word on the first of ``windows`` (n, n), refined; its estimated IoU; and all that it said."""
         views = [self.look(image_slice, prompt, w) for w in windows]
         parts = [torch.cat([getattr(v, name) for v in views]) for name in ("image", "guidance", "previous")]
         if self.zoom.mirror:
@@ -276,12 +289,28 @@ class NetworkSegmenter:
         logits, iou = output.logits, torch.sigmoid(output.iou_logits)
         if self.zoom.mirror:
             logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
-        words = [_seen_through(z, w, window) for z, w in zip(logits[:, 0].float(), windows, strict=True)]
+        words = [_seen_through(z, w, windows[0]) for z, w in zip(logits[:, 0].float(), windows, strict=True)]
         word = torch.stack(words).mean(0)
         if self.zoom.diffusion:
             word = word + self.zoom.diffusion * pixel_diffusion(word, views[0].image[0], views[0].clicks)
-        answer = self._pasted(word, prompt, window, image_slice.shape, float(iou.mean()))
-        return answer, self._proposals(output, 0, prompt, window, image_slice.shape)
+        return word, float(iou.mean()), output
+
+    def _closer(self, image_slice: ImageSlice, prompt: Prompt, answer: Prediction) -> Prediction:
+        """The answer again, from a closer window about what the newest click changed. After the focus crop of FocalClick (2022)."""
+        assert prompt.previous is not None
+        extent = _extent_of_change(answer, prompt.previous, prompt.clicks[-1])
+        side = max(extent.shape[0], extent.shape[1]) * self.zoom.closer
+        seen = answer.view
+        assert seen is not None
+        if extent.shape == (0, 0) or max(side, self.zoom.smallest_side_px) > 0.7 * seen.shape[0]:
+            return answer
+        centre = (extent.top + extent.bottom - 1) / 2, (extent.left + extent.right - 1) / 2
+        window = square(centre, max(side, self.zoom.smallest_side_px))
+        now = replace(prompt, previous=answer)
+        word, _, _ = self._word(image_slice, now, [window])
+        known = torch.logit(_previous_in_window(answer, window, self.zoom.size)[0, 0].clamp(1e-6, 1 - 1e-6)).to(word)
+        pasted, box = paste((word + known) / 2, window, image_slice.shape)
+        return _over(answer, pasted, box, image_slice.shape, seen, answer.score, prompt.clicks)
 
     def _pasted(self, word: Tensor, prompt: Prompt, window: Box, shape: tuple[int, int], score: float) -> Prediction:
         """What the network said of a window (n, n), over the previous prediction; a late click changes that near itself alone."""
@@ -389,8 +418,7 @@ def _distinct(answer: Prediction, proposals: Sequence[_Proposal], most: int, sam
 
 def _iou(a: Prediction, b: Prediction) -> float:
     """IoU of the masks of two predictions of a slice."""
-    top, left = max(a.box.top, b.box.top), max(a.box.left, b.box.left)
-    shared = Box(top, left, max(min(a.box.bottom, b.box.bottom), top), max(min(a.box.right, b.box.right), left))
+    shared = _shared(a.box, b.box)
     both = int((a.mask_in_box[_within(shared, a.box)] & b.mask_in_box[_within(shared, b.box)]).sum())
     return both / max(int(a.mask_in_box.sum()) + int(b.mask_in_box.sum()) - both, 1)
 
@@ -527,13 +555,8 @@ def _changed_near(new: Prediction, old: Prediction, click: Click, reach: float) 
     A late correction is about one place, and what was finished elsewhere stays so: the progressive merge of FocalClick (Chen et al., 2022).
     """
     before = np.full(new.logits.shape, -20.0, dtype=np.float32)
-    shared = Box(
-        max(new.box.top, old.box.top),
-        max(new.box.left, old.box.left),
-        min(new.box.bottom, old.box.bottom),
-        min(new.box.right, old.box.right),
-    )
-    if not old.mask_in_box.any() or shared.top >= shared.bottom or shared.left >= shared.right:
+    shared = _shared(new.box, old.box)
+    if not old.mask_in_box.any() or 0 in shared.shape:
         return new
     before[_within(shared, new.box)] = old.logits[_within(shared, old.box)]
     pieces, count = ndimage.label((before > 0) != new.mask_in_box, structure=np.ones((3, 3)))
@@ -542,6 +565,26 @@ def _changed_near(new: Prediction, old: Prediction, click: Click, reach: float) 
     nearest = ndimage.minimum(distance, pieces, np.arange(1, count + 1))
     stays = np.concatenate([[False], nearest > reach * float((before > 0).sum()) ** 0.5])
     return replace(new, logits=np.where(stays[pieces], before, new.logits))
+
+
+def _extent_of_change(new: Prediction, old: Prediction, click: Click) -> Box:
+    """The box of what changed in one piece with the click, or nearest to it; an empty one where nothing changed."""
+    before = np.zeros(new.logits.shape, dtype=bool)
+    box, shared = new.box, _shared(new.box, old.box)
+    before[_within(shared, box)] = old.mask_in_box[_within(shared, old.box)]
+    pieces, count = ndimage.label(before != new.mask_in_box, structure=np.ones((3, 3)))
+    if not count:
+        return Box(click.voxel[0], click.voxel[1], click.voxel[0], click.voxel[1])
+    rows, cols = np.nonzero(pieces)
+    nearest = np.argmin(np.hypot(rows + box.top - click.voxel[0], cols + box.left - click.voxel[1]))
+    where = ndimage.find_objects(pieces)[pieces[rows[nearest], cols[nearest]] - 1]
+    return Box(box.top + where[0].start, box.left + where[1].start, box.top + where[0].stop, box.left + where[1].stop)
+
+
+def _shared(a: Box, b: Box) -> Box:
+    """Where both are; an empty box if nowhere."""
+    top, left = max(a.top, b.top), max(a.left, b.left)
+    return Box(top, left, max(min(a.bottom, b.bottom), top), max(min(a.right, b.right), left))
 
 
 def _trimmed(prediction: Prediction) -> Prediction:

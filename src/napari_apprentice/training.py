@@ -14,7 +14,7 @@ import pickle
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -56,7 +56,7 @@ class Recipe:
     sizes : ``(working size, batch)`` pairs, one drawn for every step
     views : kinds of windows: (chance, least, largest extent of the object over the window's side)
     synthetic : share of procedural samples
-    sets : training set -> relative share of the real samples
+    sets : training set -> relative share of the real samples; a set whose share is 0 is left out, also where a base names it
     held_out : share of the cases of every set that is only scored, never learnt from
     rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
@@ -132,7 +132,7 @@ def read_recipe(path: Path | str) -> Recipe:
     recipe = Recipe(**values)
     if said := _complaint(recipe):
         raise RecipeError(f"the recipe {path} {said}")
-    return recipe
+    return replace(recipe, sets={name: share for name, share in recipe.sets.items() if share})
 
 
 def _with_bases(path: Path) -> list[Path]:
@@ -184,8 +184,8 @@ def _complaint(recipe: Recipe) -> str:
         return f"names the losses {', '.join(unknown)}; expected only {', '.join(LOSSES)}"
     if not _numbers(tuple(recipe.terms.values()) or (1,)) or min(recipe.terms.values(), default=1) <= 0:
         return f"gives terms = {recipe.terms}; expected a weight above 0 for each"
-    if not _numbers(tuple(recipe.sets.values()) or (1,)) or min(recipe.sets.values(), default=1) <= 0:
-        return f"gives sets = {recipe.sets}; expected a share above 0 for each"
+    if not _numbers(tuple(recipe.sets.values()) or (1,)) or min(recipe.sets.values(), default=0) < 0:
+        return f"gives sets = {recipe.sets}; expected a share of 0 or more for each"
     return ""
 
 

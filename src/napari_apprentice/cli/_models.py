@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_apprentice.cli._arguments import POLICIES, add_device, ious, names, orders, progress_bar
 from napari_apprentice.types import InputError
 
 if TYPE_CHECKING:
+    from napari_apprentice.segmenter import ZoomConfig
     from napari_apprentice.types import Segmenter
 
 __all__ = ["add_benchmark", "add_info", "add_train"]
@@ -35,7 +36,14 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET_DIR", help="folder with images/, labels/ and dataset.toml")
     parser.add_argument("--network", type=names, default=(), metavar="NAME", help="networks to compare (default: that of the weights)")
     parser.add_argument("--weights", action="append", default=[], metavar="[NAME=]FILE", help="weights of a network; may be repeated")
-    parser.add_argument("--no-diffusion", action="store_true", help="leave out the pixel diffusion that refines every answer (CDNet's PDM)")
+    parser.add_argument(
+        "--zoom",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE[,...]",
+        help="other values of segmenter.ZoomConfig, such as diffusion=0,mirror=false; may be repeated for more rows; "
+        "empty for the usual ones",
+    )
     parser.add_argument("--policy", type=names, default=("none",), metavar="P", help=f"{POLICIES} (default: none)")
     parser.add_argument("--robot", type=names, default=("centre",), metavar="R", help="centre or random (default: centre)")
     parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)")
@@ -73,10 +81,12 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         )
         for folder, robot, order, policy in product(arguments.sets, arguments.robot, arguments.order, arguments.policy)
     ]
-    models = _models(arguments.network, arguments.weights)
+    models = list(product(_models(arguments.network, arguments.weights), arguments.zoom or [""]))
+    for zoom in arguments.zoom:
+        _zoom(zoom)  # likewise for what is told too late otherwise
     for policy in arguments.policy:
         assembly.make_policy(policy)  # a misspelt one is told before the work begins
-    for network, weights in models:
+    for (network, weights), _ in models:
         if network is not None and weights is None:
             assembly.find_weights(network)
     device = str(pick_device(arguments.device))
@@ -84,8 +94,8 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     rows: dict[tuple[int, int], Row] = {}
     with progress_bar() as progress:
         task = progress.add_task("objects", total=len(models) * sum(len(objects_of(trial)[1]) for trial in trials))
-        for number, (network, weights) in enumerate(models):
-            build = partial(_load_segmenter, weights, network, device, arguments.threads, diffusion=not arguments.no_diffusion)
+        for number, ((network, weights), zoom) in enumerate(models):
+            build = partial(_load_segmenter, weights, network, device, arguments.threads, zoom)
             for index, row in run_all(
                 trials,
                 build,
@@ -118,7 +128,33 @@ def _models(networks: Sequence[str], weights: Sequence[str]) -> list[tuple[str |
     return [(name, named.get(name)) for name in dict.fromkeys(networks or named)] or [(None, plain[0] if plain else None)]
 
 
-def _load_segmenter(weights: Path | None, name: str | None, device: str, threads: int, *, diffusion: bool = True) -> Segmenter:
+def _zoom(text: str) -> ZoomConfig:
+    """The usual way to look, but for what ``text`` says (``name=value``, separated by commas)."""
+    from napari_apprentice.segmenter import ZoomConfig
+
+    usual, values = ZoomConfig(), {}
+    for part in filter(None, names(text)):
+        name, _, value = part.partition("=")
+        kinds = {f.name: type(getattr(usual, f.name)) for f in fields(ZoomConfig)}
+        try:
+            values[name] = _READ[kinds[name]](value)
+        except (KeyError, ValueError):
+            raise InputError(
+                f"--zoom {part} arrived; expected NAME=VALUE with one of {', '.join(f'{k} ({v.__name__})' for k, v in kinds.items())}"
+            ) from None
+    return replace(usual, **values)
+
+
+_READ: Mapping[type, Callable[[str], Any]] = {
+    int: int,
+    float: float,
+    bool: {"true": True, "false": False}.__getitem__,
+    tuple: lambda text: tuple(float(part) for part in text.split("+") if part),
+}
+"""How a value of `ZoomConfig` is read; several numbers are separated by plus signs."""
+
+
+def _load_segmenter(weights: Path | None, name: str | None, device: str, threads: int, zoom: str) -> Segmenter:
     """Also in the processes of ``--jobs``: the same number of threads everywhere gives the same sums everywhere."""
     import torch
 
@@ -128,9 +164,9 @@ def _load_segmenter(weights: Path | None, name: str | None, device: str, threads
     torch.set_num_threads(max(threads, 1))
     segmenter = assembly.load_segmenter(weights, name if weights is None or name in NETWORKS else None, device)
     segmenter.name = name or segmenter.name
-    if not diffusion:
-        segmenter.zoom = replace(segmenter.zoom, diffusion=0.0)
-        segmenter.name += " without diffusion"
+    if zoom:
+        segmenter.zoom = _zoom(zoom)
+        segmenter.name += f" ({zoom})"
     return segmenter
 
 

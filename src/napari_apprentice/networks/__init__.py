@@ -29,6 +29,7 @@ from napari_apprentice.networks.adaptiveclick import AdaptiveClick
 from napari_apprentice.networks.cdnet import CDNet
 from napari_apprentice.networks.deeplab import DeepLab
 from napari_apprentice.networks.diversity import Diversity
+from napari_apprentice.networks.latefusion import LateFusion
 from napari_apprentice.networks.unet import UNet, UNetConfig
 from napari_apprentice.types import WeightsError
 
@@ -40,6 +41,7 @@ NETWORKS: dict[str, type[Any]] = {
     "diversity": Diversity,
     "cdnet": CDNet,
     "adaptiveclick": AdaptiveClick,
+    "latefusion": LateFusion,
 }
 """name -> network class."""
 
