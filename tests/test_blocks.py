@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -138,6 +140,41 @@ def test_what_a_killed_process_left_is_cleared_and_what_is_in_use_is_not(tmp_pat
     assert (used.readonly()[2] == 3).all()
     del used
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]
+
+
+_OTHER = """
+import sys
+from pathlib import Path
+from napari_apprentice.blocks import BlockArray
+array = BlockArray((4, 8, 6), folder=Path(sys.argv[1])).duplicate("uint32")  # as the layer of a session has
+array[2] = 3
+print("there", flush=True)
+sys.stdin.readline()
+print(int(array[:].sum()), array._folder.path.exists(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_another_process_still_has_is_not_cleared_before_it_ends_or_is_killed(tmp_path):
+    command = [sys.executable, "-c", _OTHER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "there\n"
+            (left,) = tmp_path.iterdir()
+            cleared(tmp_path)
+            other.stdin.write("\n")
+            other.stdin.flush()
+            assert other.stdout.readline() == f"{3 * 8 * 6} True\n"
+        finally:
+            other.kill()
+    assert list(tmp_path.iterdir()) == [left]
+    cleared(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_array_takes_its_folder_along_when_its_process_ends(tmp_path):
+    subprocess.run([sys.executable, "-c", _OTHER, str(tmp_path)], input="\n\n", text=True, check=True, timeout=60, capture_output=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("index", [9, (0, 0, 0, 0), ([1, 2],), (slice(None, None, 2),)])

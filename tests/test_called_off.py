@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from napari_apprentice.blocks import BlockArray
-from napari_apprentice.files import WRITABLE, read_labels, write
-from napari_apprentice.types import Image
+from napari_apprentice.files import WRITABLE, object_paths, read_labels, write, write_objects
+from napari_apprentice.types import Image, WriteError
 
 RNG = np.random.default_rng(0)
 
@@ -55,6 +55,34 @@ def test_the_old_file_stays_whole_whenever_it_is_called_off(tmp_path, extension)
     with pytest.raises(EnoughError):
         write(tmp_path / f"b{extension}", new, like=image, go_on=Patience(1))
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("extension", WRITABLE)
+def test_of_many_files_none_is_there_before_all_are(tmp_path, extension):
+    image = image_for(extension)
+    labels, patient = RNG.integers(0, 4, image.shape), Patience()
+    first, second, _ = object_paths(tmp_path / f"a{extension}", (1, 2, 3))
+    write_objects(tmp_path / f"b{extension}", labels, like=image, go_on=patient)
+    write(second, labels == 0, like=image)
+    before = content(tmp_path)
+    for enough in sorted({1, 2, *range(patient.asked // 4, patient.asked + 1, patient.asked // 4 + 1), patient.asked}):
+        with pytest.raises(EnoughError):
+            write_objects(tmp_path / f"a{extension}", labels, like=image, go_on=Patience(enough))
+        assert content(tmp_path) == before
+        assert not first.exists()
+    write_objects(tmp_path / f"a{extension}", labels, like=image)
+    np.testing.assert_array_equal(read_labels(second), labels == 2)
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".ome.zarr"])
+def test_of_many_files_none_is_there_if_one_cannot_be_written(tmp_path, extension):
+    image = image_for(extension)
+    (tmp_path / f"a_2{extension}").mkdir()  # a folder of somebody else's
+    (tmp_path / f"a_2{extension}" / "notes.txt").write_text("stay")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(WriteError, match="a_2"):
+        write_objects(tmp_path / f"a{extension}", RNG.integers(0, 4, image.shape), like=image)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("extension", [".nii", ".nii.gz", ".tif", ".ome.tif", ".ome.zarr"])

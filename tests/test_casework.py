@@ -146,6 +146,17 @@ def test_the_table_has_the_objects_of_all_cases_that_are_done(project):
         cohort_table(project)
 
 
+def test_the_table_of_a_cohort_has_one_unit_whatever_its_reports_are_in(project):
+    run(project, names=["eye_0", "eye_2"])
+    for name, sizes in (("eye_0", {"area_mm2": 5e-10}), ("eye_2", {"area_um2": 500.0})):
+        report = report_of(project, name)
+        report["table"] = [{"case": name, "voxels": 5, **sizes}]
+        project.report_path(name).write_text(json.dumps(report))
+    assert [row["area_um2"] for row in cohort_table(project)] == pytest.approx([5e-4, 500.0], rel=1e-12)
+    assert [row["area_mm2"] for row in cohort_table(project, "mm")] == pytest.approx([5e-10, 5e-4], rel=1e-12)
+    assert {name for row in cohort_table(project, "mm") for name in row} == {"case", "voxels", "area_mm2"}
+
+
 def test_what_a_run_leaves_can_be_gone_on_with(project):
     run(project, names=["eye_0"])
     folder = project.session_folder("eye_0", project.status("eye_0").session)

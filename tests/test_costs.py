@@ -15,7 +15,7 @@ from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
 from napari_apprentice.weights import LoadedWeights
 
 SIDE = 32
-PLAIN = ZoomConfig(size=SIDE, wider=(), mirror=False)
+PLAIN = ZoomConfig(size=SIDE, wider=(), mirror=False, closer=0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +59,13 @@ def test_operations_and_parameters_are_those_that_one_counts():
     assert found["parameters"] == 4 * 28 + 8 + 5 * (SIDE + 1) + (12 * 4 + 12) + (16 + 4)
 
 
-@pytest.mark.parametrize(("wider", "mirror", "looks"), [((), False, 1), ((), True, 2), ((1.5, 2.0), True, 6)])
-def test_every_look_counts(wider, mirror, looks):
+@pytest.mark.parametrize(
+    ("wider", "mirror", "closer", "looks"),
+    [((), False, 0.0, 1), ((), True, 0.0, 2), ((1.5, 2.0), True, 0.0, 6), ((1.5, 2.0), True, 2.0, 8)],
+)
+def test_every_look_counts(wider, mirror, closer, looks):
     once = cost_of_click(segmenter(Counted()))
-    found = cost_of_click(segmenter(Counted(), ZoomConfig(size=SIDE, wider=wider, mirror=mirror)))
+    found = cost_of_click(segmenter(Counted(), ZoomConfig(size=SIDE, wider=wider, mirror=mirror, closer=closer)))
     assert found["gflops"] == pytest.approx(looks * once["gflops"])
     assert found["parameters"] == once["parameters"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import nibabel
 import numpy as np
 import pytest
@@ -68,6 +70,18 @@ def test_an_ome_tiff_of_pixels_states_no_length(tmp_path, labels):
         assert file.pages.first.tags.valueof("ResolutionUnit") == 1
     assert sitk.ReadImage(str(tmp_path / "a.ome.tif")).GetSpacing() == (1.0, 1.0, 1.0)
     assert read(tmp_path / "a.ome.tif").units == "pixel"
+
+
+def test_many_objects_take_no_more_memory_than_few(tmp_path):
+    image = Image(np.zeros((1, 16, 128, 128), np.uint8))
+    peaks = []
+    for count in (2, 16):
+        labels = np.arange(16 * 128 * 128).reshape(16, 128, 128) % count + 1
+        tracemalloc.start()
+        write_objects(tmp_path / "a.nii", labels, like=image)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 def test_no_objects_make_no_files(tmp_path):

@@ -605,6 +605,43 @@ def test_pictures_of_every_mode(tmp_path):
         assert read(tmp_path / "a.jpg").data.shape == (channels, 5, 7)
 
 
+@pytest.mark.parametrize("strip", [1, 15, 2**22])
+def test_a_picture_is_read_some_rows_at_a_time_and_is_the_same(tmp_path, monkeypatch, strip):
+    monkeypatch.setattr(importlib.import_module("napari_apprentice.files._picture"), "_STRIP_PIXELS", strip)
+    whole = PIL.Image.fromarray(RNG.integers(0, 256, (5, 7, 3)).astype(np.uint8))
+    usual, while_read = PIL.Image.core.get_block_size(), []
+    real = PIL.ImageFile.ImageFile.load_prepare
+    monkeypatch.setattr(
+        PIL.ImageFile.ImageFile, "load_prepare", lambda self: while_read.append(PIL.Image.core.get_block_size()) or real(self)
+    )
+    for mode, extension in itertools.product(("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"), (".png", ".jpg")):
+        picture = whole.convert("L").convert(mode) if mode == "I;16" else whole.convert(mode)
+        try:
+            picture.save(tmp_path / f"a{extension}")
+        except OSError:
+            continue  # one of the two formats does not know it
+        data = read(tmp_path / f"a{extension}").data
+        assert min(while_read) >= 2**26 > usual, "glibc fills smaller pieces with zeros, and nobody else has Python's lock meanwhile"
+        expected = PIL.Image.open(tmp_path / f"a{extension}")
+        expected = np.asarray(expected.convert("RGB") if expected.mode in ("P", "CMYK") else expected).astype(np.float64)
+        channels = np.atleast_3d(expected)[..., : 1 if mode in ("1", "L", "LA", "I;16") else 3]
+        np.testing.assert_array_equal(data, np.moveaxis(channels, -1, 0))
+        while_read.clear()
+    assert PIL.Image.core.get_block_size() == usual
+
+
+@pytest.mark.parametrize("extension", WRITABLE)
+@pytest.mark.parametrize("shape", [(5, 7), (3, 5, 7)])
+def test_the_colours_of_a_pixel_lie_beside_each_other(tmp_path, extension, shape):
+    """A window that is to draw other ones copies them first, for seconds, and stands still."""
+    if extension == ".png" and len(shape) == 3:
+        pytest.skip("PNG holds no volumes")
+    colours = RNG.integers(0, 256, (3, *shape)).astype(np.uint8)
+    back = read(save_image(tmp_path / f"a{extension}", Image(colours))).data
+    np.testing.assert_array_equal(back, colours)
+    assert np.moveaxis(back, 0, -1).flags.c_contiguous
+
+
 def test_16_bit_colour_png_keeps_its_16_bits(tmp_path):
     values = RNG.integers(0, 65536, (5, 7, 3)).astype(np.uint16)
     sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(tmp_path / "a.png"))

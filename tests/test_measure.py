@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from napari_apprentice import crofton
 from napari_apprentice import measure as module
 from napari_apprentice.geometry import affine_from_spacing, reverse_axes, spacing_of, swap_lps_ras
-from napari_apprentice.measure import Work, as_csv, measure, table
-from napari_apprentice.types import Image, LabelsError
+from napari_apprentice.measure import UNITS, Work, as_csv, in_unit, measure, table
+from napari_apprentice.types import Image, InputError, LabelsError
 
 SPACINGS = {"isotropic": (0.5, 0.5, 0.5), "anisotropic": (5.0, 0.7, 0.4), "nanometres": (5e-5, 8e-6, 8e-6)}
 
@@ -410,3 +410,83 @@ def test_a_cohort_is_its_cases_one_after_the_other():
     assert [row["case"] for row in rows] == ["a,b"] * len(volume) + ["c"] * len(picture)
     assert rows[0]["area_pixel2"] == rows[-1]["volume_mm3"] == ""
     assert float(rows[-1]["area_pixel2"]) == picture[-1]["voxels"]
+
+
+# ------------------------------------------------------------------------------------------------------------------------- its unit
+
+
+def tabled(spacing, unit=None, units="mm", **about):
+    """The table of a scene with voxels of this size."""
+    labels, data = scene((9, 20, 24)[-len(spacing) :])
+    return table(measure(labels, Image(data, rotated(spacing), units)), unit=unit, **about)
+
+
+def units_of(rows):
+    """The units that columns are in: the ending of a name, without the power."""
+    names = {name for row in rows for name in row}
+    return {name.rpartition("_")[2].rstrip("23") for name in names} & {"mm", "um", "nm", "pixel"}
+
+
+@pytest.mark.parametrize(
+    ("spacing", "unit"),
+    [
+        ((5e-5, 8e-6, 8e-6), "um"),  # electron microscopy
+        ((2e-3, 2.5e-4, 2.5e-4), "um"),  # confocal microscopy
+        ((0.0099, 0.0099, 0.0099), "um"),
+        ((0.0101, 0.0101, 0.0101), "mm"),
+        ((0.12, 0.0039, 0.0112), "mm"),  # optical coherence tomography
+        ((5.0, 0.7, 0.4), "mm"),
+        ((2.5e-4, 2.5e-4), "um"),
+        ((0.05, 0.05), "mm"),
+    ],
+)
+def test_a_table_is_in_the_unit_in_which_people_read_such_voxels(spacing, unit):
+    assert units_of(tabled(spacing)) == {unit}
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize(("unit", "per_mm"), [("mm", 1.0), ("um", 1e3), ("nm", 1e6)])
+def test_another_unit_says_the_same_as_a_world_that_is_counted_in_it(n, unit, per_mm):
+    labels, data = scene((9, 20, 24)[-n:])
+    affine = rotated(SPACINGS["anisotropic"][-n:])
+    counted = affine.copy()
+    counted[:-1] *= per_mm
+    for row, one in zip(
+        table(measure(labels, Image(data, affine, "mm")), unit=unit), measure(labels, Image(data, counted, "mm")), strict=True
+    ):
+        names = ("area_{}2", "perimeter_{}") if n == 2 else ("volume_{}3", "surface_{}2")
+        told = [row[name.format(unit)] for name in (*names, *(f"centroid_{axis}_{{}}" for axis in "zyx"[-n:]))]
+        np.testing.assert_allclose(told, [one.size, one.border, *one.centroid], rtol=1e-9)
+        assert (row["voxels"], row["mean_intensity"], row["first_x_voxel"]) == (one.voxels, pytest.approx(one.mean[0]), one.first[-1])
+
+
+@pytest.mark.parametrize("there", UNITS)
+def test_there_and_back_is_the_same_table(there):
+    rows = tabled((5.0, 0.7, 0.4), "mm", classes={1: "10_mm2"}, work={1: Work(2, 1.5)})
+    moved = in_unit(rows, there)
+    assert units_of(moved) == {there}
+    for before, after in zip(rows, in_unit(moved, "mm"), strict=True):
+        assert list(after) == list(before)
+        for name, value in before.items():
+            assert after[name] == (pytest.approx(value, rel=1e-12, nan_ok=True) if isinstance(value, float) else value)
+
+
+def test_a_cohort_has_one_unit_whatever_its_cases_are_in():
+    stack, head = tabled(SPACINGS["nanometres"]), tabled(SPACINGS["anisotropic"])
+    assert units_of([*stack, *head]) == {"um", "mm"}
+    for unit, expected in ((None, "um"), ("mm", "mm"), ("nm", "nm")):
+        rows = parsed(in_unit([*stack, *head], unit))
+        assert units_of(rows) == {expected}
+        assert all(row[f"volume_{expected}3"] and row[f"surface_{expected}2"] and row[f"centroid_z_{expected}"] for row in rows)
+    sizes = [float(row["volume_um3"]) / int(row["voxels"]) for row in parsed(in_unit([*stack, *head]))]
+    np.testing.assert_allclose(sizes, [3.2e-6] * len(stack) + [1.4e9] * len(head), rtol=1e-9)
+
+
+def test_what_counts_pixels_has_no_other_unit():
+    assert units_of(tabled((1.0, 1.0, 1.0), "nm", units="pixel")) == {"pixel"}
+    assert in_unit([]) == []
+
+
+def test_a_unit_that_there_is_not():
+    with pytest.raises(InputError, match="'inch' arrived; expected one of mm, um, nm"):
+        tabled((1.0, 1.0, 1.0), "inch")

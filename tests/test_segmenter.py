@@ -299,6 +299,26 @@ def test_a_painted_mask_lies_about_its_click_at_every_scale():
                     assert abs((low + high) / 2 - click) <= 2 + scale
 
 
+def test_what_the_other_scales_said_are_the_candidates_of_a_first_answer():
+    at, shape = (140, 210), (300, 400)
+    segmenter = painter("small")
+    first = segmenter.predict(picture(shape), Prompt((Click(at),)))
+    areas = [int(other.mask.sum()) for other in first.candidates]
+    assert 1 < len(areas) <= segmenter.zoom.first_others
+    assert int(first.mask.sum()) < min(areas)
+    assert areas == sorted(areas)  # the painter says the smaller the better
+    for other in first.candidates:
+        rows, cols = np.nonzero(other.mask)
+        side = rows.max() - rows.min() + 1
+        assert abs((rows.min() + rows.max()) / 2 - at[0]) <= side / 8
+        assert side == pytest.approx(cols.max() - cols.min() + 1, rel=0.2)
+        assert other.mask[at]
+        after = segmenter.predict(picture(shape), Prompt((Click(at), Click((at[0] + 5, at[1]))), other))
+        assert int(after.mask.sum()) > int(first.mask.sum())  # it goes on from the chosen one
+        assert after.candidates == ()
+    assert painter("small", ZoomConfig(first_others=0)).predict(picture(shape), Prompt((Click(at),))).candidates == ()
+
+
 def test_the_window_stays_while_the_click_is_inside_and_moves_when_it_is_not():
     segmenter, pixels = painter(), picture((400, 400))
     first = segmenter.predict(pixels, Prompt((Click((200, 200)),)))
@@ -361,6 +381,48 @@ def test_late_clicks_are_local_and_early_ones_are_not(monkeypatch):
         asked.clear()
         clicked(random_segmenter(zoom=replace(SMALL_ZOOM, local_clicks=count)), picture(), clicks)
         assert len(asked) == expected
+
+
+def test_what_changed_is_the_piece_at_the_click():
+    old, new = np.zeros((60, 60), bool), np.zeros((60, 60), bool)
+    old[20:40, 20:40] = new[20:40, 20:40] = True
+    new[20:26, 40:50] = True
+    new[34:40, 20:26] = False
+    found = [segmenter_module._extent_of_change(drawn(new), drawn(old), Click(at)) for at in ((22, 45), (22, 55), (36, 21))]
+    assert found == [Box(20, 40, 26, 50), Box(20, 40, 26, 50), Box(34, 20, 40, 26)]
+    assert segmenter_module._extent_of_change(drawn(old), drawn(old), Click((3, 4))).shape == (0, 0)
+
+
+def test_a_closer_look_is_about_the_change_and_only_where_it_is_small(monkeypatch):
+    shape = (300, 300)
+    mask = np.zeros(shape, bool)
+    mask[60:240, 60:240] = True
+    before = replace(Prediction.from_mask(mask), view=Box(0, 0, 300, 300))
+    looks, words = [], NetworkSegmenter._word
+
+    def word(self, image_slice, prompt, windows, size):
+        looks.append(windows)
+        return words(self, image_slice, prompt, windows, size)
+
+    monkeypatch.setattr(NetworkSegmenter, "_word", word)
+    prompt = Prompt((Click((150, 150)), Click((60, 250))), before)
+    without = painter(zoom=ZoomConfig(closer=0.0)).predict(picture(shape), prompt)
+    assert len(looks) == 1
+    looks.clear()
+    answer = painter().predict(picture(shape), prompt)
+    (_, (near,)) = looks  # the painter adds a square about the click
+    assert near.top < 60 < near.bottom
+    assert near.left < 250 < near.right
+    assert near.shape[0] < 150
+    outside = np.ones(shape, bool)
+    outside[max(near.top, 0) : near.bottom, near.left : near.right] = False
+    assert np.array_equal(answer.mask & outside, without.mask & outside)
+    assert not np.array_equal(answer.mask, without.mask)
+    assert answer.view == without.view
+    assert all(answer.mask[c.voxel] for c in prompt.clicks)
+    looks.clear()
+    painter(zoom=ZoomConfig(closer=30.0)).predict(picture(shape), prompt)  # as wide as what was seen already
+    assert len(looks) == 1
 
 
 def test_the_previous_mask_is_shown_where_it_is():

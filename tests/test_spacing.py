@@ -213,3 +213,61 @@ def test_commands_say_that_no_spacing_is_stated(tmp_path, capsys):
         assert len(sentences) == said
         assert all("'none'" in sentence and "voxels" in sentence for sentence in sentences)
         assert ("volume_pixel3" in (tmp_path / f"{name}.csv").read_text()) == bool(said)
+
+
+# ------------------------------------------------------------------------------------------------------------------------- no unit
+
+
+def unitless(path, linear=((1, 0, 0), (0, 1, 0), (0, 0, 1)), origin=(-3.0, 4.0, 7.5), unit="unknown", **codes):
+    """A NIfTI file with a unit of its own choice, as nibabel writes it (by itself without one)."""
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = linear, origin
+    image = nibabel.Nifti1Image(VOXELS.T, affine)
+    image.set_qform(affine, codes.get("qform", 0))
+    image.set_sform(affine, codes.get("sform", 2))
+    image.header.set_xyzt_units(unit)
+    image.to_filename(path)
+    return path
+
+
+TURN = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize("codes", [{"sform": 2}, {"sform": 0, "qform": 1}, {"sform": 1, "qform": 1}, {"sform": 0, "qform": 0}], ids=str)
+@pytest.mark.parametrize("linear", [np.eye(3), np.diag([-1, -1, 1]), TURN], ids=["straight", "mirrored", "turned"])
+def test_one_by_one_by_one_of_no_unit_is_no_size(tmp_path, linear, codes):
+    for unit, factor, expected in (
+        ("unknown", 1.0, ("pixel", 1.0)),
+        ("unknown", 1.001, ("mm", 1.001)),
+        ("unknown", 10.0, ("mm", 10.0)),
+        ("mm", 1.0, ("mm", 1.0)),
+        ("micron", 1.0, ("mm", 1e-3)),
+    ):
+        path = unitless(tmp_path / "a.nii", linear * factor, unit=unit, **codes)
+        assert spacing_of(path) == (expected[0], pytest.approx((expected[1],) * 3))
+    assert spacing_of(unitless(tmp_path / "a.nii", linear @ np.diag([1, 1, 2]), **codes)) == ("mm", pytest.approx((2, 1, 1)))
+
+
+@pytest.mark.parametrize("linear", [np.eye(3), np.diag([-1, -1, 1]), TURN], ids=["straight", "mirrored", "turned"])
+def test_what_such_a_file_does_say_its_labels_say_too(tmp_path, linear):
+    path = unitless(tmp_path / "a.nii.gz", linear, qform=1)
+    np.testing.assert_allclose(read(path).affine[:3, :3][::-1, ::-1], linear, atol=1e-7)
+    labels = write(tmp_path / "labels.nii.gz", VOXELS, like=read(path))
+    first, second = (nibabel.load(each).header for each in (path, labels))
+    for field in ("srow_x", "srow_y", "srow_z", "sform_code", "qform_code", "quatern_d", "qoffset_x", "pixdim", "xyzt_units"):
+        np.testing.assert_array_equal(first[field], second[field], err_msg=field)
+    np.testing.assert_array_equal(read_labels(labels, like=read(path)), VOXELS)
+
+
+def test_a_nifti_of_a_picture_without_a_size_says_none_either(tmp_path):
+    for image in (Image(VOXELS[None]), Image(VOXELS[None, 0])):
+        assert read(files.save_image(tmp_path / "a.nii", image)).units == "pixel"
+
+
+def test_commands_say_that_no_unit_is_stated(tmp_path, capsys):
+    for name, unit, said in (("none", "unknown", 1), ("good", "mm", 0)):
+        path = unitless(tmp_path / f"{name}.nii", unit=unit)
+        labels = write(tmp_path / f"{name}_labels.nii", VOXELS > 200, like=read(path))
+        assert main(["measure", str(path), str(labels), "--out", str(tmp_path / "table.csv")]) == 0
+        assert capsys.readouterr().err.count("'none' does not say how large a voxel is") == said
+        assert ("volume_pixel3" in (tmp_path / "table.csv").read_text()) == bool(said)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from napari_apprentice.types import Box, Click
-from napari_apprentice.windows import click_in_window, cut, inside, paste, square, standardise
+from napari_apprentice.windows import click_in_window, cut, inside, paste, paste_part, square, standardise
 
 many = settings(max_examples=60)
 
@@ -40,8 +40,23 @@ def test_square_is_a_square_about_its_centre(row, col, side):
     window = square((row, col), side)
     height, width = window.shape
     assert height == width == max(round(side), 1)
-    assert abs((window.top + window.bottom - 1) / 2 - row) <= 0.5
-    assert abs((window.left + window.right - 1) / 2 - col) <= 0.5
+    assert abs((window.top + window.bottom - 1) / 2 - row) <= 0.5 + 1e-9
+    assert abs((window.left + window.right - 1) / 2 - col) <= 0.5 + 1e-9
+
+
+@many
+@given(starts, starts, sides, st.integers(4, 40), st.data())
+def test_a_part_that_is_pasted_is_that_part_of_the_whole(top, left, side, size, data):
+    window, shape = window_at(top, left, side), (60, 70)
+    whole = inside(window, shape)
+    assume(whole.top < whole.bottom and whole.left < whole.right)
+    rows = sorted(data.draw(st.tuples(*2 * [st.integers(whole.top, whole.bottom - 1)])))
+    cols = sorted(data.draw(st.tuples(*2 * [st.integers(whole.left, whole.right - 1)])))
+    part = Box(rows[0], cols[0], rows[1] + 1, cols[1] + 1)
+    values = torch.randn(size, size, generator=torch.Generator().manual_seed(0))
+    pasted, box = paste(values, window, shape)
+    here = pasted[part.top - box.top : part.bottom - box.top, part.left - box.left : part.right - box.left]
+    np.testing.assert_allclose(paste_part(values, window, part), here, atol=1e-3)
 
 
 @many

@@ -11,13 +11,16 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import product
 from pathlib import Path
-from typing import Any
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary, finalize
 
 import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.lazy import ArrayLike, basic_index
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 __all__ = ["BLOCK", "LARGE_VOXELS", "BlockArray", "cleared", "is_large"]
 
@@ -29,9 +32,10 @@ BLOCK = (4, 256, 256)
 
 _CACHE_BYTES = 2**27
 _FOLDER_PREFIX = "blocks-"
+_LOCK_NAME = "in-use.lock"
 
-_in_use: WeakValueDictionary[Path, tempfile.TemporaryDirectory[str]] = WeakValueDictionary()
-"""Folders of the arrays of this process."""
+_in_use: WeakValueDictionary[Path, _Folder] = WeakValueDictionary()
+"""Folders of the arrays of this process, which on some file systems is not kept out by its own locks."""
 
 Index = tuple[int, ...]
 
@@ -44,12 +48,45 @@ def is_large(shape: Sequence[int]) -> bool:
 def cleared(folder: Path) -> Path:
     """A folder without the blocks that a process which was killed has left there. Only for who owns the folder now.
 
-    Those of arrays that there still are in this process, in a layer for instance, stay, and go with them.
+    Those of arrays that there still are, in a layer of this or another process for instance, stay, and go with them.
     """
     for left in folder.glob(f"{_FOLDER_PREFIX}*"):
-        if left.absolute() not in _in_use:
+        if left.absolute() not in _in_use and (lock := _locked(left)) is not None:
+            lock.release()
             shutil.rmtree(left, ignore_errors=True)
     return folder
+
+
+class _Folder:
+    """A folder of blocks that goes with this object, and that other processes can tell is in use.
+
+    The lock is the operating system's own, so it goes with the process, however that ends.
+    """
+
+    def __init__(self, parent: Path | None) -> None:
+        temporary = tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=parent, ignore_cleanup_errors=True)
+        self.path = Path(temporary.name).absolute()
+        finalize(self, _let_go, _locked(self.path), temporary)
+        _in_use[self.path] = self
+
+
+def _locked(folder: Path) -> FileLock | None:
+    """The lock of a folder, which we have now; None if somebody else has it, or the file system knows no locks."""
+    import filelock  # here, so that whoever has no large labels need not wait for it
+
+    # An array may go in another thread than the one it was made in.
+    lock = filelock.FileLock(folder / _LOCK_NAME, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):  # a timeout is an OSError, too
+        return None
+    return lock
+
+
+def _let_go(lock: FileLock | None, temporary: tempfile.TemporaryDirectory[str]) -> None:
+    if lock is not None:
+        lock.release()
+    temporary.cleanup()
 
 
 class BlockArray(ArrayLike):
@@ -71,10 +108,9 @@ class BlockArray(ArrayLike):
         self.shape = tuple(int(side) for side in shape)
         self.dtype = np.dtype(dtype)
         self.block: tuple[int, ...] = tuple(min(side, most) for side, most in zip(self.shape, BLOCK[-len(self.shape) :], strict=True))
-        self._folder = tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX, dir=folder, ignore_cleanup_errors=True)
-        _in_use[Path(self._folder.name).absolute()] = self._folder
+        self._folder = _Folder(folder)
         self._stored: Any = zarr.create_array(
-            str(Path(self._folder.name) / "labels.zarr"), shape=self.shape, chunks=self.block, dtype=np.uint32, fill_value=0
+            str(self._folder.path / "labels.zarr"), shape=self.shape, chunks=self.block, dtype=np.uint32, fill_value=0
         )
         self._ids: dict[Index, frozenset[int]] = {}
         self._kept: OrderedDict[Index, npt.NDArray[Any]] = OrderedDict()
@@ -135,7 +171,7 @@ class BlockArray(ArrayLike):
 
     def duplicate(self, dtype: npt.DTypeLike) -> BlockArray:
         """A copy of the same ids, beside this one, that is read as another type."""
-        other = BlockArray(self.shape, dtype, Path(self._folder.name).parent)
+        other = BlockArray(self.shape, dtype, self._folder.path.parent)
         for region, values in self.pieces():
             other[region] = values
         return other

@@ -1,7 +1,7 @@
 """What one click costs a network: parameters, floating-point operations, memory.
 
 Counted for a click after the first one: a window of the working size and the wider ones, each also mirrored where the segmenter does that,
-encoded and decoded together.
+encoded and decoded together; and the closer look that follows where the segmenter takes one, at its most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from napari_apprentice.segmenter import NetworkSegmenter
+from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
 
 __all__ = ["TensorMemory", "cost_of_click"]
 
@@ -38,9 +38,14 @@ def cost_of_click(segmenter: NetworkSegmenter) -> Mapping[str, float]:
         network.decode(network.encode(given[0]), *given[1:])
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "gflops": counter.get_total_flops() / 1e9,
+        "gflops": counter.get_total_flops() / 1e9 * (1 + _closer(segmenter.zoom)),
         "memory_mib": memory.peak_bytes / 2**20,
     }
+
+
+def _closer(zoom: ZoomConfig) -> float:
+    """What the closer look costs, over all others."""
+    return 1 / (1 + len(zoom.wider)) if zoom.closer else 0.0
 
 
 def _looks(segmenter: NetworkSegmenter) -> tuple[Tensor, Tensor, Tensor]:

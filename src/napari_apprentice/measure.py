@@ -8,6 +8,8 @@ the number of objects matters much, nor whether the arrays fit into memory.
 - *Surface* (in 2D the perimeter) is the estimate of Cauchy and Crofton, see `crofton`. It is closed where the image ends, and where objects
   touch each of them has its own.
 - *Intensity* is that of all voxels of the object; the standard deviation is that of a sample (n - 1), as in ITK.
+
+What is measured is in millimetres. A table is in the unit in which people read objects of such voxels, see `in_unit`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +28,20 @@ from scipy import ndimage
 
 from napari_apprentice.crofton import border_per_crossing, crossings, half_of_the_neighbours
 from napari_apprentice.geometry import voxel_to_world
-from napari_apprentice.types import Image, LabelsError
+from napari_apprentice.types import Image, InputError, LabelsError
 
-__all__ = ["Measures", "Row", "Work", "as_csv", "measure", "table"]
+__all__ = ["UNITS", "Measures", "Row", "Work", "as_csv", "in_unit", "measure", "table"]
 
 Row = dict[str, int | float | str | None]
 """A line of a table by the names of its columns; None is an empty cell."""
+
+_PER_M = {"mm": 10**3, "um": 10**6, "nm": 10**9}
+UNITS: tuple[str, ...] = tuple(_PER_M)
+"""Units of length that a table can be in."""
+
+_LENGTH = re.compile(rf"(.+)_({'|'.join(UNITS)})([23]?)")
+_FINE_MM = 0.01
+"""Voxels smaller than a cube (in 2D a square) of this edge are those of a microscope. Of its objects, micrometres are reported."""
 
 _SLAB_VOXELS = 2**22
 _Spread = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
@@ -44,7 +55,7 @@ class Measures:
     Attributes
     ----------
     label : its id
-    units : "mm", or "pixel" where the image states no physical spacing
+    units : of what follows: "mm", or "pixel" where the image states no physical spacing
     voxels : how many it has
     size : volume in ``units``³, or in 2D area in ``units``²
     border : surface in ``units``², or in 2D perimeter in ``units``
@@ -121,14 +132,16 @@ def table(
     labels: str = "",
     classes: Mapping[int, str] | None = None,
     work: Mapping[int, Work] | None = None,
+    unit: str | None = None,
 ) -> list[Row]:
-    """Rows of a table, units in the names of its columns. The table of a cohort is the rows of its cases, one after the other.
+    """Rows of a table, units in the names of its columns. The table of a cohort is the rows of its cases, one after the other, `in_unit`.
 
     Parameters
     ----------
     case, labels : names of the image and of the label map
     classes : what objects are, by id; instances of a class are numbered from 1
     work : what objects cost, by id; columns for it are there only if this is given
+    unit : see `in_unit`
     """
     counts: dict[str, int] = {}
     rows = []
@@ -139,7 +152,29 @@ def table(
         if work is not None:
             row |= _cost(work.get(one.label))
         rows.append(row)
-    return rows
+    return in_unit(rows, unit)
+
+
+def in_unit(rows: Sequence[Row], unit: str | None = None) -> list[Row]:
+    """The rows of a whole table, with every length, area and volume in one unit. What counts pixels goes on doing so.
+
+    Parameters
+    ----------
+    unit : one of `UNITS`; by default "um" where a voxel of any of the objects is smaller than a cube (in 2D a square) of 10 µm, else "mm"
+
+    Raises
+    ------
+    InputError : there is no such unit
+
+    >>> in_unit([{"voxels": 4, "volume_mm3": 5e-13}])
+    [{'voxels': 4, 'volume_um3': 0.0005}]
+    """
+    if unit is None:
+        unit = "um" if any(_voxel_edge_mm(row) < _FINE_MM for row in rows) else "mm"
+    if unit not in UNITS:
+        raise InputError(f"the unit {unit!r} arrived; expected one of {', '.join(UNITS)}")
+    renamed = {name: _renamed(name, unit) for name in {name for row in rows for name in row}}
+    return [{renamed[name][0]: _scaled(value, renamed[name][1]) for name, value in row.items()} for row in rows]
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -173,6 +208,27 @@ def _cost(work: Work | None) -> Row:
     if work is None:
         return {"clicks": None, "active_s": None, "model_version": None}
     return {"clicks": work.clicks, "active_s": round(work.active_s, 3), "model_version": work.version}
+
+
+def _voxel_edge_mm(row: Row) -> float:
+    """Edge of a cube (in 2D a square) as large as a voxel of this object; infinite where nobody knows."""
+    for name, value in row.items():
+        found, voxels = _LENGTH.fullmatch(name), row.get("voxels")
+        if found and found[1] in ("volume", "area") and isinstance(value, float | int) and isinstance(voxels, int):
+            return float((value / voxels) ** (1 / int(found[3])) * _PER_M["mm"] / _PER_M[found[2]])
+    return math.inf
+
+
+def _renamed(name: str, unit: str) -> tuple[str, float]:
+    """The name of a column in a unit, and what its values are to be multiplied by."""
+    found = _LENGTH.fullmatch(name)
+    if found is None:
+        return name, 1.0
+    return f"{found[1]}_{unit}{found[3]}", (_PER_M[unit] / _PER_M[found[2]]) ** int(found[3] or 1)
+
+
+def _scaled(value: float | str | None, factor: float) -> float | str | None:
+    return value * factor if factor != 1 and isinstance(value, float | int) else value
 
 
 def _cell(value: float | str | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from napari_apprentice import files
 from napari_apprentice.journal import package_version, read_journal
 from napari_apprentice.legend import Legend, legend_path, write_legend
-from napari_apprentice.measure import Row, measure, table
+from napari_apprentice.measure import Row, in_unit, measure, table
 from napari_apprentice.projects import Project, Status
 from napari_apprentice.session import Session
 from napari_apprentice.texts import write_text
@@ -110,8 +110,10 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
     return project.set_status(name, Status("done", "; ".join(warnings), known.by, known.session, place, expected))
 
 
-def cohort_table(project: Project) -> list[Row]:
+def cohort_table(project: Project, unit: str | None = None) -> list[Row]:
     """The rows of all cases that are done, as `measure.table` makes them, with who did them, the error expected, and the study's record.
+
+    All lengths are in one ``unit``, see `measure.in_unit`.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def cohort_table(project: Project) -> list[Row]:
                 rows += json.loads(path.read_text("utf-8"))["table"]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise ReadError(f"the report {path} cannot be read ({error}); expected the one that was written with its labels") from error
-    return rows
+    return in_unit(rows, unit)
 
 
 def _legend(project: Project, session: Session) -> Legend:

@@ -28,7 +28,7 @@ from napari_apprentice.networks import Output
 from napari_apprentice.refinement import pixel_diffusion
 from napari_apprentice.types import Box, Click, DeviceError, ImageSlice, InputError, Prediction, Prompt
 from napari_apprentice.weights import LoadedWeights, load_weights
-from napari_apprentice.windows import click_in_window, cut, paste, square, standardise
+from napari_apprentice.windows import click_in_window, cut, inside, paste, paste_part, square, standardise
 
 __all__ = ["HELD_LOGIT", "NetworkSegmenter", "View", "ZoomConfig", "pick_device"]
 
@@ -46,6 +46,7 @@ class ZoomConfig:
     first_size : working size of the windows among which the first click chooses
     first_steps : ratio between the sides of neighbouring first windows
     first_stability : power to which the stability of a first look counts beside its estimated IoU; 0 for not at all
+    first_others : at most so many answers of other scales are candidates beside the first answer
     smallest_side_px : no window is narrower, in slice pixels
     margin : side of the window over the extent of the object in it
     wider : factors of further windows about the same centre, whose answers are averaged in
@@ -58,23 +59,28 @@ class ZoomConfig:
     closer : a click after the first is also answered in a closer window about what it changed, whose side is that much wider than the
         change; 0 for never
     closer_clicks : from which click on
+    late_clicks : from this click on the window is looked at at ``late_size``, and no wider one beside it; 0 for never
+    late_size : working size then
     """
 
     size: int = 128
     first_size: int = 128
     first_steps: float = 2.0
     first_stability: float = 2.0
+    first_others: int = 3
     smallest_side_px: int = 24
     margin: float = 1.7
     wider: tuple[float, ...] = (1.8,)
-    mirror: bool = True
+    mirror: bool = False
     diffusion: float = 5.0
     keep_overlap: float = 0.5
     first_clicks: int = 3
     local_clicks: int = 7
     local_reach: float = 0.1
-    closer: float = 0.0
+    closer: float = 2.0
     closer_clicks: int = 2
+    late_clicks: int = 0
+    late_size: int = 192
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +264,8 @@ class NetworkSegmenter:
     def predict(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """The mask for all clicks so far; at the first click it looks at several scales and takes the most credible one.
 
-        Where the network proposes several masks, the others are candidates: as it said them, neither averaged nor refined.
+        Where the network proposes several masks, the others are candidates: as it said them, neither averaged nor refined. Where it does
+        not, the masks of the other scales are, as long as there is no scale to go by.
         """
         if not prompt.clicks:
             raise InputError("a prompt without clicks arrived; expected at least one click")
@@ -268,20 +275,23 @@ class NetworkSegmenter:
                 first, proposals = self._first(image_slice, prompt)
                 prompt = replace(prompt, previous=first)
             answer, newest = self._answer(image_slice, prompt, self._window(prompt, image_slice.shape))
-            return replace(answer, candidates=_distinct(answer, [*newest, *proposals], len(newest) - 1))
+            if newest:
+                return replace(answer, candidates=_distinct(answer, [*newest, *proposals], len(newest) - 1))
+            return replace(answer, candidates=_distinct(answer, proposals, self.zoom.first_others, _OTHER_SCALE_IOU))
 
     def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box) -> tuple[Prediction, list[_Proposal]]:
         """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction; and proposals."""
-        windows = [window, *(w for f in self.zoom.wider if (w := _widened(window, f, image_slice.shape)) != window)]
-        word, score, output = self._word(image_slice, prompt, windows)
+        late = 0 < self.zoom.late_clicks <= len(prompt.clicks)
+        wider = [] if late else [w for f in self.zoom.wider if (w := _widened(window, f, image_slice.shape)) != window]
+        word, score, output = self._word(image_slice, prompt, [window, *wider], self.zoom.late_size if late else self.zoom.size)
         answer = self._pasted(word, prompt, window, image_slice.shape, score)
         if self.zoom.closer and len(prompt.clicks) >= self.zoom.closer_clicks and prompt.previous is not None:
             answer = self._closer(image_slice, prompt, answer)
         return answer, self._proposals(output, 0, prompt, window, image_slice.shape)
 
-    def _word(self, image_slice: ImageSlice, prompt: Prompt, windows: Sequence[Box]) -> tuple[Tensor, float, Output]:
+    def _word(self, image_slice: ImageSlice, prompt: Prompt, windows: Sequence[Box], size: int) -> tuple[Tensor, float, Output]:
         """The network's mean word on the first of ``windows`` (n, n), refined; its estimated IoU; and all that it said."""
-        views = [self.look(image_slice, prompt, w) for w in windows]
+        views = [self.look(image_slice, prompt, w, size) for w in windows]
         parts = [torch.cat([getattr(v, name) for v in views]) for name in ("image", "guidance", "previous")]
         if self.zoom.mirror:
             parts = [torch.cat([p, p.flip(3)]) for p in parts]
@@ -307,7 +317,7 @@ class NetworkSegmenter:
         centre = (extent.top + extent.bottom - 1) / 2, (extent.left + extent.right - 1) / 2
         window = square(centre, max(side, self.zoom.smallest_side_px))
         now = replace(prompt, previous=answer)
-        word, _, _ = self._word(image_slice, now, [window])
+        word, _, _ = self._word(image_slice, now, [window], self.zoom.size)
         known = torch.logit(_previous_in_window(answer, window, self.zoom.size)[0, 0].clamp(1e-6, 1 - 1e-6)).to(word)
         pasted, box = paste((word + known) / 2, window, image_slice.shape)
         return _over(answer, pasted, box, image_slice.shape, seen, answer.score, prompt.clicks)
@@ -351,7 +361,7 @@ class NetworkSegmenter:
     def _first(self, image_slice: ImageSlice, prompt: Prompt) -> tuple[Prediction, list[_Proposal]]:
         """The most credible of the first looks: by its estimated IoU, its outline's sharpness, its margin to the border, and usual sizes.
 
-        With it the masks that were proposed in the same look.
+        With it the masks that were proposed in the same look, or else those of the other looks.
         """
         size, shape = self.zoom.first_size, image_slice.shape
         anchor = next((c for c in prompt.clicks if c.positive), prompt.clicks[-1])
@@ -374,6 +384,10 @@ class NetworkSegmenter:
         best = int(np.argmax(scores))
         pasted, box = paste(logits[best, 0].float(), windows[best], shape)
         proposals = self._proposals(output, best, Prompt(prompt.clicks), windows[best], shape)
+        if not proposals and self.zoom.first_others:
+            found = zip(scores, logits[:, 0].float(), windows, iou.tolist(), strict=True)
+            others = [_of_scale(*one, shape, prompt.clicks) for number, one in enumerate(found) if number != best]
+            proposals = [other for other in others if other is not None]
         return Prediction(pasted, box, shape, None, float(iou[best])), proposals
 
     def _usual(self, mask: Tensor, window: Box, shape: tuple[int, int]) -> float:
@@ -404,6 +418,30 @@ class _Proposal(NamedTuple):
     chance: float
     prediction: Prediction
     full: bool
+
+
+_OTHER_SCALE_IOU = 0.8
+"""Masks of two scales that are more alike than this say the same."""
+_LARGEST_OTHER_PX = 1 << 21
+"""No mask of another scale is offered that would take longer to paste than a click should."""
+
+
+def _of_scale(chance: float, word: Tensor, window: Box, score: float, shape: tuple[int, int], clicks: Sequence[Click]) -> _Proposal | None:
+    """What was said of a window (n, n) as a proposal, in the box of its mask alone; None if there is none, or far too large a one."""
+    rows, cols = (np.flatnonzero((word > 0).any(axis).cpu().numpy()) for axis in (1, 0))
+    if len(rows) == 0:
+        return None
+    scale = (window.bottom - window.top) / word.shape[-1]
+    about = Box(
+        math.floor(window.top + (rows[0] - 1) * scale),
+        math.floor(window.left + (cols[0] - 1) * scale),
+        math.ceil(window.top + (rows[-1] + 2) * scale),
+        math.ceil(window.left + (cols[-1] + 2) * scale),
+    )
+    part = inside(_shared(about, window), shape)
+    if part.shape[0] * part.shape[1] > _LARGEST_OTHER_PX:
+        return None
+    return _Proposal(chance, _over(None, paste_part(word, window, part), part, shape, window, score, clicks), True)
 
 
 def _distinct(answer: Prediction, proposals: Sequence[_Proposal], most: int, same_iou: float = 0.95) -> tuple[Prediction, ...]:

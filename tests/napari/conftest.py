@@ -16,11 +16,15 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication, QPushButton
 
 from napari import settings as napari_settings
+from napari_apprentice._napari.answers import State
+from napari_apprentice._napari.errands import Errands
+from napari_apprentice._napari.key_choice import KeyChoice
+from napari_apprentice._napari.sitting import Sitting
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Image
+from napari_apprentice.types import Image, Plane
 from napari_apprentice.versions import Version
 
 NONE = Qt.KeyboardModifier.NoModifier
@@ -143,6 +147,46 @@ class Hands:
         QApplication.processEvents()
 
 
+class PaperDesk:
+    """What stands in for a `Desk` where there is no viewer: it writes down what it is told to show, and outlines count as shown masks."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.folder, self.whole = session, Path("paper"), True
+        self.plane, self.flipped = Plane(0, 4), False
+        self.labels = np.array(session.labels, dtype=int)
+        self.label, self.clicks, self.drawn = 0, (), 0
+        self.outlined: list[tuple] = []
+        self.answered: list[object] = []
+        self.mask, self.outline = self, self.Outline(self)
+
+    class Outline:
+        def __init__(self, desk: PaperDesk) -> None:
+            self.desk = desk
+
+        def show(self, plane, mask) -> None:
+            self.desk.outlined.append((plane, mask))
+
+        def hide(self) -> None:
+            self.desk.outlined.clear()
+
+    def show(self, label, clicks, boxes=()) -> None:
+        self.label, self.clicks, self.drawn = label, tuple(clicks), self.drawn + bool(boxes)
+        for region, values in boxes:
+            self.labels[region] = values
+
+    def show_plane(self, plane) -> None:
+        self.plane = plane
+
+    def show_classes(self, legend, highest) -> None:
+        self.legend = legend
+
+    def write_all(self, labels) -> None:
+        self.labels = np.array(labels, dtype=int)
+
+    def stroke_answered(self, stroke) -> None:
+        self.answered.append(stroke)
+
+
 @pytest.fixture(autouse=True)
 def apprentice_home(tmp_path, monkeypatch) -> Path:
     home = tmp_path / "home"
@@ -179,6 +223,38 @@ def make_engine():
 def slow_engine():
     """Engines whose predictions take ``seconds``, or wait for ``gate``."""
     return lambda seconds=0.0, gate=None: DiskEngine(lambda: SlowSegmenter(seconds, gate))
+
+
+@pytest.fixture
+def errands(qtbot):
+    """Errands with a worker of their own, what they said, and `wait` until everything is answered."""
+    made, heard = Errands("nothing goes on"), []
+    made.said.connect(heard.append)
+    made.heard = heard
+    made.wait = lambda: qtbot.waitUntil(lambda: made.worker.waiting == 0, timeout=30_000)
+    yield made
+    made.worker.close()
+    assert made.worker.join(10)
+
+
+@pytest.fixture
+def sitting(errands, tube):
+    """A session of the tube at work on a desk of paper; ``told`` are all its calls back, None for an answer that has come."""
+    told: list[object] = []
+    session = Session(tube, DiskSegmenter(), FakePolicy())
+    made = Sitting(
+        PaperDesk(session),
+        State.of(session),
+        errands,
+        KeyChoice(errands),
+        overtaken=lambda: told.append(None),
+        changed=lambda: told.append(made.state),
+        splitting=told.append,
+    )
+    made.told = told
+    errands.wait()
+    errands.heard.clear()
+    return made
 
 
 @pytest.fixture

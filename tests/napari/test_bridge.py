@@ -12,11 +12,11 @@ from napari.layers import Labels, Points
 from qtpy.QtCore import QTimer
 
 from napari_apprentice import files
-from napari_apprentice._napari import bridge as bridge_module
-from napari_apprentice._napari.bridge import Bridge
+from napari_apprentice._napari.bridge import LAYERS_REMOVED, Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
 from napari_apprentice._napari.keys import KEYS
+from napari_apprentice._napari.sitting import LABELS_KEPT
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.journal import read_journal
 from napari_apprentice.session import resume
@@ -225,14 +225,14 @@ def test_a_click_in_another_object_says_whose_the_place_is(desk):
     desk.bridge.accept()
     desk.bridge.select(1)
     desk.wait()
-    desk.bridge.name("cup")
+    desk.bridge.name("cup {0} {x}")
     desk.bridge.accept()
     desk.bridge.select(9)
     desk.wait()
-    desk.bridge.keys = {**desk.bridge.keys, "open_here": "Shift-B"}
+    desk.bridge._key_choice.bound = {**desk.bridge.keys, "open_here": "Shift-B"}
     desk.click(2, 20, 20)
     desk.wait()
-    assert said[-1] == "this place belongs to object 1 (cup), protected since it was accepted; Shift+B over it opens it"
+    assert said[-1] == "this place belongs to object 1 (cup {0} {x}), protected since it was accepted; Shift+B over it opens it"
 
     desk.click(6, 20, 20)
     desk.bridge.select(10)  # object 9 was never accepted
@@ -445,7 +445,17 @@ def test_a_replaced_array_is_put_back(desk, told):
     desk.wait()
     desk.labels.data = np.ones((3, 4, 5), dtype=np.uint8)
     desk.wait()
-    assert told() == [bridge_module.LABELS_KEPT]
+    assert told() == [LABELS_KEPT]
+    desk.check_equal()
+
+
+def test_an_answer_that_comes_after_the_array_was_replaced_is_not_lost(desk, told):
+    desk.click(2, 20, 20)
+    desk.labels.data = np.ones((3, 4, 5), dtype=np.uint8)
+    desk.wait()
+    assert told() == [LABELS_KEPT]
+    assert len(desk.session.clicks) == 1
+    assert desk.session.labels.any()
     desk.check_equal()
 
 
@@ -500,7 +510,7 @@ def test_removing_one_of_the_layers_closes_the_session(desk, which, told):
     labels = desk.labels
     desk.viewer.layers.remove(layer)
     assert desk.bridge.state is None
-    desk.qtbot.waitUntil(lambda: told() == [bridge_module.LAYERS_REMOVED])
+    desk.qtbot.waitUntil(lambda: told() == [LAYERS_REMOVED])
     assert (labels in desk.viewer.layers) == (which != "labels")  # what was done is not thrown away
     assert not any(isinstance(each, Points) for each in desk.viewer.layers)
 

@@ -14,8 +14,9 @@ from qtpy.QtWidgets import QFileDialog, QMessageBox
 from napari_apprentice import files, measure
 from napari_apprentice._napari import storage
 from napari_apprentice._napari.contributions import image_layer
-from napari_apprentice._napari.measure_table import MeasureTable, TableModel
+from napari_apprentice._napari.measure_table import MeasureTable
 from napari_apprentice._napari.placement import LEGEND_KEY
+from napari_apprentice._napari.table_model import TableModel
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.journal import Journal
 from napari_apprentice.legend import Legend
@@ -86,6 +87,35 @@ def test_the_table_shows_and_saves_what_the_engine_measures(qtbot, table, volume
     np.testing.assert_allclose([float(row["surface_mm2"]) for row in saved], [one.border for one in measured], rtol=1e-9)
 
 
+def test_a_stack_of_nanometres_is_measured_in_micrometres_unless_somebody_wishes_otherwise(qtbot, objects, tmp_path, monkeypatch):
+    viewer = ViewerModel()
+    stack = Image(np.ones((1, *objects.shape), np.uint8), np.diag([5e-5, 8e-6, 8e-6, 1.0]), "mm", name="stack")
+    add(viewer, stack, objects)
+    table = MeasureTable(viewer)
+    qtbot.addWidget(table)
+    press(qtbot, table, table.start)
+    sizes = [one.size for one in measure.measure(objects, stack)]
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "table.csv"), ""))
+    for words, unit, per_mm in (
+        ("automatic", "um", 1e3),
+        ("mm", "mm", 1.0),
+        ("nm", "nm", 1e6),
+        ("µm", "um", 1e3),
+        ("automatic", "um", 1e3),
+    ):
+        table.unit.setCurrentText(words)
+        qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=30_000)
+        assert [row[f"volume {unit}3"] for row in shown(table)] == [f"{size * per_mm**3:.6g}" for size in sizes]
+        press(qtbot, table, table.save)
+        saved = list(csv.DictReader((tmp_path / "table.csv").open()))
+        assert [float(row[f"volume_{unit}3"]) for row in saved] == pytest.approx([size * per_mm**3 for size in sizes], rel=1e-9)
+    table.unit.setCurrentText("mm")
+    press(qtbot, table, table.start)
+    assert "volume mm3" in shown(table)[0]
+    assert table.unit.isEnabled()
+    table.leave()
+
+
 def test_each_object_is_saved_in_the_geometry_of_the_image_and_nothing_is_overwritten_unasked(
     qtbot, table, volume, objects, tmp_path, monkeypatch
 ):
@@ -147,6 +177,47 @@ def test_measuring_can_be_cancelled(qtbot, table, monkeypatch):
     gate.set()
     qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=20_000)
     assert (table.status.words, table.start.text()) == ("Cancelled.", "Measure")
+
+
+@pytest.mark.parametrize("extension", [".nii.gz", ".mha", ".ome.zarr"])
+def test_saving_each_object_can_be_cancelled_and_leaves_what_was_there(qtbot, table, objects, volume, tmp_path, monkeypatch, extension):
+    press(qtbot, table, table.start)
+    old = files.write(tmp_path / f"m_03{extension}", objects == 12, like=volume)
+    there, gate, written = sorted(tmp_path.rglob("*")), threading.Event(), []
+    codec = files._format(old, files.WRITABLE, OSError).codec
+    real = codec.save
+
+    def slow(path, *args, go_on, **options):
+        if written:
+            assert gate.wait(20)
+        real(path, *args, go_on=go_on, **options)
+        written.append(path)
+
+    monkeypatch.setattr(codec, "save", slow)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / f"m{extension}"), ""))
+    monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
+    qtbot.mouseClick(table.export, LEFT)
+    qtbot.waitUntil(lambda: len(written) == 1, timeout=20_000)
+    assert table.export.text() == "Cancel"
+    assert not table.start.isEnabled()
+    qtbot.mouseClick(table.export, LEFT)
+    gate.set()
+    qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=20_000)
+    assert (table.status.words, table.export.text(), table.start.isEnabled()) == ("Cancelled.", "Save each…", True)
+    assert sorted(tmp_path.rglob("*")) == there
+    np.testing.assert_array_equal(files.read_labels(old, like=volume), objects == 12)
+    press(qtbot, table, table.export)
+    assert table.status.words == f"Saved 2 files, m_03{extension} to m_12{extension}."
+    np.testing.assert_array_equal(files.read_labels(old, like=volume), objects == 3)
+
+
+def test_a_table_that_is_closed_writes_the_files_that_were_asked_for(qtbot, table, volume, tmp_path, monkeypatch):
+    press(qtbot, table, table.start)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "m.nii.gz"), ""))
+    qtbot.mouseClick(table.export, LEFT)
+    table.leave()
+    assert table.worker.join(20)
+    assert sorted(path.name for path in tmp_path.glob("m*")) == ["m_03.nii.gz", "m_12.nii.gz"]
 
 
 def test_work_is_told_where_the_newest_session_led_to_these_labels(qtbot, volume):

@@ -10,9 +10,10 @@ from napari.components import ViewerModel
 
 from napari_apprentice import files
 from napari_apprentice._napari.contributions import get_reader, image_layer
-from napari_apprentice._napari.placement import image_of
+from napari_apprentice._napari.placement import apart, image_of
 from napari_apprentice._napari.questions import HOW_LARGE
 from napari_apprentice._napari.widget import ApprenticeWidget
+from napari_apprentice.geometry import world_to_voxel
 from napari_apprentice.types import Image
 
 
@@ -85,6 +86,41 @@ def test_a_size_that_cannot_be_is_asked_about_like_one_that_is_not_stated(asked,
     widget.start.click()
     widget.wait()
     assert (engine.session.image.spacing, engine.session.image.units) == ((2.0, 0.5, 0.5), "mm")
+
+
+@pytest.mark.parametrize("sizes", [(1.0, 1.0, 1.0), (3.0, 0.5, 0.5)])
+def test_a_nifti_of_ones_without_a_unit_is_asked_about_and_keeps_its_sides(asked, engine, tmp_path, sizes):
+    viewer, widget = asked
+    affine = np.array([[-1.0, 0, 0, 9], [0, -1, 0, -4], [0, 0, 1, 2], [0, 0, 0, 1]])
+    path = tmp_path / "a.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 255, (7, 6, 5), dtype=np.uint8), affine), path)
+    files.write(tmp_path / "a_labels.nii.gz", np.ones((5, 6, 7), np.uint8), like=files.read(path))
+    layer = add(viewer, path)
+    ((data, arguments, _),) = get_reader(str(tmp_path / "a_labels.nii.gz"))("")
+    labels = viewer.add_labels(data, **arguments)
+    assert apart(labels, layer) is None
+    assert widget.questions.isVisible()
+    widget.start.click()
+    widget.wait()
+    assert (engine.sessions, widget.status.words) == ([], HOW_LARGE)
+    for side, value in zip(widget.questions.spacing, sizes, strict=True):
+        side.setValue(value)
+    widget.questions.state.click()
+    np.testing.assert_array_equal(labels.scale, layer.scale)
+    assert (apart(labels, layer), labels.units) == (None, layer.units)
+    later = viewer.add_labels(data, **arguments)
+    assert apart(later, layer) is None, "it says nothing of a place"
+    widget.start.click()
+    widget.wait()
+    image = engine.session.image
+    assert (image.spacing, image.units) == (sizes, "mm")
+    np.testing.assert_array_equal(world_to_voxel([(0.0, 0.0, 0.0)], image.affine), [(-2.0, -4.0, 9.0)])
+    np.testing.assert_array_equal(np.sign(image.affine[:3, :3]), np.diag([1, -1, -1]))
+    widget.bridge.save(tmp_path / "out.nii.gz")
+    widget.wait()
+    if sizes == (1.0, 1.0, 1.0):  # then the file was right, but for the unit
+        np.testing.assert_array_equal(nibabel.load(tmp_path / "out.nii.gz").affine, affine)
+    assert files.read(tmp_path / "out.nii.gz").spacing == sizes
 
 
 def test_who_says_that_nobody_knows_works_in_voxels(asked, stack, engine):

@@ -11,8 +11,8 @@ import pytest
 from napari.components import ViewerModel
 
 from napari_apprentice import files
-from napari_apprentice._napari.bridge import NOT_SAVED
 from napari_apprentice._napari.contributions import get_reader, image_layer
+from napari_apprentice._napari.saver import NOT_SAVED
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice._napari.worker import Task
 from napari_apprentice.types import Image

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Acceptance",
     "Answer",
+    "CalledOffError",
+    "Cancellable",
     "Opened",
     "Propagation",
     "Saving",
@@ -241,11 +243,11 @@ def _newest_answer(session: Session) -> Prediction | None:
     return session.predictions.get(session.clicks[-1].plane) if session.clicks else None
 
 
-class _CalledOffError(Exception):
+class CalledOffError(Exception):
     """The user called something off."""
 
 
-class _Cancellable:
+class Cancellable:
     """What the main thread may call off while the worker does it."""
 
     def __init__(self) -> None:
@@ -255,13 +257,13 @@ class _Cancellable:
         """Call it off, from any thread: nothing comes of it, unless it was nearly done."""
         self._called_off.set()
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Raises where it was called off."""
         if self._called_off.is_set():
-            raise _CalledOffError
+            raise CalledOffError
 
 
-class Propagation(_Cancellable):
+class Propagation(Cancellable):
     """Carrying an object through a volume: done in the worker, while the main thread may call it off.
 
     Parameters
@@ -281,7 +283,7 @@ class Propagation(_Cancellable):
         """Do it."""
         try:
             change, outcome = self._session.propagate(self._label, self._axis, on_slice=self._on_slice)
-        except _CalledOffError:
+        except CalledOffError:
             return Answer(State.of(self._session), words="cancelled; everything is as it was")
         except Exception as error:
             return Answer(State.of(self._session), error=error)
@@ -289,7 +291,7 @@ class Propagation(_Cancellable):
         return Answer(State.of(self._session), _boxes(change), words)
 
     def _on_slice(self, done: int, total: int) -> None:
-        self._go_on()
+        self.go_on()
         self._tell(done, total)
 
 
@@ -328,7 +330,7 @@ class Acceptance:
         return "" if self._label is None else f"learning from object {self._label}"
 
 
-class Saving(_Cancellable):
+class Saving(Cancellable):
     """Writing the labels with the image's geometry, and the names of the objects beside them if there are any: done in the worker, while
     the main thread may call it off.
 
@@ -345,9 +347,9 @@ class Saving(_Cancellable):
     def __call__(self) -> tuple[Path, Fingerprint] | None:
         """Do it: the absolute path, and the fingerprint of the file; None if it was called off."""
         try:
-            self._go_on()
-            written = files.write(self._path, self._session.labels, like=self._session.image, go_on=self._go_on).resolve()
-        except _CalledOffError:
+            self.go_on()
+            written = files.write(self._path, self._session.labels, like=self._session.image, go_on=self.go_on).resolve()
+        except CalledOffError:
             return None
         if self._session.legend.names:
             write_legend(legend_path(written), self._session.legend)

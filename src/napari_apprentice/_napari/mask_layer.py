@@ -98,7 +98,7 @@ class MaskLayer:
         self._painted, self._replaced, self._picked = painted, replaced, picked
         self._strokes: list[Stroke] = []
         self._held: list[Box] | None = None
-        self._writing = False
+        self._writing = self._strange = False
         self._colors: dict[int, str] = {}
         self._cycle = len(_COLORS)
         colormap = CyclicLabelColormap(colors=_colors_of({}, len(_COLORS)))
@@ -117,7 +117,12 @@ class MaskLayer:
         self.layer.mouse_drag_callbacks.append(self._on_press)
 
     def write(self, boxes: Sequence[Box]) -> None:
-        """Put boxes in, oldest first, and draw once; while the user paints, only when the stroke is finished."""
+        """Put boxes in, oldest first, and draw once; while the user paints, only when the stroke is finished.
+
+        Not into an array that somebody else put there: all labels follow (see `write_all`).
+        """
+        if self._strange:
+            return
         if self._held is not None:
             self._held.extend(boxes)
             return
@@ -136,6 +141,7 @@ class MaskLayer:
         self._writing = True
         try:
             self.layer.data = labels
+            self._strange = False
         finally:
             self._writing = False
 
@@ -202,6 +208,7 @@ class MaskLayer:
 
     def _on_data(self) -> None:
         if not self._writing:
+            self._strange = True
             self._replaced()
 
 

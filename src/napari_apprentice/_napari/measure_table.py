@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QComboBox, QFileDialog, QFormLayout, QMessageBox, QTableView, QVBoxLayout
+from qtpy.QtCore import QModelIndex, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QComboBox, QFileDialog, QFormLayout, QMessageBox, QPushButton, QTableView, QVBoxLayout
 
 from napari_apprentice import files, measure
+from napari_apprentice._napari.answers import CalledOffError, Cancellable
 from napari_apprentice._napari.mask_layer import copied
 from napari_apprentice._napari.outline import OUTLINE_KEY
 from napari_apprentice._napari.panels import Dockable, Status, button, row
 from napari_apprentice._napari.placement import LEGEND_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.storage import newest_folder
+from napari_apprentice._napari.table_model import TableModel
 from napari_apprentice._napari.worker import Task, Worker
 from napari_apprentice.journal import replay_labels
 from napari_apprentice.legend import Legend, legend_path, read_legend
@@ -31,14 +32,11 @@ from napari_apprentice.work import work_in
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["MeasureTable", "TableModel"]
+__all__ = ["MeasureTable"]
 
-_MEASURE, _CANCEL = "Measure", "Cancel"
+_MEASURE, _EXPORT, _CANCEL = "Measure", "Save each…", "Cancel"
 _CHOSEN_ABOVE = ("case", "labels")
-
-
-class _CancelledError(Exception):
-    """The user wants no table any more."""
+_UNITS = {"automatic": None, "mm": "mm", "µm": "um", "nm": "nm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,58 +48,6 @@ class _Found:
     labels: Any
     measures: tuple[measure.Measures, ...]
     rows: list[measure.Row]
-
-
-class TableModel(QAbstractTableModel):
-    """Rows of a table, all with the same columns, for Qt: in an order that the user chooses by a click on a column."""
-
-    def __init__(self, rows: Sequence[measure.Row] = ()) -> None:
-        super().__init__()
-        self.rows = list(rows)
-        self.columns = list(self.rows[0]) if self.rows else []
-
-    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
-        """Number of objects."""
-        return len(self.rows)
-
-    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
-        """Number of columns."""
-        return len(self.columns)
-
-    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """The text of a cell: six digits of a number."""
-        if role != Qt.ItemDataRole.DisplayRole:
-            return None
-        value = self.rows[index.row()].get(self.columns[index.column()])
-        return "" if value is None or value != value else f"{value:.6g}" if isinstance(value, float) else str(value)
-
-    def headerData(self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: N802
-        """The name of a column, without underscores; the number of a row."""
-        if role != Qt.ItemDataRole.DisplayRole:
-            return None
-        return self.columns[section].replace("_", " ") if orientation == Qt.Orientation.Horizontal else section + 1
-
-    def is_empty(self, column: int) -> bool:
-        """Whether nothing stands in a column."""
-        return all(one.get(self.columns[column]) in (None, "") for one in self.rows)
-
-    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
-        """By the values of a column; empty cells stay last. A column that is not there changes nothing."""
-        if not 0 <= column < len(self.columns):
-            return
-        name, descending = self.columns[column], order == Qt.SortOrder.DescendingOrder
-        filled: list[measure.Row] = []
-        empty: list[measure.Row] = []
-        for one in self.rows:
-            value = one[name]
-            (empty if value is None or value != value else filled).append(one)
-
-        def key(one: measure.Row) -> Any:
-            return one[name]
-
-        self.layoutAboutToBeChanged.emit()
-        self.rows = [*sorted(filled, key=key, reverse=descending), *empty]
-        self.layoutChanged.emit()
 
 
 class MeasureTable(Dockable):
@@ -118,8 +64,8 @@ class MeasureTable(Dockable):
         super().__init__()
         self._viewer = napari_viewer
         self._found: _Found | None = None
-        self._cancelled = threading.Event()
-        self._measuring = False
+        self._under_way: tuple[QPushButton, Cancellable] | None = None
+        self._fits = False
         self._layers: dict[QComboBox, list[Any]] = {}
         self.worker = Worker()
         self._make_controls()
@@ -128,12 +74,15 @@ class MeasureTable(Dockable):
         self._show(None)
 
     def _make_controls(self) -> None:
-        self.labels, self.image = QComboBox(), QComboBox()
+        self.labels, self.image, self.unit = QComboBox(), QComboBox(), QComboBox()
         self.labels.setToolTip("The objects to measure.")
-        self.image.setToolTip("The image that they lie on: its spacing makes millimetres of voxels, and its intensities are told.")
+        self.image.setToolTip("The image that they lie on: its spacing makes lengths of voxels, and its intensities are told.")
+        for words, unit in _UNITS.items():
+            self.unit.addItem(words, unit)
+        self.unit.setToolTip("The unit of the table, also where it is saved; automatic: µm where voxels are finer than 10 µm, else mm.")
         self.start = button(_MEASURE, "Volume, surface, place and intensity of every object, in the units of the image.")
         self.save = button("Save table…", "Write the table as comma-separated values.")
-        self.export = button("Save each…", "Write every object to a file of its own, as a mask in the geometry of the image.")
+        self.export = button(_EXPORT, "Write every object to a file of its own, as a mask in the geometry of the image.")
         self.view = QTableView()
         self.view.setSortingEnabled(True)
         self.view.verticalHeader().hide()
@@ -145,6 +94,7 @@ class MeasureTable(Dockable):
         form = QFormLayout()
         form.addRow("objects", self.labels)
         form.addRow("image", self.image)
+        form.addRow("unit", self.unit)
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addLayout(row(self.start, self.save, self.export))
@@ -156,6 +106,7 @@ class MeasureTable(Dockable):
         for happened in (events.inserted, events.removed, events.renamed):
             happened.connect(self._list_layers)
         self.labels.currentIndexChanged.connect(self._on_labels_chosen)
+        self.unit.currentIndexChanged.connect(self._on_unit)
         self.start.clicked.connect(self._on_start)
         self.save.clicked.connect(self._on_save)
         self.export.clicked.connect(self._on_export)
@@ -186,7 +137,8 @@ class MeasureTable(Dockable):
         fitting = next((image for image in images if labels is not None and apart(labels, image) is None), chosen)
         if fitting is not None:
             self.image.setCurrentIndex(self._layers[self.image].index(fitting))
-        self.start.setEnabled(labels is not None and fitting is not None)
+        self._fits = labels is not None and fitting is not None
+        self._show_what_can_be_done()
 
     def _chosen(self, chooser: QComboBox) -> Any:
         layers, index = self._layers.get(chooser, []), chooser.currentIndex()
@@ -195,11 +147,9 @@ class MeasureTable(Dockable):
     # --- wishes ---
 
     def _on_start(self) -> None:
-        if self._measuring:
-            self._cancelled.set()
+        if self._called_off():
             return
         labels, image = self._chosen(self.labels), self._chosen(self.image)
-        self._cancelled.clear()
         try:
             if (how := apart(labels, image)) is not None:
                 raise LabelsError(f"the labels {labels.name!r} {how} the image {image.name!r}; expected labels on the grid of the image")
@@ -207,27 +157,54 @@ class MeasureTable(Dockable):
         except ApprenticeError as error:
             self._on_error(error)
             return
-        self._measuring = True
-        self.start.setText(_CANCEL)
+        way = self._begin(self.start)
         path = Path(labels.source.path) if labels.source.path else None
-        legend = labels.metadata.get(LEGEND_KEY)
-        self.worker.submit(Task(lambda: "measuring", lambda: self._measure(labels, path, legend, shown), self._show, self._on_error))
+        legend, unit = labels.metadata.get(LEGEND_KEY), self.unit.currentData()
 
-    def _measure(self, layer: Labels, path: Path | None, legend: Legend | None, image: Image) -> _Found:
+        def advance(done: int, total: int) -> None:
+            way.go_on()
+            self._advanced.emit(done, total)
+
+        def work() -> _Found:
+            return self._measure(labels, path, legend, shown, unit, advance)
+
+        self.worker.submit(Task(lambda: "measuring", work, self._show, self._on_error))
+
+    def _called_off(self) -> bool:
+        """Call off what is under way, if something is."""
+        if self._under_way is not None:
+            self._under_way[1].cancel()
+        return self._under_way is not None
+
+    def _begin(self, pressed: QPushButton) -> Cancellable:
+        """Nothing else can be done until `_ready`, and what was pressed calls it off."""
+        self._under_way = pressed, Cancellable()
+        self._show_what_can_be_done()
+        return self._under_way[1]
+
+    def _measure(
+        self,
+        layer: Labels,
+        path: Path | None,
+        legend: Legend | None,
+        image: Image,
+        unit: str | None,
+        advance: Callable[[int, int], None],
+    ) -> _Found:
         """In the worker. An array in memory is copied first, for the user goes on painting in it."""
         data = layer.data[0] if layer.multiscale else layer.data
         labels = copied(data) if isinstance(data, np.ndarray) else data
-        measures = measure.measure(labels, image, on_layers=self._advance)
+        measures = measure.measure(labels, image, on_layers=advance)
         if legend is None and path is not None and (beside := legend_path(path)).exists():
             legend = read_legend(beside)
         names = None if legend is None else legend.names
-        rows = measure.table(measures, case=image.name, labels=layer.name, classes=names, work=_work(labels, image))
+        rows = measure.table(measures, case=image.name, labels=layer.name, classes=names, work=_work(labels, image), unit=unit)
         return _Found(layer, image, labels, measures, rows)
 
-    def _advance(self, done: int, total: int) -> None:
-        if self._cancelled.is_set():
-            raise _CancelledError
-        self._advanced.emit(done, total)
+    def _on_unit(self) -> None:
+        found, unit = self._found, self.unit.currentData()
+        if found is not None:
+            self.worker.submit(Task(str, lambda: replace(found, rows=measure.in_unit(found.rows, unit)), self._fill, self._on_error))
 
     def _on_save(self) -> None:
         found = self._found
@@ -237,6 +214,8 @@ class MeasureTable(Dockable):
             )
 
     def _on_export(self) -> None:
+        if self._called_off():
+            return
         found = self._found
         patterns = " ".join(f"*{extension}" for extension in files.WRITABLE)
         if found is None or not (path := self._ask(files.labels_path(found.image).name, "Save each object", f"Masks ({patterns})")):
@@ -244,14 +223,16 @@ class MeasureTable(Dockable):
         there = [each.name for each in files.object_paths(path, [one.label for one in found.measures]) if each.exists()]
         if there and not self._may_overwrite(there):
             return
-        self.worker.submit(
-            Task(
-                lambda: "saving",
-                lambda: files.write_objects(path, found.labels, like=found.image),
-                lambda written: self._say(*written),
-                self._on_error,
-            )
-        )
+        way = self._begin(self.export)
+
+        def work() -> tuple[Path, ...]:
+            return files.write_objects(path, found.labels, like=found.image, go_on=way.go_on)
+
+        self.worker.submit(Task(lambda: "saving", work, self._on_exported, self._on_error))
+
+    def _on_exported(self, written: tuple[Path, ...]) -> None:
+        self._ready()
+        self._say(*written)
 
     def _ask(self, name: str, title: str, kinds: str) -> Path | None:
         beside = self._found.image.path if self._found is not None else None
@@ -277,6 +258,11 @@ class MeasureTable(Dockable):
 
     def _show(self, found: _Found | None) -> None:
         self._ready()
+        self._fill(found)
+        if found is not None:
+            self.status.say(f"{len(found.rows)} objects in {found.layer.name}." if found.rows else f"{found.layer.name} is empty.")
+
+    def _fill(self, found: _Found | None) -> None:
         self._found = found
         self.table = TableModel(found.rows if found is not None else ())
         self.view.horizontalHeader().setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
@@ -284,24 +270,29 @@ class MeasureTable(Dockable):
         for column, name in enumerate(self.table.columns):
             self.view.setColumnHidden(column, name in _CHOSEN_ABOVE or self.table.is_empty(column))
         self.view.resizeColumnsToContents()
-        self.save.setEnabled(bool(found and found.rows))
-        self.export.setEnabled(bool(found and found.rows))
-        if found is not None:
-            self.status.say(f"{len(found.rows)} objects in {found.layer.name}." if found.rows else f"{found.layer.name} is empty.")
+        self._show_what_can_be_done()
 
     def _on_error(self, error: Exception) -> None:
         self._ready()
         if isinstance(error, ApprenticeError):
             self.status.say(f"{error}.")
-        elif isinstance(error, _CancelledError):
+        elif isinstance(error, CalledOffError):
             self.status.say("Cancelled.")
         else:
             self.status.say(f"Something went wrong: {error!r}.")
             raise error
 
     def _ready(self) -> None:
-        self._measuring = False
-        self.start.setText(_MEASURE)
+        self._under_way = None
+        self._show_what_can_be_done()
+
+    def _show_what_can_be_done(self) -> None:
+        under_way = self._under_way[0] if self._under_way is not None else None
+        for pressed, words in ((self.start, _MEASURE), (self.export, _EXPORT)):
+            pressed.setText(_CANCEL if pressed is under_way else words)
+        some = bool(self._found and self._found.rows)
+        for control, possible in ((self.start, self._fits), (self.save, some), (self.export, some), (self.unit, True)):
+            control.setEnabled(control is under_way or (under_way is None and possible))
 
     def _say(self, *paths: Path) -> None:
         self.status.say(f"Saved {paths[0].name}." if len(paths) == 1 else f"Saved {len(paths)} files, {paths[0].name} to {paths[-1].name}.")
@@ -309,7 +300,8 @@ class MeasureTable(Dockable):
     # --- out of napari ---
 
     def _disconnect(self) -> None:
-        self._cancelled.set()
+        if self._under_way is not None and self._under_way[0] is self.start:
+            self._under_way[1].cancel()  # nobody will see the table; but files that were asked for are written
         events = self._viewer.layers.events
         for happened in (events.inserted, events.removed, events.renamed):
             happened.disconnect(self._list_layers)

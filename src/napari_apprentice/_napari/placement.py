@@ -8,6 +8,7 @@ and is what sessions and writers work with.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.files import unstated_spacing
-from napari_apprentice.geometry import affine_from_spacing
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image, ImageError, Plane
 
@@ -151,10 +151,13 @@ def standing_image(layer: Layer) -> Image:
 
 
 def apart(labels: Layer, image: Layer) -> str | None:
-    """How a labels layer does not lie on an image layer; None if it does."""
+    """How a labels layer does not lie on an image layer; None if it does. Of labels whose file says no place, only the shape counts."""
     shapes = [_spatial_shape(layer) for layer in (labels, image)]
     if shapes[0] != shapes[1]:
         return f"of shape {shapes[0]} have another shape than {shapes[1]}, that of"
+    read = labels.metadata.get(METADATA_KEY)
+    if isinstance(read, Image) and read.units == "pixel" and is_in_mm(image):
+        return None
     corners = product(*((0, size - 1) for size in shapes[0]))
     distance = max(np.abs(np.subtract(image.world_to_data(labels.data_to_world(corner)), corner)).max() for corner in corners)
     return f"lie up to {distance:.3g} voxels away from" if distance > _PLACE_TOLERANCE_VOXELS else None
@@ -172,16 +175,26 @@ def lacks_spacing(layer: Layer) -> bool:
     return bool(unstated_spacing(image_of(layer)))
 
 
-def state_spacing(layer: Layer, spacing_mm: tuple[float, ...] | None) -> None:
-    """Say how large the voxels of a volume are, or None for that nobody knows. The first one is the origin then."""
+def state_spacing(layer: Layer, spacing_mm: tuple[float, ...] | None, labels: Sequence[Layer] = ()) -> None:
+    """Say how large the voxels of a volume are, or None for that nobody knows. Axes and origin of the world stay at the same voxels.
+
+    Those of the ``labels`` that lie on it go on doing so.
+    """
     if spacing_mm is None:
         layer.metadata[_UNKNOWN_KEY] = True
         return
     image = image_of(layer)
-    told = replace(image, affine=affine_from_spacing(spacing_mm), units="mm")
+    affine = np.array(image.affine)
+    affine[:-1, :-1] *= np.divide(spacing_mm, image.spacing)
+    affine[:-1, -1] = affine[:-1, :-1] @ np.linalg.solve(image.affine[:-1, :-1], image.affine[:-1, -1])
+    told = replace(image, affine=affine, units="mm")
+    upon = [each for each in labels if apart(each, layer) is None]
     layer.metadata[METADATA_KEY] = told
     arguments = layer_arguments(told)
     layer.units, layer.scale, layer.translate = arguments["units"], arguments["scale"], arguments["translate"]
+    for each in upon:
+        for name, value in same_placement(layer).items():
+            setattr(each, name, value)
 
 
 def time_points_of(layer: Layer) -> tuple[int, int]:

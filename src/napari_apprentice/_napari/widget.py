@@ -261,7 +261,7 @@ class ApprenticeWidget(Dockable):
 
     def _on_spacing(self, spacing_mm: tuple[float, ...] | None) -> None:
         if (layer := self.chosen_image) is not None:
-            state_spacing(layer, spacing_mm)
+            state_spacing(layer, spacing_mm, [each for each in self._viewer.layers if isinstance(each, Labels)])
             self._viewer.reset_view()
             self._show_state(self.bridge.state)
             self.bridge.say(NOTHING_OPEN)

@@ -22,6 +22,7 @@ __all__ = [
     "POLICIES",
     "add_device",
     "add_each",
+    "add_unit",
     "by_case",
     "ious",
     "is_folder",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+UNITS = ("mm", "um", "nm")
 POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi or ia+pi"
 
 
@@ -42,6 +44,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_each(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--each", action="store_true", help="write every object to a file of its own, named with its number")
+
+
+def add_unit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unit", choices=UNITS, help="unit of length of the whole table (default: um if any image has voxels finer than 10 µm, else mm)"
+    )
 
 
 def read_image(path: Path) -> Image:

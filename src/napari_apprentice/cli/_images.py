@@ -9,7 +9,17 @@ from pathlib import Path
 
 from rich.progress import Progress, TaskID
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_each, by_case, is_folder, progress_bar, read_image, write_labels
+from napari_apprentice.cli._arguments import (
+    POLICIES,
+    add_device,
+    add_each,
+    add_unit,
+    by_case,
+    is_folder,
+    progress_bar,
+    read_image,
+    write_labels,
+)
 from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
@@ -143,22 +153,24 @@ def _show_slices(progress: Progress, task: TaskID, done: int, total: int) -> Non
 def add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "measure",
-        help="write a table of what labelled objects measure, in millimetres",
+        help="write a table of what labelled objects measure",
         description="Write a table with one row for every object: volume, surface, centroid and bounding box, intensity, and what it is "
-        "called where a .tsv file beside the labels says so. Units are in the names of the columns; they are pixels where the image "
-        "states no spacing. Given two folders, all cases whose files are named alike come into one table.",
+        "called where a .tsv file beside the labels says so. Units are in the names of the columns: millimetres, or micrometres for what "
+        "a microscope has seen; they are pixels where the image states no spacing. Given two folders, all cases whose files are named "
+        "alike come into one table.",
     )
     parser.add_argument("image", type=Path, metavar="IMAGE", help="the image, or a folder of images")
     parser.add_argument("labels", type=Path, nargs="+", metavar="LABELS", help="label files on the image's grid, or the folder of them")
     parser.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
     parser.add_argument("--journal", type=Path, metavar="JOURNAL", help="a session's journal: adds clicks, seconds and model of an object")
+    add_unit(parser)
     parser.set_defaults(run=_measure)
 
 
 def _measure(arguments: argparse.Namespace) -> None:
     from napari_apprentice import files
     from napari_apprentice.legend import legend_path, read_legend
-    from napari_apprentice.measure import as_csv, measure, table
+    from napari_apprentice.measure import as_csv, in_unit, measure, table
     from napari_apprentice.texts import write_text
     from napari_apprentice.work import work_in
 
@@ -177,7 +189,7 @@ def _measure(arguments: argparse.Namespace) -> None:
                 measures = measure(files.read_labels(path, like=image), image)
                 rows += table(measures, case=image.name, labels=path.name, classes=names, work=work)
                 progress.advance(task)
-    write_text(arguments.out, as_csv(rows))
+    write_text(arguments.out, as_csv(in_unit(rows, arguments.unit)))
     print(f"Objects: {len(rows)}. Table: {arguments.out}")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, progress_bar
 from napari_apprentice.types import DEFAULT_POLICY, InputError, SessionError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def add_projects(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
         add_device(parser)
     table = _action(actions, "table", "write a table of all objects of the cases that are done", _table)
     table.add_argument("--out", type=Path, metavar="TABLE.csv", help=f"the table to write (default: {TABLE_NAME} in the project)")
+    add_unit(table)
     _add_run(actions)
 
 
@@ -181,16 +182,16 @@ def _take(arguments: argparse.Namespace) -> None:
 def _table(arguments: argparse.Namespace) -> None:
     from napari_apprentice.projects import open_project
 
-    print(_written_table(open_project(arguments.project), arguments.out))
+    print(_written_table(open_project(arguments.project), arguments.out, arguments.unit))
 
 
-def _written_table(project: Project, path: Path | None) -> str:
+def _written_table(project: Project, path: Path | None, unit: str | None = None) -> str:
     """Write the table of a project; a sentence about it."""
     from napari_apprentice.measure import as_csv
     from napari_apprentice.outcomes import cohort_table
     from napari_apprentice.texts import write_text
 
-    rows, path = cohort_table(project), path or project.folder / TABLE_NAME
+    rows, path = cohort_table(project, unit), path or project.folder / TABLE_NAME
     write_text(path, as_csv(rows))
     return f"Objects: {len(rows)}. Table: {path}"
 

@@ -5,7 +5,7 @@ What every format becomes (`read`), and what a label map becomes in every format
 ===============  ==================================  ===========================================================================
 extensions       axes on disk                        geometry
 ===============  ==================================  ===========================================================================
-.nii .nii.gz     x, y[, z[, t]]; grey, RGB           full affine, any orientation; units converted to mm ("unknown" counts as mm)
+.nii .nii.gz     x, y[, z[, t]]; grey, RGB           full affine, any orientation; units converted to mm (see below for "unknown")
 .mha .mhd .nrrd  x, y[, z[, t]]; grey, RGB           full affine (LPS converted to RAS); mm
 .tif .ome.tif    [T, Z,] Y, X; grey, RGB, 3 channels  spacing of OME, ImageJ or resolution tags; no rotation, no origin
 .ome.zarr .zarr  [t, c,] [z,] y, x; grey, RGB        scale and translation of OME-Zarr; the whole affine in what we wrote ourselves
@@ -21,6 +21,8 @@ extensions       axes on disk                        geometry
 - Alpha is dropped. A fourth axis of length one is dropped; a longer one is a series, of which ``time=`` chooses one.
 - A spacing of which a file states no usable length for one of its axes (none at all, 0, not a number) counts as not stated: `Image.units`
   is "pixel" then, never a guess; see `unstated_spacing`.
+- A NIfTI file whose unit is "unknown" counts as mm, as it does everywhere, unless its voxels are 1 × 1 × 1: that is what programs write
+  that were told of no size. It counts as not stated then, and the affine stays, since it may well say what is left and right.
 - A density that is usual for screens and print (72, 96, 300 dots per inch and the like) is what programs write when nobody measured
   anything: it is copied to the label map, but not taken for a spacing.
 - OME-Zarr, NIfTI that is not compressed, and TIFF stay on the disk where they are larger than `lazy.LARGE_BYTES`: `Image.data` then reads
@@ -39,7 +41,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -237,7 +240,14 @@ def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image, 
     LabelsError : another shape than the image's, or values that are negative or not whole
     WriteError : the format cannot hold them, or the disk does not take them; an older file of that name stays as it was
     """
-    path = Path(path)
+    with _written(Path(path), labels, like, go_on) as put:
+        return put()
+
+
+def _written(
+    path: Path, labels: npt.ArrayLike | BlockArray, like: Image, go_on: Callable[[], None]
+) -> AbstractContextManager[Callable[[], Path]]:
+    """A label map on the disk, beside ``path``, and what puts it in its place; see `write` and `_beside`."""
     chosen = _format(path, WRITABLE, WriteError)
     given = labels if isinstance(labels, BlockArray) else np.asarray(labels)
     if given.shape != like.shape:
@@ -246,14 +256,22 @@ def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image, 
         size = f"{given.nbytes / 2**30:.1f} GiB"
         raise WriteError(f"{path.name!r} was asked for, but {size} of labels cannot be written to {chosen.name}; expected .ome.zarr")
     array = given if isinstance(given, BlockArray) else _smallest_unsigned(given)[None]
-    return _replace(path, lambda temporary, go_on: chosen.codec.save(temporary, array, like, labels=True, go_on=go_on), go_on)
+    return _beside(path, lambda temporary, go_on: chosen.codec.save(temporary, array, like, labels=True, go_on=go_on), go_on)
 
 
-def write_objects(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image) -> tuple[Path, ...]:
+def write_objects(
+    path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image, go_on: Callable[[], None] = lambda: None
+) -> tuple[Path, ...]:
     """Write every object of a label map to a file of its own, as a mask of 0 and 1, each as `write` does.
 
     ``scan_labels.nii.gz`` -> ``scan_labels_1.nii.gz``, ``scan_labels_2.nii.gz`` and so on, see `object_paths`; numbers are the objects'
     ids, with as many digits as the largest one. Other files stay as they are.
+
+    No file gets its name before all of them are complete on the disk, which needs room for all of them beside the older ones.
+
+    Parameters
+    ----------
+    go_on : as of `write`; what it raises calls all of them off
 
     Returns
     -------
@@ -261,7 +279,7 @@ def write_objects(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like:
 
     Raises
     ------
-    LabelsError, WriteError : as `write`; the files that came before are whole
+    LabelsError, WriteError : as `write`; all older files stay as they were
     """
     if isinstance(labels, BlockArray):
         raise WriteError(
@@ -269,7 +287,12 @@ def write_objects(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like:
         )
     array = _smallest_unsigned(np.asarray(labels))
     ids = [int(label) for label in np.unique(array) if label]
-    return tuple(write(each, array == label, like=like) for label, each in zip(ids, object_paths(path, ids), strict=True))
+    with ExitStack() as complete:
+        puts = []
+        for label, each in zip(ids, object_paths(path, ids), strict=True):
+            go_on()
+            puts.append(complete.enter_context(_written(each, array == label, like, go_on)))
+        return tuple(put() for put in puts)
 
 
 def object_paths(path: Path | str, ids: Sequence[int]) -> tuple[Path, ...]:
@@ -294,7 +317,8 @@ def save_image(path: Path | str, image: Image) -> Path:
     chosen = _format(path, WRITABLE, WriteError)
     data = np.asarray(image.data)
     array = data.astype(np.uint8) if data.dtype == bool else data
-    return _replace(path, lambda temporary, go_on: chosen.codec.save(temporary, array, image, labels=False, go_on=go_on))
+    with _beside(path, lambda temporary, go_on: chosen.codec.save(temporary, array, image, labels=False, go_on=go_on)) as put:
+        return put()
 
 
 def labels_path(image: Image) -> Path:
@@ -405,8 +429,11 @@ def _smallest_unsigned(labels: npt.NDArray[Any]) -> LabelArray:
     return labels.astype(np.min_scalar_type(largest))
 
 
-def _replace(path: Path, save: Callable[[Path, Callable[[], None]], None], go_on: Callable[[], None] = lambda: None) -> Path:
-    """Let ``save`` write a temporary file beside ``path``, then put it in its place in one step."""
+@contextmanager
+def _beside(
+    path: Path, save: Callable[[Path, Callable[[], None]], None], go_on: Callable[[], None] = lambda: None
+) -> Iterator[Callable[[], Path]]:
+    """Let ``save`` write a temporary file beside ``path``, and hand over what puts it in its place in one step; else nothing is left."""
     called_off: list[Exception] = []
 
     def checked() -> None:
@@ -415,6 +442,27 @@ def _replace(path: Path, save: Callable[[Path, Callable[[], None]], None], go_on
         except Exception as error:
             called_off.append(error)
             raise
+
+    @contextmanager
+    def in_one_sentence() -> Iterator[None]:
+        try:
+            yield
+        except RefusedError as error:
+            raise WriteError(f"{path.name!r} {error}") from error
+        except Exception as error:  # what the format libraries raise when the disk refuses has no common class
+            if called_off:
+                raise called_off[0] from None
+            raise WriteError(_why_not_written(path, target.parent, error)) from error
+
+    @in_one_sentence()
+    def put() -> Path:
+        if target.exists():
+            shutil.copymode(target, temporary)
+        if target.is_dir():
+            os.replace(target, aside)
+        os.replace(temporary, target)
+        _flush_to_disk(target.parent)
+        return path
 
     target = Path(os.path.realpath(path))
     if target.is_dir() and _extension(path) not in _FOLDERS:
@@ -425,24 +473,15 @@ def _replace(path: Path, save: Callable[[Path, Callable[[], None]], None], go_on
     temporary = target.with_name(f".{target.name[: len(target.name) - len(extension)]}.{secrets.token_hex(4)}{extension}")
     aside = temporary.with_name(f"{temporary.name}.old")
     try:
-        if target.exists() and not os.access(target, os.W_OK):
-            raise PermissionError(errno.EACCES, "is write-protected")
-        save(temporary, checked)
-        for written in (temporary, *temporary.rglob("*")):
-            _flush_to_disk(written)
-        checked()
-        if target.exists():
-            shutil.copymode(target, temporary)
-        if target.is_dir():
-            os.replace(target, aside)
-        os.replace(temporary, target)
-        _flush_to_disk(target.parent)
-    except RefusedError as error:
-        raise WriteError(f"{path.name!r} {error}") from error
-    except Exception as error:  # what the format libraries raise when the disk refuses has no common class
-        if called_off:
-            raise called_off[0] from None
-        raise WriteError(_why_not_written(path, target.parent, error)) from error
+        with in_one_sentence():
+            if target.exists() and not os.access(target, os.W_OK):
+                raise PermissionError(errno.EACCES, "is write-protected")
+            save(temporary, checked)
+            del save  # and with it the array: others may be written before this one is put in its place
+            for written in (temporary, *temporary.rglob("*")):
+                _flush_to_disk(written)
+            checked()
+        yield put
     finally:
         if aside.exists() and not target.exists():
             os.replace(aside, target)
@@ -451,7 +490,6 @@ def _replace(path: Path, save: Callable[[Path, Callable[[], None]], None], go_on
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
-    return path
 
 
 def _why_not_written(path: Path, folder: Path, error: Exception) -> str:

@@ -157,4 +157,5 @@ def _channels_first(array: Any, axes: str) -> Any:
         return array
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    # In memory the colours of a pixel lie beside each other: a window that draws them needs no copy, for which it would stand still.
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, 0, -1), dtype=array.dtype.newbyteorder("=")), -1, 0)

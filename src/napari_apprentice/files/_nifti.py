@@ -24,6 +24,7 @@ _LARGEST_NIFTI1_AXIS = 32767
 _LABEL_INTENT = 1002
 _COMPRESSION = 1
 _SLAB_BYTES = 2**24
+_HEADER_ROUNDING = 1e-6  # of a turned affine, in single precision
 _HEADER_SIZES = (348, 540)  # of NIfTI-1 and NIfTI-2; they stand at the beginning of every file
 
 
@@ -58,7 +59,8 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     if not isinstance(array, LazyArray) and array.dtype.fields:  # RGB24 and RGBA32
         array, axes = np.stack([array[channel] for channel in "RGB"], axis=-1), axes + "S"
     affine, units = stated(_affine(loaded.header, said, n_axes))
-    return Content(array, axes, affine, units, Source(affine, loaded.header.copy() if units == "mm" else None))
+    source = Source(affine, loaded.header.copy() if units == "mm" else None)
+    return Content(array, axes, affine, "pixel" if _as_made_up(loaded.header, affine) else units, source)
 
 
 def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
@@ -135,12 +137,8 @@ def _volume(loaded: nibabel.Nifti1Image, time: int | None, exact: bool) -> tuple
 
 def _affine(header: nibabel.Nifti1Header, said: nibabel.Nifti1Header, n_axes: int) -> npt.NDArray[np.float64]:
     """Voxel -> world in mm, slowest axis first; NaN where ``said``, the header before nibabel mended it, states no voxel size."""
-    try:
-        unit = header.get_xyzt_units()[0]
-    except KeyError:
-        unit = "unknown"
     affine = np.array(header.get_best_affine(), dtype=np.float64)
-    affine[:3] *= _MM_PER_UNIT.get(unit, 1.0)
+    affine[:3] *= _MM_PER_UNIT.get(_unit(header), 1.0)
     if not header["sform_code"]:  # then the sizes are those of pixdim
         affine[:3, [axis for axis in range(n_axes) if not is_length(said["pixdim"][axis + 1])]] = np.nan
     if n_axes == 3:
@@ -149,6 +147,19 @@ def _affine(header: nibabel.Nifti1Header, said: nibabel.Nifti1Header, n_axes: in
     # A 2D slice across another direction than S has no 2D affine; the header still goes into its label map.
     lies_across_s = not affine[2, :2].any() and not affine[:2, 2].any()
     return reverse_axes(in_plane if lies_across_s else np.diag([*spacing_of(affine)[:2], 1.0]))
+
+
+def _unit(header: nibabel.Nifti1Header) -> str:
+    """What the header's lengths are in; "unknown" also where its code means nothing."""
+    try:
+        return str(header.get_xyzt_units()[0])
+    except KeyError:
+        return "unknown"
+
+
+def _as_made_up(header: nibabel.Nifti1Header, affine: npt.NDArray[np.float64]) -> bool:
+    """Whether voxels of 1 × 1 × 1 of no unit are what a program wrote that was told of none, and nobody's measurement."""
+    return _unit(header) == "unknown" and np.allclose(spacing_of(affine), 1, rtol=0, atol=_HEADER_ROUNDING)
 
 
 def _new_header(image: Image) -> nibabel.Nifti1Header:

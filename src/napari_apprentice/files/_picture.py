@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from napari_apprentice.types import Image
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MM_PER_INCH = 25.4
 _ORIENTATION = 0x0112
+_STRIP_PIXELS = 2**22
+_BLOCK_BYTES = 2**26  # above 32 MiB, glibc has the kernel hand out zeros instead of writing them
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def begins(head: bytes, path: Path) -> bool:
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read a PNG or JPEG file."""
     chosen_time(1, time)
-    with PIL.Image.open(path, formats=("PNG", "JPEG")) as picture:
+    with _large_blocks(), PIL.Image.open(path, formats=("PNG", "JPEG")) as picture:
         is_png = picture.format == "PNG"
         density = picture.info.get("dpi")
         tags = _Tags((float(density[0]), float(density[1])) if density else None, int(picture.getexif().get(_ORIENTATION, 1)))
@@ -82,20 +85,47 @@ def _pixels(path: Path, picture: PIL.Image.Image) -> npt.NDArray[Any]:
         deep: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
         return deep
     if picture.mode in ("1", "I"):
-        return np.asarray(picture).astype(np.uint8 if picture.mode == "1" else np.uint16)
-    if picture.mode not in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B"):
-        picture = picture.convert("RGB")
-    return np.asarray(picture)
+        return _array(picture).astype(np.uint8 if picture.mode == "1" else np.uint16)
+    return _array(picture, "" if picture.mode in ("L", "LA", "RGB", "RGBA", "I;16", "I;16B") else "RGB")
 
 
 def _indices(path: Path, picture: PIL.Image.Image) -> npt.NDArray[Any]:
     """(rows, cols[, samples]): the numbers that are stored in a PNG, whatever colours they stand for."""
     if picture.mode == "P":
-        return np.asarray(picture)
+        return _array(picture)
     array = _pixels(path, picture)
     bits, colour_type = _png_header(path)
     # Pillow stretches grey values of 2 and 4 bits to the range of 8.
     return array // (255 // (2**bits - 1)) if colour_type == 0 and bits in (2, 4) else array
+
+
+def _array(picture: PIL.Image.Image, mode: str = "") -> npt.NDArray[Any]:
+    """(rows, cols) or (rows, cols, samples): a picture, converted if a mode is given.
+
+    Some rows at a time: Pillow converts pixels, and gives back memory, without letting go of Python's lock, and the window waits.
+    """
+    width, height = picture.size
+    rows, array = max(_STRIP_PIXELS // width, 1), None
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(top + rows, height)))
+        part = np.asarray(strip.convert(mode) if mode else strip)
+        if array is None:
+            array = np.empty((height, *part.shape[1:]), part.dtype)
+        array[top : top + rows] = part
+    assert array is not None
+    return array
+
+
+@contextmanager
+def _large_blocks() -> Iterator[None]:
+    """Meanwhile Pillow takes memory in pieces so large that nobody has to fill them with zeros: it does so with Python's lock."""
+    memory: Any = PIL.Image.core  # type: ignore[attr-defined] # documented, "Block allocator" in Pillow's reference
+    usual = memory.get_block_size()
+    memory.set_block_size(_BLOCK_BYTES)
+    try:
+        yield
+    finally:
+        memory.set_block_size(usual)
 
 
 def _png_header(path: Path) -> tuple[int, int]:
