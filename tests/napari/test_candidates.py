@@ -85,6 +85,7 @@ def test_each_step_shows_the_next_mask_and_says_what_it_is(desk):
     desk.bridge.click(FIRST)
     desk.wait()
     assert desk.bridge.state.masks == 3
+    assert "N shows another mask" in desk.said[-1]
     for rank, score in [(1, "0.50"), (2, "0.33"), (0, "1.00")]:
         desk.bridge.next_mask()
         desk.wait()
@@ -110,6 +111,8 @@ def test_without_a_choice_there_is_something_to_say(qtbot, volume, make_engine, 
     one = Desk(qtbot, volume, make_engine())
     try:
         one.bridge.click(FIRST)
+        one.wait()
+        assert "another mask" not in one.said[-1]
         one.bridge.next_mask()
         one.wait()
         assert one.said[-1] == "the model proposes only this one mask"

@@ -168,8 +168,8 @@ def act(session: Session, action: Callable[[Session], Change], words: str = "") 
     return Answer(State.of(session), _boxes(change), words)
 
 
-def add(session: Session, click: Click, good: str, opens: str) -> Answer:
-    """Answer a click; ``good`` is what to say when it succeeded.
+def add(session: Session, click: Click, good: str, others: str, opens: str) -> Answer:
+    """Answer a click; ``good`` is what to say when it succeeded, and ``others`` when the model proposes several masks.
 
     Within another object a click changes nothing, since objects do not overlap. It counts all the same, but what there is to say is whose
     the place is, and that the key ``opens`` opens it.
@@ -177,7 +177,8 @@ def add(session: Session, click: Click, good: str, opens: str) -> Answer:
     answer = act(session, lambda session: session.add(click), good)
     label = int(session.labels[click.voxel]) if answer.error is None else 0
     if label in (0, session.label):
-        return answer
+        several = answer.error is None and answer.state.masks > 1
+        return replace(answer, words=others) if several else answer
     name = session.legend.names.get(label)
     known = f"object {label} ({name})" if name else f"object {label}"
     why = "protected since it was accepted" if label in session.finished else "which is not the open one"

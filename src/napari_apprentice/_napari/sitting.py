@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["LABELS_KEPT", "Sitting"]
 
 NEXT_CLICK = "good? press {}; if not, click where it is wrong (Ctrl+click: outside)"
+OTHER_MASKS = "good? press {}; {} shows another mask; or click where this one is wrong (Ctrl+click: outside)"
 LABELS_KEPT = "The labels belong to the session, so they were put back; duplicate the layer to edit all of it at once."
 SPLIT_NOW = "“Split now”"
 CLICK_PARTS = f"click once in every part of the object, then press {SPLIT_NOW}"
@@ -99,8 +100,9 @@ class Sitting:
             return
         self._asked.append(click)
         self.show()
-        session, good, opens = self.session, self.next_click, self._key_choice.readable(keys.OPEN_HERE)
-        self._errands.send("predicting", lambda: add(session, click, good, opens), self._take_click, between=True)
+        session, good, key = self.session, self.next_click, self._key_choice.readable
+        others, opens = OTHER_MASKS.format(key(keys.ACCEPT), key(keys.NEXT_MASK)), key(keys.OPEN_HERE)
+        self._errands.send("predicting", lambda: add(session, click, good, others, opens), self._take_click, between=True)
 
     def undo(self) -> None:
         """Take the last action back: click, mask and model together."""
