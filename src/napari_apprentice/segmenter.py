@@ -79,7 +79,7 @@ class ZoomConfig:
     local_reach: float = 0.1
     closer: float = 2.0
     closer_clicks: int = 2
-    late_clicks: int = 0
+    late_clicks: int = 7
     late_size: int = 192
 
 
