@@ -287,10 +287,10 @@ def test_benchmark_says_what_a_click_costs_a_network(disks_set, tmp_path, capsys
     assert "GFLOPs" in capsys.readouterr().out
     seen = []
     monkeypatch.setattr(segmenter, "pixel_diffusion", lambda logits, *rest: seen.append(0) or torch.zeros_like(logits))
-    assert cli.main([*command, "--weights", str(weights), "--zoom", "diffusion=0", "--threads", "1"]) == 0
-    assert [row["network"] for row in json.loads(path.read_text())["rows"]] == ["unet (diffusion=0)"]
-    assert seen == []
     assert cli.main([*command, "--weights", str(weights), "--threads", "1"]) == 0
+    assert seen == []
+    assert cli.main([*command, "--weights", str(weights), "--zoom", "diffusion=5,mirror=true", "--threads", "1"]) == 0
+    assert [row["network"] for row in json.loads(path.read_text())["rows"]] == ["unet (diffusion=5,mirror=true)"]
     assert seen
 
 

@@ -72,7 +72,7 @@ class ZoomConfig:
     margin: float = 1.7
     wider: tuple[float, ...] = (1.8,)
     mirror: bool = False
-    diffusion: float = 5.0
+    diffusion: float = 0.0
     keep_overlap: float = 0.5
     first_clicks: int = 3
     local_clicks: int = 7

@@ -41,7 +41,7 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         action="append",
         default=[],
         metavar="NAME=VALUE[,...]",
-        help="other values of segmenter.ZoomConfig, such as diffusion=0,mirror=false; may be repeated for more rows; "
+        help="other values of segmenter.ZoomConfig, such as diffusion=5,mirror=true; may be repeated for more rows; "
         "empty for the usual ones",
     )
     parser.add_argument("--policy", type=names, default=("none",), metavar="P", help=f"{POLICIES} (default: none)")
