@@ -23,13 +23,13 @@ from napari_apprentice.adaptation import (
     make_policy,
     remember,
 )
-from napari_apprentice.adaptation._memory import Batch
+from napari_apprentice.adaptation._memory import Batch, doubted
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Knowledge, Tensors
+from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
 from napari_apprentice.losses import dice_focal
 from napari_apprentice.networks import build
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
-from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt
+from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt, outcome
 from napari_apprentice.weights import LoadedWeights
 from napari_apprentice.windows import click_in_window
 
@@ -109,6 +109,71 @@ def learnt() -> Knowledge:
     for _ in range(8):
         policy.on_accept(segmenter, lesson())
     return segmenter.snapshot()
+
+
+# --- what learning is worth -------------------------------------------------------------------------------------------------------------
+
+
+def new_object(segmenter: NetworkSegmenter, mask: np.ndarray) -> Remembered:
+    return remember(segmenter, lesson(mask, (Click(tuple(int(v) for v in np.argwhere(mask).mean(0))),)), SIZE)
+
+
+def test_an_untaught_model_has_nothing_to_let_go(segmenter):
+    before = segmenter.snapshot()
+    assert list(doubted(small("pi"), segmenter, new_object(segmenter, disk()))) == []
+    assert segmenter.snapshot() is before
+
+
+def test_what_helps_is_kept_bit_for_bit(learnt):
+    segmenter = tiny_segmenter()
+    segmenter.restore(learnt)
+    before = tensors(learnt)
+    for _ in doubted(small("pi"), segmenter, new_object(segmenter, disk())):  # what it was taught
+        assert equal(before, tensors(segmenter.snapshot()))  # between the steps it may be put to other use
+    after = segmenter.snapshot()
+    assert equal(before, tensors(after))
+    assert after.worth[0] > learnt.worth[0]
+    assert equal(dict(after.weights.items()), parameters(segmenter))
+
+
+def test_what_harms_is_let_go_by_as_much(learnt):
+    """Taught that a disk is meant; what is meant now is what an untaught model says anyway."""
+    fresh = tiny_segmenter()
+    said = fresh.predict(picture(), Prompt((Click((35, 40)),))).mask
+    assert 0.05 < said.mean() < 0.95
+    accepted = Lesson(picture(), (Click((35, 40)),), said, "case")
+    for full, share in ((1e-6, 1.0), (1e6, 0.0)):
+        segmenter = tiny_segmenter()
+        segmenter.restore(replace(learnt, worth=(0.0, 0.0)))
+        assert outcome(doubted(small("pi", full_doubt=full), segmenter, remember(segmenter, accepted, SIZE))) == pytest.approx(
+            share, abs=1e-4
+        )
+        after = segmenter.snapshot()
+        assert after.worth[0] < 0
+        assert after.worth[1] == 1.0
+        expected = {k: torch.lerp(v, segmenter.base.weights[k], share) for k, v in learnt.weights.items()}
+        for key, value in segmenter.network.named_parameters():
+            torch.testing.assert_close(value.detach(), expected[key], atol=1e-5, rtol=0)
+        assert after.memory == learnt.memory
+
+
+def test_a_lesson_says_how_much_was_let_go(learnt):
+    segmenter = tiny_segmenter()
+    said = segmenter.predict(picture(), Prompt((Click((35, 40)),))).mask
+    segmenter.restore(replace(learnt, worth=(0.0, 0.0)))
+    report = small("pi", full_doubt=1e-6).on_accept(segmenter, Lesson(picture(), (Click((35, 40)),), said, "case"))
+    assert report.message.endswith("; 100 % of what was learnt before was let go, as the untaught model did better lately")
+    segmenter.restore(replace(learnt, worth=(0.0, 0.0)))
+    assert "let go" not in small("pi").on_accept(segmenter, lesson()).message
+
+
+def test_evidence_fades(learnt):
+    segmenter = tiny_segmenter()
+    segmenter.restore(replace(learnt, worth=(10.0, 10.0)))
+    for _ in doubted(small("pi"), segmenter, new_object(segmenter, disk())):
+        pass
+    assert segmenter.snapshot().worth[1] == pytest.approx(6.0)
+    assert 5.0 < segmenter.snapshot().worth[0] < 6.0
 
 
 # --- policies by name -------------------------------------------------------------------------------------------------------------------

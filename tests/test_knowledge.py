@@ -41,7 +41,7 @@ def taught(start: Knowledge) -> Knowledge:
         Remembered(torch.randn(2, 3, 8, 8, generator=generator).half(), torch.rand(2, 1, 8, 8, generator=generator) > 0.5, clicks[::order])
         for order in (1, -1)
     )
-    return Knowledge(Tensors({**start.weights, **fresh}), first, second, 7, (1 / 3, 0.1 + 0.2, 1.9), remembered)
+    return Knowledge(Tensors({**start.weights, **fresh}), first, second, 7, (1 / 3, 0.1 + 0.2, 1.9), remembered, worth=(-1 / 3, 2.44))
 
 
 def assert_equal(found: Knowledge, expected: Knowledge) -> None:
@@ -50,7 +50,7 @@ def assert_equal(found: Knowledge, expected: Knowledge) -> None:
         mine, theirs = getattr(found, part), getattr(expected, part)
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[k], v) for k, v in theirs.items())
-    assert (found.steps, found.extent_log) == (expected.steps, expected.extent_log)
+    assert (found.steps, found.extent_log, found.worth) == (expected.steps, expected.extent_log, expected.worth)
     assert len(found.memory) == len(expected.memory)
     for mine, theirs in zip(found.memory, expected.memory, strict=True):
         assert torch.equal(mine.images, theirs.images)
@@ -160,6 +160,7 @@ def rewritten(path: Path, *, drop: str = "", tensor: tuple[str, torch.Tensor] | 
         {"clicks": "["},
         {"clicks": "[[[[1, 2]]]]"},
         {"extent_log": "[1, 2]"},
+        {"worth": "[1, 2, 3]"},
         {"drop": "second/stem.weight"},
         {"drop": "memory/1/targets"},
         {"tensor": ("weight/stem.weight", torch.zeros(5))},

@@ -93,6 +93,8 @@ class Knowledge:
     memory : accepted objects to rehearse and to judge by, oldest first
     before_object : what was known before the object at hand, if what it teaches is for it alone (image adaptation, mid-interaction);
         None otherwise
+    worth : fading sums (of values, of weights) of how much more IoU the taught model had than the untaught one on accepted objects, before
+        it learnt from them
     marks : how right these weights are about each object of the memory (IoU from the first click alone, and from all clicks), as far as
         that was found out; not kept on disk
     """
@@ -104,6 +106,7 @@ class Knowledge:
     extent_log: tuple[float, float, float] = (0.0, 0.0, 0.0)
     memory: tuple[Remembered, ...] = ()
     before_object: Knowledge | None = None
+    worth: tuple[float, float] = (0.0, 0.0)
     marks: tuple[tuple[float, float], ...] = ()
 
 
@@ -214,6 +217,7 @@ class KnowledgeStore:
         return tensors, {
             "steps": str(snapshot.steps),
             "extent_log": json.dumps(snapshot.extent_log),
+            "worth": json.dumps(snapshot.worth),
             "clicks": json.dumps([item.clicks for item in snapshot.memory]),
         }
 
@@ -256,7 +260,8 @@ class KnowledgeStore:
             raise ValueError("moments")
         weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
         total, squares, count = map(float, json.loads(facts["extent_log"]))
-        return Knowledge(weights, first, second, int(facts["steps"]), (total, squares, count), memory)
+        gained, objects = map(float, json.loads(facts.get("worth", "[0, 0]")))  # older files do not say
+        return Knowledge(weights, first, second, int(facts["steps"]), (total, squares, count), memory, worth=(gained, objects))
 
 
 _BEFORE = "before_object/"

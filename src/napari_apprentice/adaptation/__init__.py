@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image
-from napari_apprentice.adaptation._memory import Update, gated, lesson_windows, remember, with_extent
+from napari_apprentice.adaptation._memory import Update, doubted, gated, lesson_windows, remember, with_extent
 from napari_apprentice.adaptation._object import after_object, begins_object
 from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
 from napari_apprentice.adaptation._settings import Settings
@@ -65,9 +65,10 @@ class Adaptation(Settings):
             return LearningReport(False, "nothing to learn")
         if not lesson.mask.any() or lesson.mask.all():
             return LearningReport(False, "nothing to learn")
-        before = segmenter.snapshot()
         with segmenter.timed("adapt"):
             new = remember(segmenter, lesson, self.size)
+            let_go = (yield from doubted(self, segmenter, new)) if self.full_doubt else 0.0
+            before = segmenter.snapshot()
             updates: list[Callable[[float], Update]] = []
             if self.sa and lesson.clicks:
                 updates.append(SequenceAdaptation(self, segmenter, before, new, lesson))
@@ -83,6 +84,9 @@ class Adaptation(Settings):
                 marks=after.marks[-self.remembered :],
             )
         )
+        if let_go >= 0.005:
+            told = f"{report.message}; {100 * let_go:.0f} % of what was learnt before was let go, as the untaught model did better lately"
+            report = replace(report, message=told)
         return replace(report, elapsed_s=time.perf_counter() - began)
 
 

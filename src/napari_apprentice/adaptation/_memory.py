@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from statistics import fmean
 
 import numpy as np
@@ -16,11 +17,11 @@ from torch import Tensor
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._targets import mask_in_window
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Remembered
+from napari_apprentice.knowledge import Remembered, Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import Box, Click, LearningReport, Lesson, Prediction, Prompt
 
-__all__ = ["Batch", "Update", "gated", "lesson_windows", "remember", "with_extent"]
+__all__ = ["Batch", "Update", "doubted", "gated", "lesson_windows", "remember", "with_extent"]
 
 _AT_A_TIME = 3  # objects that are judged between two pauses
 
@@ -129,6 +130,55 @@ def gated(
         segmenter.restore(before)
     message = f"learning was refused: {len(old)} remembered objects would have lost {100 * lost:.1f} points of IoU; the model stays"
     return LearningReport(False, message, refused=True)
+
+
+def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered) -> Generator[None, None, float]:
+    """Let go of what was learnt so far as much as it does harm: it is worth what it gains on objects that it was not taught by.
+
+    The taught and the untaught model both answer the user's clicks anew. The weights go back towards the untaught ones by the share that
+    the mean loss on the newest objects (each weighing half of the one after it) has in `Settings.full_doubt`. Where another kind of object
+    is meant than before, a taught model would insist on the earlier kind, and the gate would keep it there.
+
+    Parameters
+    ----------
+    new : an accepted object, before anything is learnt from it
+
+    Returns
+    -------
+    that share, 0..1
+    """
+    taught, base = segmenter.snapshot(), segmenter.base
+    if all(taught.weights[k] is v for k, v in base.weights.items()):
+        return 0.0
+    with_it = _replayed(segmenter, new)
+    yield
+    segmenter.restore(base)
+    try:
+        without = _replayed(segmenter, new)
+    finally:
+        segmenter.restore(taught)
+    yield
+    worth = 0.5 * taught.worth[0] + with_it - without, 0.5 * taught.worth[1] + 1.0
+    share = min(max(-worth[0] / worth[1] / settings.full_doubt, 0.0), 1.0)
+    if not share:
+        segmenter.restore(replace(taught, worth=worth))
+        return 0.0
+    weights = Tensors({k: torch.lerp(v, base.weights[k], share) for k, v in taught.weights.items()})
+    segmenter.restore(replace(taught, weights=weights, worth=worth, marks=()))
+    return share
+
+
+def _replayed(segmenter: NetworkSegmenter, new: Remembered) -> float:
+    """Mean IoU of the answers to the user's first click, first two, first four, ... and all clicks, each seeing the one before."""
+    batch, most = Batch([new], segmenter.device), max(map(len, new.clicks))
+    counts = [*takewhile(lambda k: k < most, (1, 2, 4, 8, 16)), most]
+    probability, ious = None, []
+    with torch.no_grad():
+        for count in counts:
+            logits = batch.logits(segmenter, [clicks[:count] for clicks in batch.clicks], probability)
+            ious += batch.ious(logits)
+            probability = torch.sigmoid(logits)
+    return fmean(ious)
 
 
 def _found_out(segmenter: NetworkSegmenter, objects: Sequence[Remembered]) -> Generator[None, None, tuple[tuple[float, float], ...]]:

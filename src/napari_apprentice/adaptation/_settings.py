@@ -35,6 +35,8 @@ class Settings:
     remembered : objects kept to rehearse and to judge by
     rehearsed : of these, how many join every step
     gate_margin : an update is refused if remembered objects lose more than this mean IoU; infinite for no gate
+    full_doubt : mean IoU by which the taught model has to be worse than the untaught one, on the newest accepted objects before it learnt
+        from them, for all that it learnt to be let go; in part if by less. 0 for never
     ia, sa : Learning from Corrections: adapt to the object while it is clicked, and forget that after it; adapt to the sequence of objects
     ia_rate, sa_rate : Adam's step sizes
     ia_steps, sa_steps : steps after every click; steps after a finished object
@@ -67,6 +69,7 @@ class Settings:
     remembered: int = 8
     rehearsed: int = 2
     gate_margin: float = 0.01
+    full_doubt: float = 0.1
     ia: bool = False
     sa: bool = False
     ia_rate: float = 3e-5
