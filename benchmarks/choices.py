@@ -1,8 +1,8 @@
 """What network, training data and ways to look were chosen by, from rows that `apprentice benchmark --json` has measured.
 
     apprentice train recipes/ablations/unet.toml --data TRAIN_DIR --out runs/unet.safetensors          # and so on
-    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights unet-real=... --json runs/data.json
-    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights latefusion=... --json runs/networks.json
+    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights unet-real=... --zoom diffusion=5 --json runs/data.json
+    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights latefusion=... --zoom ... --json runs/networks.json
     apprentice benchmark DEV_DIR/* --zoom "" --zoom mirror=false --zoom ... --json runs/looks.json
     python benchmarks/choices.py --data runs/data.json --networks runs/networks.json --looks runs/looks.json --markdown docs/choices.md
 
@@ -34,8 +34,9 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 
 INTRODUCTION = """
 Written by `benchmarks/choices.py`. The networks are the default one in small trainings (`recipes/ablations/`: 600 steps of 8 windows of 96
-pixels or as many pixels, from random weights, seed 1, once), each lacking something that the one called `unet` has. The ways to look are
-tried with the weights that come with the program. Differences below about half a click are noise.
+pixels, from random weights, seed 1, once), each lacking something that the one called `unet` has. So little trained they need pixel
+diffusion and are led astray by closer looks, so they were measured as their names in the tables say. The ways to look are tried with the
+weights that come with the program. Differences below about half a click are noise.
 """
 
 
@@ -44,7 +45,7 @@ def without_family(rows: Sequence[Row]) -> str:
     lines = []
     for family, sets in FAMILIES.items():
         for name in ("unet", f"unet-without-{family}"):
-            found = [row for row in rows if row.network == name and row.set in sets]
+            found = [row for row in rows if row.network.partition(" (")[0] == name and row.set in sets]
             if len(found) != len(sets):
                 break
             lines.append(

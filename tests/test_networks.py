@@ -251,17 +251,16 @@ def test_a_fresh_network_is_undecided_about_every_pixel(name):
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_weight_learns(name):
-    """After two steps no parameter is as it was: no branch is switched off for good."""
+    """After one step every parameter has a gradient: no branch is switched off for good."""
     torch.manual_seed(0)
     network = build(name, TINY[name])
-    before = {key: value.detach().clone() for key, value in network.named_parameters()}
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     for seed in range(2):
         given = clicked(network, 2, seed)
         optimiser.zero_grad()
         objective(network, network(*given), given[1]).backward()
         optimiser.step()
-    assert [key for key, value in network.named_parameters() if torch.equal(value, before[key])] == []
+    assert [key for key, value in network.named_parameters() if value.grad is None or not bool(value.grad.any())] == []
 
 
 def test_clicks_are_found_where_they_are_marked():

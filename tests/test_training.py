@@ -99,6 +99,13 @@ def test_a_recipe_takes_from_its_base_what_it_does_not_say(recipe, tmp_path):
     assert read_recipe(grandchild) == replace(read_recipe(child), seed=9, config=plain.config | {"disk_radius_px": 5.0, "groups": 2})
 
 
+def test_a_set_without_a_share_is_left_out_of_what_the_base_names(recipe, tmp_path):
+    recipe.write_text("sets = { nuclei = 2.0, retina = 1.0 }")
+    child = tmp_path / "child.toml"
+    child.write_text(f'base = "{recipe.name}"\nsets = {{ retina = 0 }}\n')
+    assert read_recipe(child).sets == {"nuclei": 2.0}
+
+
 def test_a_base_that_cannot_be_used_is_refused(recipe, tmp_path):
     recipe.write_text(f'base = "{recipe.name}"')
     assert "base of itself" in refusal(recipe)
@@ -161,7 +168,7 @@ def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_pat
         "rounds = ['a']",
         "views = [[1.0, 0.5]]",
         "views = [[1.0, 0.8, 0.5]]",
-        "sets = { nuclei = 0 }",
+        "sets = { nuclei = -1 }",
         "sets = { nuclei = 'all' }",
         "start_from = 'first.safetensors'",
         "loss = 'l2'",

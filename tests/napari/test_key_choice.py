@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 import pytest
-from napari.utils.events import EmitterGroup, Event
+from napari.utils.events import EmitterGroup
+from napari.utils.events import Event as Emitter
 
 from napari_apprentice._napari import keys
 from napari_apprentice._napari.key_choice import KeyChoice
@@ -15,7 +18,7 @@ class Preferences:
 
     def __init__(self) -> None:
         self.__dict__.update({wish: key for wish, key in KEYS.items() if wish not in FIXED})
-        self.events = EmitterGroup(self, changed=Event)
+        self.events = EmitterGroup(self, changed=Emitter)
 
     def choose(self, wish, key) -> None:
         setattr(self, wish, key)
@@ -37,12 +40,16 @@ def choice(errands):
     return made
 
 
-def test_they_are_the_usual_ones_until_the_preferences_are_known(preferences, choice, errands):
-    preferences.accept = "Shift-G"
+def test_they_are_the_usual_ones_until_the_preferences_are_known(preferences, monkeypatch, errands):
+    preferences.accept, readable, heard = "Shift-G", Event(), []
+    monkeypatch.setattr(keys, "settings", lambda: preferences if readable.wait(10) else None)
+    choice = KeyChoice(errands)
+    choice.changed.connect(heard.append)
     assert choice.bound == KEYS
+    readable.set()
     errands.wait()
     assert choice.bound == {**KEYS, ACCEPT: "Shift-G"}
-    assert choice.heard == [choice.bound]
+    assert heard == [choice.bound]
     assert choice.readable(ACCEPT) == "Shift+G"
 
 
