@@ -47,7 +47,7 @@ tests:
 
 benchmark: $(VENV)/.installed-all
 	$(BIN)/apprentice benchmark $(sort $(dir $(wildcard $(APPRENTICE_DATA)/*/dataset.toml))) \
-	    --policy none,pi,mi+pi --robot centre,random --json runs/benchmark.json --markdown docs/benchmark.md $(ARGS)
+	    --policy none,pi --robot centre,random --json runs/benchmark.json --markdown docs/benchmark.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
