@@ -28,7 +28,7 @@ def test_ticks_reach_from_end_to_end_in_equal_round_steps(low, length, most):
     found = ticks(low, low + length, most)
     steps = {round(b - a, 9) for a, b in pairwise(found)}
     assert len(steps) <= 1 or max(steps) - min(steps) < 1e-6 * max(steps)
-    assert found[0] >= low - 1e-6
+    assert found[0] >= low - 1e-6 * length
     assert found[-1] >= low + length - 1e-6 * length
     assert len(found) <= most + 2
 
