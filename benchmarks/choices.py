@@ -1,8 +1,9 @@
 """What network, training data and ways to look were chosen by, from rows that `apprentice benchmark --json` has measured.
 
     apprentice train recipes/ablations/unet.toml --data TRAIN_DIR --out runs/unet.safetensors          # and so on
-    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights unet-real=... --zoom diffusion=5 --json runs/data.json
-    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights latefusion=... --zoom ... --json runs/networks.json
+    ZOOM=diffusion=5,closer=0,late_clicks=0
+    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights unet-real=... --zoom $ZOOM --json runs/data.json
+    apprentice benchmark DEV_DIR/* --weights unet=runs/unet.safetensors --weights latefusion=... --zoom $ZOOM --json runs/networks.json
     apprentice benchmark DEV_DIR/* --zoom "" --zoom mirror=false --zoom ... --json runs/looks.json
     python benchmarks/choices.py --data runs/data.json --networks runs/networks.json --looks runs/looks.json --markdown docs/choices.md
 
@@ -15,14 +16,11 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from gallery import read_rows, section
+from gallery import print_page, read_rows, section
 
 from napari_apprentice import report
 from napari_apprentice.benchmark import Row
-from napari_apprentice.texts import write_text
-from napari_apprentice.types import ApprenticeError
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "mri": ("mri_hippocampus", "mri_left_atrium", "mri_ms_lesions", "sts_tumour"),
@@ -85,16 +83,8 @@ def main() -> int:
     for name in ("data", "networks", "looks"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--markdown", type=Path)
-    options: Any = parser.parse_args()
-    try:
-        text = page(options.data, options.networks, options.looks)
-        if options.markdown is not None:
-            write_text(options.markdown, text)
-    except ApprenticeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(text, end="")
-    return 0
+    options = parser.parse_args()
+    return print_page(lambda: page(options.data, options.networks, options.looks), options.markdown)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,15 @@ def main() -> int:
     parser.add_argument("--ablations", type=Path, nargs="*", default=[])
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
+    return print_page(lambda: page(options.rows, options.hard, options.ablations, options.policies), options.markdown)
+
+
+def print_page(make: Callable[[], str], path: Path | None) -> int:
+    """Print a page, and write it to ``path`` if there is one; the exit status of the program."""
     try:
-        text = page(options.rows, options.hard, options.ablations, options.policies)
-        if options.markdown is not None:
-            write_text(options.markdown, text)
+        text = make()
+        if path is not None:
+            write_text(path, text)
     except ApprenticeError as error:
         print(error, file=sys.stderr)
         return 1

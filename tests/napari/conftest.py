@@ -238,6 +238,15 @@ def errands(qtbot):
 
 
 @pytest.fixture
+def gate(errands):
+    """Keeps the worker busy until it is set."""
+    made = threading.Event()
+    errands.send("waiting", lambda: made.wait(30), lambda _: None)
+    yield made
+    made.set()
+
+
+@pytest.fixture
 def sitting(errands, tube):
     """A session of the tube at work on a desk of paper; ``told`` are all its calls back, None for an answer that has come."""
     told: list[object] = []

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from napari_apprentice.types import SessionError
-
-
-@pytest.fixture
-def gate(errands):
-    """Keeps the worker busy until it is set."""
-    made = threading.Event()
-    errands.send("waiting", lambda: made.wait(30), lambda _: None)
-    yield made
-    made.set()
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -18,14 +16,6 @@ def saver(errands):
     made.going_changed.connect(heard.append)
     made.heard = heard
     return made
-
-
-@pytest.fixture
-def gate(errands):
-    made = threading.Event()
-    errands.send("waiting", lambda: made.wait(30), lambda _: None)
-    yield made
-    made.set()
 
 
 def test_what_is_saved_is_what_the_session_has_when_its_turn_comes(saver, sitting, errands, gate, tmp_path, told):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 
@@ -23,14 +21,6 @@ def check_equal(sitting) -> None:
     np.testing.assert_array_equal(desk.labels, session.labels)
     assert (desk.label, desk.clicks) == (session.label, session.clicks)
     assert sitting.state.label == session.label
-
-
-@pytest.fixture
-def gate(errands):
-    made = threading.Event()
-    errands.send("waiting", lambda: made.wait(30), lambda _: None)
-    yield made
-    made.set()
 
 
 def stroke(*where: slice, before: int, after: int) -> Stroke:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from napari_apprentice._napari.surveyor import Surveyor
@@ -16,14 +14,6 @@ def surveyor(errands):
     made.views = []
     made.found.connect(made.views.append)
     return made
-
-
-@pytest.fixture
-def gate(errands):
-    made = threading.Event()
-    errands.send("waiting", lambda: made.wait(30), lambda _: None)
-    yield made
-    made.set()
 
 
 def test_many_questions_are_one_and_its_answer_is_the_newest(surveyor, sitting, errands, gate):

@@ -85,8 +85,8 @@ class Adaptation(Settings):
             )
         )
         if let_go >= 0.005:
-            told = f"{report.message}; {100 * let_go:.0f} % of what was learnt before was let go, as the untaught model did better lately"
-            report = replace(report, message=told)
+            told = f"{100 * let_go:.0f} % of what was learnt before was let go, as the untaught model did better lately"
+            report = replace(report, message=f"{told}; then {report.message}")
         return replace(report, elapsed_s=time.perf_counter() - began)
 
 
