@@ -49,8 +49,8 @@ def on_this_machine(folder: Path, names: Sequence[str], plan: Plan, *, jobs: int
         return
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn"), _enter) as pool:
-        pending: set[Future[Outcome]] = {pool.submit(run_case, folder, name, plan) for name in names}
         try:
+            pending: set[Future[Outcome]] = {pool.submit(run_case, folder, name, plan) for name in names}
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
@@ -59,12 +59,9 @@ def on_this_machine(folder: Path, names: Sequence[str], plan: Plan, *, jobs: int
                 "one of the processes died, perhaps for want of memory; expected fewer --jobs (what is done stays done)"
             ) from error
         except BaseException:
-            ended = set(multiprocessing.active_children()) - others
-            for process in ended:
-                process.terminate()  # what it was in the middle of is begun anew by the next run
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in ended:
-                process.join(5)
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()  # what it was in the middle of is begun anew by the next run
+            pool.shutdown(cancel_futures=True)  # waits for the processes, in the one thread that may: of two, one is told of no child and none of its end
             raise
 
 
