@@ -388,10 +388,23 @@ def test_how_right_the_model_is_about_remembered_objects_is_found_out_once(segme
         assert policy.on_accept(segmenter, lesson(disk(30 + count), clicks=(Click((30 + count, 40)),), seed=count)).accepted
         known = segmenter.snapshot()
         np.testing.assert_allclose(known.marks, found(segmenter, known.memory))
-    assert asked == [1, 1, 1, 2, 1, 3, 1, 3, 1, 1, 3, 1]  # the new object alone before each lesson; all of them once, after it
+    assert asked == [1, 2, 3, 3, 1, 3, 1]  # all of them once, after each lesson, and never many at a time
     assert all(0 <= mark <= 1 for marks in known.marks for mark in marks)
     small("mi", mid_rate=1e-3).on_click(segmenter, picture(), two_clicks(segmenter, picture()))
     assert segmenter.snapshot().marks == ()  # other weights
+    asked.clear()
+    assert policy.on_accept(segmenter, lesson()).accepted
+    assert asked == [3, 3, 1]
+
+
+def test_a_refused_lesson_leaves_nothing_to_find_out_again(segmenter, learnt):
+    segmenter.restore(replace(learnt, memory=learnt.memory[-3:], marks=learnt.marks[-3:]))
+    wrong = lesson(~disk(), clicks=(Click((2, 2)),), seed=3)
+    assert "would have lost" in small("pi", remembered=3, post_rate=2.0, post_rounds=2).on_accept(segmenter, wrong).message
+    known = segmenter.snapshot()
+    assert len(known.memory) == 3
+    assert known.memory[-1].targets.float().mean() > 0.5  # the newest one is remembered, though not learnt from
+    np.testing.assert_allclose(known.marks, _memory._marks(segmenter, known.memory), atol=1e-6)
 
 
 def test_sizes_of_accepted_objects_are_remembered(segmenter):
@@ -419,6 +432,34 @@ def test_what_makes_remembered_objects_worse_is_refused(segmenter, learnt):
     assert equal(parameters(segmenter), weights)
     assert equal(tensors(segmenter.snapshot()), moments)
     assert segmenter.snapshot().steps == learnt.steps
+
+
+@pytest.mark.parametrize("name", ["pi", "sa"])
+def test_what_is_too_much_is_learnt_by_a_quarter(segmenter, learnt, monkeypatch, name):
+    """The gate goes back along the way that was gone; it takes no step again."""
+    policy, other = small(name, gate_margin=0.01), lesson(disk(20, 30), clicks=(Click((20, 30)),), seed=5)
+    segmenter.restore(learnt)
+    whole = replace(policy, gate_margin=float("inf")).on_accept(segmenter, other)
+    gone = segmenter.snapshot()
+    segmenter.restore(learnt)
+    marks = iter([((mark, mark),) * (len(learnt.memory) + 1) for mark in (0.0, 1.0)])
+
+    def found_out(*_):
+        yield
+        return next(marks)
+
+    monkeypatch.setattr(_memory, "_found_out", found_out)
+    report = policy.on_accept(segmenter, other)
+    assert report.accepted
+    assert (report.loss_before, report.loss_after) == (whole.loss_before, whole.loss_after)
+    now = segmenter.snapshot()
+    assert now.steps == gone.steps
+    assert not equal(dict(gone.weights), dict(learnt.weights))
+    for key, value in parameters(segmenter).items():
+        assert torch.equal(value, now.weights[key])
+        assert torch.equal(value, torch.lerp(learnt.weights[key], gone.weights[key], 0.25))
+        if gone.weights[key] is learnt.weights[key]:
+            assert now.weights[key] is learnt.weights[key]  # nothing that did not move is kept twice
 
 
 def test_without_the_gate_the_same_would_be_learnt(segmenter, learnt):

@@ -12,13 +12,13 @@ A policy is a frozen configuration. All that is learnt lives in the segmenter's 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image
-from napari_apprentice.adaptation._memory import Update, doubted, gated, lesson_windows, remember, with_extent
+from napari_apprentice.adaptation._memory import Update, answered, doubted, gated, lesson_windows, remember, with_extent
 from napari_apprentice.adaptation._object import after_object, begins_object
 from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
 from napari_apprentice.adaptation._settings import Settings
@@ -68,14 +68,14 @@ class Adaptation(Settings):
         with segmenter.timed("adapt"):
             new = remember(segmenter, lesson, self.size)
             let_go = (yield from doubted(self, segmenter, new)) if self.full_doubt else 0.0
-            before = segmenter.snapshot()
-            updates: list[Callable[[float], Update]] = []
+            before, known = segmenter.snapshot(), answered(segmenter, new)
+            updates: list[Update] = []
             if self.sa and lesson.clicks:
-                updates.append(SequenceAdaptation(self, segmenter, before, new, lesson))
+                updates.append(SequenceAdaptation(self, segmenter, before, new, lesson).steps())
             if self.post:
-                updates.append(PostInteraction(self, segmenter, before, new))
-            report = yield from gated(self, segmenter, new, lambda factor: _in_turn(updates, factor))
-        after = segmenter.snapshot() if report.accepted else replace(before, marks=())
+                updates.append(PostInteraction(self, segmenter, before, new, known).steps())
+            report = yield from gated(self, segmenter, new, known, _in_turn(updates))
+        after = segmenter.snapshot()
         segmenter.restore(
             replace(
                 after,
@@ -90,11 +90,11 @@ class Adaptation(Settings):
         return replace(report, elapsed_s=time.perf_counter() - began)
 
 
-def _in_turn(updates: list[Callable[[float], Update]], factor: float) -> Update:
+def _in_turn(updates: Sequence[Update]) -> Update:
     """Several updates as one: the first loss of the first and the last loss of the last, None if one failed."""
     losses = []
     for update in updates:
-        if (one := (yield from update(factor))) is None:
+        if (one := (yield from update)) is None:
             return None
         losses.append(one)
     return losses[0][0], losses[-1][1]

@@ -113,15 +113,15 @@ class SequenceAdaptation:
         windows = lesson_windows(segmenter, lesson.mask, lesson.clicks)
         self.masks = torch.cat([mask_in_window(mask, window, settings.size) for window in windows]).to(segmenter.device)
 
-    def __call__(self, factor: float) -> Update:
-        """The steps, with the rate times ``factor``."""
+    def steps(self) -> Update:
+        """The steps."""
         losses, settings = [], self.settings
         for _ in range(settings.sa_steps):
             yield
             logits = self.batch.logits(self.segmenter, self._shown())
             held = _drift_of(self.segmenter, self.segmenter.base.weights)
             loss = correction_loss(logits, self.masks, self.batch.clicks, held, settings.sa_lambda, settings.sa_gamma)
-            if not advance(self.segmenter, loss, settings.sa_rate * factor, anchor=0.0):
+            if not advance(self.segmenter, loss, settings.sa_rate, anchor=0.0):
                 return None
             losses.append(float(loss.detach()))
         return (losses[0], losses[-1]) if losses else (float("nan"), float("nan"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from statistics import fmean
@@ -17,11 +17,11 @@ from torch import Tensor
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._targets import mask_in_window
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Remembered, Tensors
+from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import Box, Click, LearningReport, Lesson, Prediction, Prompt
 
-__all__ = ["Batch", "Update", "doubted", "gated", "lesson_windows", "remember", "with_extent"]
+__all__ = ["Batch", "Update", "answered", "doubted", "gated", "lesson_windows", "remember", "with_extent"]
 
 _AT_A_TIME = 3  # objects that are judged between two pauses
 
@@ -95,41 +95,58 @@ class Batch:
 # --- to judge ---------------------------------------------------------------------------------------------------------------------------
 
 
-def gated(
-    settings: Settings, segmenter: NetworkSegmenter, new: Remembered, update: Callable[[float], Update]
-) -> Generator[None, None, LearningReport]:
-    """Do an update unless remembered objects pay for it: with the rates as they are, then with a quarter of them, then not at all.
+def answered(segmenter: NetworkSegmenter, new: Remembered) -> float:
+    """IoU of the answers to the first click on an object, over its views."""
+    batch = Batch([new], segmenter.device)
+    with torch.no_grad():
+        return batch.ious(batch.logits(segmenter, batch.firsts))[0]
 
-    The segmenter then knows how right it is about the remembered objects and the new one (`Knowledge.marks`), unless it stays as it was.
+
+def gated(
+    settings: Settings, segmenter: NetworkSegmenter, new: Remembered, known: float, update: Update
+) -> Generator[None, None, LearningReport]:
+    """Do an update unless remembered objects pay for it: all of it, or a quarter of the way, or nothing.
+
+    The segmenter then knows how right it is about the remembered objects and the new one (`Knowledge.marks`), unless a step failed.
 
     Parameters
     ----------
     new : the object that is learnt from
-    update : changes the segmenter's weights; called with a factor for its rates
+    known : how right its first click was `answered` before
+    update : changes the segmenter's weights
     """
     before = segmenter.snapshot()
     old = before.memory
-    marks = before.marks if len(before.marks) == len(old) else _marks(segmenter, old)
+    marks = before.marks if len(before.marks) == len(old) else (yield from _found_out(segmenter, old))
     standard = _means(marks)
-    ((known, _),) = _marks(segmenter, (new,))
     yield
-    lost = 0.0
-    for factor in (1.0, 0.25):
-        losses = yield from update(factor)
-        if losses is None:
-            segmenter.restore(before)
-            return LearningReport(False, "learning was refused: the update was not finite; the model stays as it was", refused=True)
-        marks = yield from _found_out(segmenter, (*old, new))
-        reached = _means(marks[:-1])
+    losses = yield from update
+    if losses is None:
+        segmenter.restore(replace(before, marks=()))
+        return LearningReport(False, "learning was refused: the update was not finite; the model stays as it was", refused=True)
+    learnt, lost = segmenter.snapshot(), 0.0
+    for share in (1.0, 0.25):
+        segmenter.restore(_towards(before, learnt, share))
+        found = yield from _found_out(segmenter, (*old, new))
+        reached = _means(found[:-1])
         lost = max(a - b for a, b in zip(standard, reached, strict=True))
         if lost <= settings.gate_margin:
-            segmenter.restore(replace(segmenter.snapshot(), marks=marks))
-            message = f"learnt from this object: its first click alone gives IoU {marks[-1][0]:.2f} now, {known:.2f} before"
+            segmenter.restore(replace(segmenter.snapshot(), marks=found))
+            message = f"learnt from this object: its first click alone gives IoU {found[-1][0]:.2f} now, {known:.2f} before"
             judged = (standard[1], reached[1]) if old else (math.nan, math.nan)
             return LearningReport(True, message, *losses, remembered_before=judged[0], remembered_after=judged[1])
-        segmenter.restore(before)
+    segmenter.restore(before)
+    segmenter.restore(replace(before, marks=(*marks, *_marks(segmenter, (new,)))))
     message = f"learning was refused: {len(old)} remembered objects would have lost {100 * lost:.1f} points of IoU; the model stays"
     return LearningReport(False, message, refused=True)
+
+
+def _towards(before: Knowledge, learnt: Knowledge, share: float) -> Knowledge:
+    """``learnt``, whose weights went that share of the way from ``before`` only."""
+    if share == 1:
+        return learnt
+    weights = {k: v if v is before.weights[k] else torch.lerp(before.weights[k], v, share) for k, v in learnt.weights.items()}
+    return replace(learnt, weights=Tensors(weights))
 
 
 def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered) -> Generator[None, None, float]:

@@ -57,15 +57,16 @@ class PostInteraction:
     ----------
     before : what was known before the object
     new : the object
+    known : how right its first click was answered before, 0..1
     """
 
-    def __init__(self, settings: Settings, segmenter: NetworkSegmenter, before: Knowledge, new: Remembered) -> None:
-        self.settings, self.segmenter, self.before, self.new = settings, segmenter, before, new
+    def __init__(self, settings: Settings, segmenter: NetworkSegmenter, before: Knowledge, new: Remembered, known: float) -> None:
+        self.settings, self.segmenter, self.before, self.new, self.known = settings, segmenter, before, new, known
         self.rng = np.random.default_rng([17, before.steps, len(before.memory)])
 
-    def __call__(self, factor: float) -> Update:
-        """Rounds of two steps, with the rate times ``factor``."""
-        rounds, rate = [], self.settings.post_rate * factor * self._need()
+    def steps(self) -> Update:
+        """Rounds of two steps."""
+        rounds, rate = [], self.settings.post_rate * self._need()
         for _ in range(self.settings.post_rounds):
             losses = yield from self._round(rate)
             if losses is None:
@@ -75,12 +76,7 @@ class PostInteraction:
 
     def _need(self) -> float:
         """How much there is to learn, 0..1: the error of the answers to the first click, as long as it is small."""
-        if not self.settings.full_error:
-            return 1.0
-        batch = Batch([self.new], self.segmenter.device)
-        with torch.no_grad():
-            (right,) = batch.ious(batch.logits(self.segmenter, batch.firsts))
-        return min((1 - right) / self.settings.full_error, 1.0)
+        return min((1 - self.known) / self.settings.full_error, 1.0) if self.settings.full_error else 1.0
 
     def _round(self, rate: float) -> Update:
         """One step from first clicks and one from corrections, on the new object and a few remembered ones, in one view of each."""

@@ -59,7 +59,7 @@ class Settings:
     post_rate: float = 1e-4
     full_error: float = 0.3
     mid_steps: int = 1
-    post_rounds: int = 8
+    post_rounds: int = 6
     size: int = 128
     click_weight: float = 0.2
     click_form: str = "ce"
@@ -67,7 +67,7 @@ class Settings:
     hard_radius_px: float = 3.0
     anchor: float = 2e-3
     remembered: int = 8
-    rehearsed: int = 2
+    rehearsed: int = 1
     gate_margin: float = 0.01
     full_doubt: float = 0.1
     ia: bool = False

@@ -46,7 +46,7 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
         for key, value in weights.items():
             value.lerp_(segmenter.base.weights[key], anchor)
     # An infinite second moment would pass unseen (its step is 0) and end all learning from then on.
-    if not all(bool(torch.isfinite(value.sum())) for values in (weights, seconds) for value in values.values()):
+    if not bool(torch.isfinite(torch.stack([value.sum() for values in (weights, seconds) for value in values.values()])).all()):
         return False
     learnt = replace(old, weights=_with(old.weights, weights), first=_with(old.first, firsts), second=_with(old.second, seconds))
     segmenter.restore(replace(learnt, steps=old.steps + 1, marks=()))
