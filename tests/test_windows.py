@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from napari_apprentice.types import Box, Click
-from napari_apprentice.windows import click_in_window, cut, inside, paste, paste_part, square, standardise
+from napari_apprentice.windows import click_in_window, cut, inside, paste, paste_part, seen_through, square, standardise
 
 many = settings(max_examples=60)
 
@@ -182,6 +182,24 @@ def test_what_lies_beyond_the_slice_is_the_mean_or_the_given_value():
 def test_shrinking_averages_instead_of_picking():
     checks = (np.indices((64, 64)).sum(0) % 2)[None].astype(np.uint8)
     np.testing.assert_allclose(cut(checks, Box(0, 0, 64, 64), 16)[0].numpy(), 0.5, atol=0.02)
+
+
+@many
+@given(st.integers(20, 90), st.integers(20, 90), st.sampled_from([8, 16, 33]), st.floats(0.3, 1.0), st.data())
+def test_a_ramp_seen_through_a_wider_window_is_the_ramp_of_the_narrow_one(top, left, size, share, data):
+    """Exactly, but for the outermost half pixels, beyond whose centres the wide window knows nothing."""
+    side = 64
+    within = max(round(share * side), 8)
+    down, right = (data.draw(st.integers(0, side - within)) for _ in range(2))
+    wide, narrow = window_at(top, left, side), window_at(top + down, left + right, within)
+
+    def rows(window: Box) -> torch.Tensor:
+        centres = window.top + (torch.arange(size) + 0.5) * (window.bottom - window.top) / size - 0.5
+        return centres[:, None].expand(size, size)
+
+    expected = rows(narrow).clamp(float(rows(wide)[0, 0]), float(rows(wide)[-1, 0]))
+    torch.testing.assert_close(seen_through(rows(wide), wide, narrow), expected, atol=1e-3, rtol=0)
+    assert seen_through(expected, wide, wide) is expected
 
 
 # --- standardise ------------------------------------------------------------------------------------------------------------------------

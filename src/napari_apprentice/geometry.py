@@ -23,6 +23,8 @@ __all__ = [
     "affine_from_spacing",
     "clip",
     "grow",
+    "intersection",
+    "relative_to",
     "reverse_axes",
     "spacing_of",
     "swap_lps_ras",
@@ -170,6 +172,31 @@ def union(first: Box, second: Box) -> Box:
         max(first.bottom, second.bottom),
         max(first.right, second.right),
     )
+
+
+def intersection(first: Box, second: Box) -> Box:
+    """The part that both boxes hold; empty (but never inside out) if there is none.
+
+    Examples
+    --------
+    >>> intersection(Box(2, 2, 4, 5), Box(0, 3, 3, 9))
+    Box(top=2, left=3, bottom=3, right=5)
+    >>> intersection(Box(0, 0, 2, 2), Box(5, 1, 7, 3)).shape
+    (0, 1)
+    """
+    top, left = max(first.top, second.top), max(first.left, second.left)
+    return Box(top, left, max(min(first.bottom, second.bottom), top), max(min(first.right, second.right), left))
+
+
+def relative_to(box: Box, frame: Box) -> Box:
+    """The same box in coordinates that start at the corner of another one: where it lies in an array that covers ``frame``.
+
+    Examples
+    --------
+    >>> relative_to(Box(12, 7, 14, 9), Box(10, 5, 20, 15))
+    Box(top=2, left=2, bottom=4, right=4)
+    """
+    return Box(box.top - frame.top, box.left - frame.left, box.bottom - frame.top, box.right - frame.left)
 
 
 def clip(box: Box, shape: tuple[int, int]) -> Box:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.objects import presence
 from napari_apprentice.painting import crossing_lines
 from napari_apprentice.shapes import bounding_box
-from napari_apprentice.types import Box, Plane, Prediction
+from napari_apprentice.types import Box, Plane, Prediction, SessionError
 
-__all__ = ["DOUBTFUL", "Ground", "Slice", "accepted_slices", "slices", "worths"]
+__all__ = ["DOUBTFUL", "Doubt", "Ground", "Slice", "accepted_slices", "slices", "unapproved", "worths"]
 
 DOUBTFUL = 0.15
 """Expected error (1 - IoU) above which a carried slice is doubtful."""
@@ -38,6 +38,14 @@ class Slice(IntEnum):
     """Propagation filled it or ended before it, and is not sure of that: see `DOUBTFUL`."""
 
 
+class Doubt(NamedTuple):
+    """A slice that propagation filled or ended before: of which object, and the error (1 - IoU) that is expected there."""
+
+    plane: Plane
+    label: int
+    error: float
+
+
 def slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> tuple[Slice, ...]:
     """What the slices of an object across ``axis`` are, in order."""
     found = [Slice.ACCEPTED if there else Slice.EMPTY for there in presence(labels, label)[axis]]
@@ -49,6 +57,21 @@ def slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> tuple[Sli
             sure = Slice.CARRIED if found[plane.index] else Slice.EMPTY
             found[plane.index] = Slice.DOUBTFUL if error > DOUBTFUL else sure
     return tuple(found)
+
+
+def unapproved(origin: Origin, label: int, planes: Sequence[Plane], shape: tuple[int, ...]) -> tuple[Plane, ...]:
+    """Which of ``planes`` in an image of ``shape``, by default of all that propagation filled, are not the user's yet; sorted.
+
+    Raises
+    ------
+    SessionError : there is no such plane, or nothing was carried and no plane is named
+    """
+    for axis, index in planes:
+        if len(shape) != 3 or axis not in range(3) or not 0 <= index < shape[axis]:
+            raise SessionError(f"plane {index} across axis {axis} arrived; expected one of an image of shape {shape}")
+    if not planes and not origin.carried:
+        raise SessionError(f"object {label} has no slice that was carried; expected one to approve")
+    return tuple(sorted({*(planes or origin.carried)} - origin.own))
 
 
 def accepted_slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> dict[int, Mask]:

@@ -17,8 +17,10 @@ import numpy.typing as npt
 from napari_apprentice.history import History, State, Step
 from napari_apprentice.journal import Event, Journal
 from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.legend import Legend
 from napari_apprentice.teaching import Apprentice
 from napari_apprentice.types import ApprenticeError, Click, SessionError
+from napari_apprentice.versions import Version
 
 __all__ = ["Change", "Ledger"]
 
@@ -57,6 +59,15 @@ class Ledger:
         self.labels, self.state, self.model, self.history = labels, state, model, history
         self.journal: Journal | None = None
         self.refusal = ""
+
+    def begin(self, journal: Journal | None, start: Version | None, legend: Legend | None) -> None:
+        """Record from now on, and at once what the session begins with: its labels, and a version and a legend where they were given."""
+        self.journal = journal
+        if not self.state.finished and start is None and legend is None:
+            return
+        patches: list[Patch | None] = [*self.labels.patches()] or [None]
+        events = [Event("open", self.state.label, patch.changed if patch else 0, patch=patch) for patch in patches]
+        self.write(self.state, replace(events[0], version=start, legend=legend), *events[1:])
 
     @property
     def nothing(self) -> Change:
@@ -157,12 +168,16 @@ class Ledger:
             self.model.written(after, self.history)
 
     def undo(self) -> Change:
-        """Take back the newest action; there is one."""
+        """Take back the newest action; SessionError if there is none."""
+        if not self.history.done:
+            raise SessionError("an undo arrived, but there is no action to undo; expected one after an action")
         step = self.history.back()
         return self._move("undo", step.before, step.patch, step.patch.before if step.patch else None)
 
     def redo(self) -> Change:
-        """Do the newest undone action again; there is one."""
+        """Do the newest undone action again; SessionError if there is none."""
+        if not self.history.undone:
+            raise SessionError("a redo arrived, but there is no undone action; expected one after an undo")
         step = self.history.forth()
         return self._move("redo", step.after, step.patch, step.patch.after if step.patch else None)
 

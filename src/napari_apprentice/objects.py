@@ -1,4 +1,7 @@
-"""Objects of a label map found, renumbered and taken apart: pure functions that say what would change."""
+"""Whole objects found, deleted, given other ids, merged and split: pure functions that say what would change.
+
+An action upon a whole object gives the next state of the session and the change of its labels.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from napari_apprentice.history import State
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.types import SessionError
 
-__all__ = ["parts", "presence", "renumbered", "taken_apart"]
+__all__ = ["deletion", "merger", "parts", "presence", "relabelling", "renumbered", "splitting", "taken_apart"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -29,6 +33,45 @@ def presence(labels: LabelMap, label: int) -> tuple[Mask, ...]:
         for axis, side in enumerate(box[1:]):
             found[axis + 1][side] |= mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))
     return found
+
+
+def deletion(labels: LabelMap, state: State, label: int) -> tuple[State, Patch | None]:
+    """Without an object; SessionError if it has neither voxels nor clicks."""
+    patch = renumbered(labels, label, 0)
+    if patch is None and not (label == state.label and state.clicks):
+        raise _missing(label)
+    return state.deleted(label), patch
+
+
+def relabelling(labels: LabelMap, state: State, label: int, to: int) -> tuple[State, Patch]:
+    """With another id for an object; SessionError if it has no voxels, or the other id has."""
+    patch = renumbered(labels, label, to)
+    if patch is None:
+        raise _missing(label)
+    if labels.layers_with(to) is not None or (to == state.label and state.clicks):
+        raise SessionError(f"id {to} was asked for, but there is an object {to} already; expected a free one (or merge the two)")
+    return state.relabelled(label, to), patch
+
+
+def merger(labels: LabelMap, state: State, label: int, into: int) -> tuple[State, Patch]:
+    """With an object as a part of another one; SessionError if one of them has no voxels."""
+    patch = renumbered(labels, label, into)
+    if patch is None or labels.layers_with(into) is None:
+        raise _missing(label if patch is None else into)
+    return state.merged(label, into), patch
+
+
+def splitting(
+    labels: LabelMap, state: State, label: int, seeds: Sequence[tuple[int, ...]], spacing: tuple[float, ...]
+) -> tuple[State, Patch]:
+    """With an object in parts, see `taken_apart`: that of the first seed keeps the id, the others get the next ones in order."""
+    patch = taken_apart(labels, label, seeds, range(state.next_id, state.next_id + len(seeds) - 1), spacing)
+    assert patch is not None
+    return state.split(label, patch), patch
+
+
+def _missing(label: int) -> SessionError:
+    return SessionError(f"object {label} was asked for, but it has no voxels; expected one that is there")
 
 
 def renumbered(labels: LabelMap, label: int, to: int) -> Patch | None:

@@ -1,4 +1,4 @@
-"""Living through a journaled session again: its actions, with the labels as the journal has them, and the model from its checkpoints.
+"""A journaled session, lived through again: its actions, with the labels as the journal has them, and the model from its checkpoints.
 
 The model starts from the newest checkpoint between two objects that belongs to the actions in force. Of the actions before it only the
 states are made again, and they cannot be undone; those since are done again by the model, too, as are those right before them that no
@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+from napari_apprentice.blocks import cleared
+from napari_apprentice.checkpoints import Checkpoints, SnapshotStore
+from napari_apprentice.cohorts import Cohort
+from napari_apprentice.computers import Computer
 from napari_apprentice.history import State
-from napari_apprentice.journal import Entry, Event
-from napari_apprentice.labelmap import Patch
+from napari_apprentice.journal import Entry, Event, Journal, check_image, effective, journal_path, read_journal
+from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.ledger import Ledger
+from napari_apprentice.legend import Legend
 from napari_apprentice.teaching import lessons_of
-from napari_apprentice.types import outcome
+from napari_apprentice.types import Image, InUseError, outcome
+from napari_apprentice.versions import Version
 
-__all__ = ["Load", "relive"]
+__all__ = ["Past"]
 
 Load = Callable[[str], Any]
 """The snapshot in a checkpoint; None where there is none."""
@@ -29,25 +37,95 @@ _BESIDE = (*_WITHOUT_MODEL, "choose", "forget", "go_back")
 """What may happen while an object has clicks, and leaves them."""
 
 
-def relive(ledger: Ledger, entries: Sequence[Entry], done: int, load: Load) -> None:
-    """Do journaled actions again (see `session.resume`): the first ``done`` of ``entries`` to stay, the others to be redone."""
-    model = ledger.model
-    start, snapshot = _known_model(entries[:done], load, model.untaught)
-    while start and entries[start - 1].action.kind in _WITHOUT_MODEL and entries[start - 1].learn is None:
-        start -= 1  # so much more can be undone, for nothing
-    for entry in entries[:start]:
-        _repeat(ledger, entry, None)
-    if snapshot is not None:
-        model.segmenter.restore(snapshot)
-        ledger.state, model.saved = replace(ledger.state, snapshot=snapshot), snapshot
-    current = ledger.state.versions.current
-    if current.snapshot is None and current.checkpoint and (known := load(current.checkpoint)) is not None:
-        ledger.state = replace(ledger.state, versions=ledger.state.versions.holding(current.number, known))
-    ledger.history.forget(ledger.state.snapshot, [e.learn.checkpoint for e in entries[:start] if e.learn and e.learn.checkpoint])
-    for entry in entries[start:]:
-        _repeat(ledger, entry, load)
-    while ledger.history.done > done - start:
-        ledger.undo()
+class Past:
+    """What a journal says of a session so far, for a new one to begin with and to live through again.
+
+    Parameters
+    ----------
+    path : the journal or its folder
+    image : the image that the session is about
+    store : how checkpoints are read; without one none is
+    computer : what the model runs on from now on
+
+    Attributes
+    ----------
+    journal : to go on in; None where somebody else has it open
+
+    Raises
+    ------
+    SessionError : it is another image
+    ReadError : there is no journal, or it is damaged
+    WriteError : the journal cannot be continued
+    """
+
+    def __init__(self, path: Path | str, image: Image, store: SnapshotStore | None, computer: Computer | None) -> None:
+        self.journal: Journal | None = None
+        self._refusal = ""
+        try:
+            self.journal, self._events = Journal.reopen(path, computer)
+            header = self.journal.header
+        except InUseError as error:
+            self._refusal = str(error)
+            header, self._events = read_journal(path)
+        self._store, self._folder, self._shape = store, journal_path(path).parent, image.shape
+        self._load: Load = cache(Checkpoints(store, self._folder).load) if store is not None else lambda _: None
+        self._opened = next((event for event in self._events if event.kind == "open"), Event("open", 1))
+        try:
+            check_image(header, image)
+        except BaseException:
+            self.close()
+            raise
+
+    def labels(self) -> LabelMap:
+        """Those that the session began with."""
+        labels = LabelMap(self._shape, folder=None if self.journal is None else cleared(self._folder))
+        for patch in (event.patch for event in self._events if event.kind == "open" and event.patch is not None):
+            labels.widen(patch.dtype)
+            labels.write(patch.region, patch.after)
+        return labels
+
+    @property
+    def legend(self) -> Legend | None:
+        """What the objects that the session began with are called."""
+        return self._opened.legend
+
+    @property
+    def start(self) -> Version | None:
+        """The version of the model that the session began with; None for the one that was shipped."""
+        start = self._opened.version
+        return replace(start, snapshot=self._load(start.checkpoint)) if start is not None and start.checkpoint else start
+
+    def relive(self, ledger: Ledger, cohort: Cohort | None) -> None:
+        """Do all actions again that are in force, undo those again that can be redone, and go on in the journal and for the study.
+
+        Where somebody else has the journal open, nothing can be changed from then on.
+        """
+        entries, done = effective(self._events)
+        load, model = self._load, ledger.model
+        start, snapshot = _known_model(entries[:done], load, model.untaught)
+        while start and entries[start - 1].action.kind in _WITHOUT_MODEL and entries[start - 1].learn is None:
+            start -= 1  # so much more can be undone, for nothing
+        for entry in entries[:start]:
+            _repeat(ledger, entry, None)
+        if snapshot is not None:
+            model.segmenter.restore(snapshot)
+            ledger.state, model.saved = replace(ledger.state, snapshot=snapshot), snapshot
+        current = ledger.state.versions.current
+        if current.snapshot is None and current.checkpoint and (known := load(current.checkpoint)) is not None:
+            ledger.state = replace(ledger.state, versions=ledger.state.versions.holding(current.number, known))
+        ledger.history.forget(ledger.state.snapshot, [e.learn.checkpoint for e in entries[:start] if e.learn and e.learn.checkpoint])
+        for entry in entries[start:]:
+            _repeat(ledger, entry, load)
+        while ledger.history.done > done - start:
+            ledger.undo()
+        ledger.journal, ledger.refusal = self.journal, self._refusal
+        here = self.journal is not None
+        model.attach(self._folder if here else None, self._store, cohort if here else None)
+
+    def close(self) -> None:
+        """Close the journal, where it is open."""
+        if self.journal is not None:
+            self.journal.close()
 
 
 def _repeat(ledger: Ledger, entry: Entry, load: Load | None) -> None:

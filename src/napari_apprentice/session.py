@@ -8,50 +8,35 @@ labels is kept as the old and the new values of the smallest box around it.
 An object may be clicked in several planes, across different axes, before it is accepted. `painting` has the rules of what an answer may
 write; `Session.paint` is the user's own hand and may write any label anywhere.
 
-Beneath it stand the `ledger`, which makes actions count, the `teaching` of the model, and the `resuming` of what was journaled.
+Beneath it stand the `ledger`, which makes actions count, the `teaching` of the model, and the `resuming` of what was journaled; what can
+be asked of it is its `overview`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from napari_apprentice.blocks import cleared
-from napari_apprentice.checkpoints import Checkpoints, SnapshotStore
+from napari_apprentice.checkpoints import SnapshotStore
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
-from napari_apprentice.ground import Slice, slices, worths
+from napari_apprentice.ground import Doubt, unapproved
 from napari_apprentice.history import History, State
-from napari_apprentice.journal import Event, Header, Journal, check_image, effective, journal_path, read_journal
-from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, as_ids, as_region
+from napari_apprentice.journal import Journal
+from napari_apprentice.labelmap import LabelMap, as_ids, as_region, check_id
 from napari_apprentice.ledger import Change, Ledger
 from napari_apprentice.legend import Legend
-from napari_apprentice.objects import renumbered, taken_apart
+from napari_apprentice.objects import deletion, merger, relabelling, renumbered, splitting
+from napari_apprentice.overview import Overview
 from napari_apprentice.painting import repainting
 from napari_apprentice.propagation import Outcome, propagate
-from napari_apprentice.resuming import relive
+from napari_apprentice.resuming import Past
 from napari_apprentice.teaching import Apprentice, lessons_of
-from napari_apprentice.types import (
-    AdaptationPolicy,
-    Click,
-    Image,
-    InUseError,
-    LabelsError,
-    LearningReport,
-    Lesson,
-    Plane,
-    Prediction,
-    Segmenter,
-    SessionError,
-    outcome,
-)
-from napari_apprentice.versions import Catalogue, Comparison, Version
+from napari_apprentice.types import AdaptationPolicy, Click, Image, LearningReport, Plane, Segmenter, SessionError, outcome
+from napari_apprentice.versions import Catalogue, Version
 
 __all__ = ["UNDO_MEMORY_BYTES", "Change", "Doubt", "Session", "SnapshotStore", "resume"]
 
@@ -59,16 +44,11 @@ UNDO_MEMORY_BYTES = 2 * 1024**3
 """What the undo history may take by default: label patches, predictions, lessons, and snapshots that tell their ``nbytes``."""
 
 
-class Doubt(NamedTuple):
-    """A slice that propagation filled or ended before: of which object, and the error (1 - IoU) that is expected there."""
-
-    plane: Plane
-    label: int
-    error: float
-
-
-class Session:
+class Session(Overview):
     """Segments one image, object by object.
+
+    An action counts when the journal has it: every one raises a `WriteError` where that cannot be written, and a `SessionError` where
+    somebody else has the session open (see `read_only`). Whatever an action raises, clicks, labels and model are as they were before.
 
     Parameters
     ----------
@@ -106,101 +86,21 @@ class Session:
     ) -> None:
         if journal is not None and journal.sequence:
             raise SessionError(f"a journal with {journal.sequence} actions arrived; expected a new one (resume continues an old one)")
-        self.image = image
-        self._segmenter = segmenter
         folder = None if journal is None else journal.path.parent
         known = labels if isinstance(labels, LabelMap) else LabelMap(image.shape, labels, folder)
-        self._model = Apprentice(image, segmenter, policy, start)
-        self._model.attach(folder, store, cohort)
+        model = Apprentice(image, segmenter, policy, start)
+        model.attach(folder, store, cohort)
         ids = known.ids() if labels is not None else ()
         highest = max(ids, default=0)
-        if start is not None and self._model.checkpoints is not None:
+        if start is not None and model.checkpoints is not None:
             start = replace(start, checkpoint="model-000000.checkpoint")
-            self._model.checkpoints.save(self._model.saved, "model-000000.checkpoint")
-        versions = Catalogue.beginning(self._model.untaught, start)
-        state = State(highest + 1, self._model.saved, highest, finished=ids, versions=versions, legend=legend or Legend())
-        self._ledger = Ledger(known, state, self._model, History(undo_memory_bytes))
-        self._ledger.journal = journal
-        if ids or legend is not None or start is not None:
-            patches: list[Patch | None] = [*known.patches()] or [None]
-            events = [Event("open", highest + 1, patch.changed if patch else 0, patch=patch) for patch in patches]
-            self._ledger.write(state, replace(events[0], version=start, legend=legend), *events[1:])
+            model.checkpoints.save(model.saved, "model-000000.checkpoint")
+        versions = Catalogue.beginning(model.untaught, start)
+        state = State(highest + 1, model.saved, highest, finished=ids, versions=versions, legend=legend or Legend())
+        super().__init__(Ledger(known, state, model, History(undo_memory_bytes)))
+        self._ledger.begin(journal, start, legend)
 
-    # --- what there is ---
-
-    @property
-    def labels(self) -> npt.NDArray[Any]:
-        """(S) ids of all objects, the open one included; a read-only view that later actions show in.
-
-        The type is the smallest unsigned one at first and widens when an id needs it: the array is a new one then. Labels that do not fit
-        into memory are a `blocks.BlockArray`: numpy arrays come out of that by indexing.
-        """
-        array: npt.NDArray[Any] = self._labels.array
-        return array
-
-    @property
-    def label(self) -> int:
-        """Id of the open object."""
-        return self._state.label
-
-    @property
-    def clicks(self) -> tuple[Click, ...]:
-        """Of the open object, in order."""
-        return self._state.clicks
-
-    @property
-    def predictions(self) -> Mapping[Plane, Prediction]:
-        """The newest answer in every plane of the open object that was clicked in."""
-        return MappingProxyType(dict(self._state.predictions))
-
-    @property
-    def finished(self) -> tuple[int, ...]:
-        """Ids of the accepted objects, in order."""
-        return self._state.finished
-
-    @property
-    def pending(self) -> tuple[Lesson, ...]:
-        """Accepted slices that `learn` will learn from."""
-        return self._state.pending
-
-    @property
-    def candidate(self) -> int:
-        """The object that `propagate` takes by default: the open one if it has voxels, else the one that was accepted last."""
-        if not self.finished or self._labels.layers_with(self.label) is not None:
-            return self.label
-        return self.finished[-1]
-
-    @property
-    def versions(self) -> Catalogue:
-        """The versions of the model, the one in use, what the gate refused and the effort saved so far."""
-        return self._state.versions
-
-    @property
-    def legend(self) -> Legend:
-        """Names of the objects, and colours of their classes."""
-        return self._state.legend
-
-    @property
-    def read_only(self) -> str:
-        """Why nothing may be changed: who has the session open elsewhere (see `resume`). Empty where it may."""
-        return self._ledger.refusal
-
-    @property
-    def device(self) -> str:
-        """Where the model computes, such as "cpu" or "cuda:0"; "" where it does not say."""
-        return str(getattr(self._segmenter, "device", ""))
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is an action to undo."""
-        return self._ledger.history.done > 0
-
-    @property
-    def can_redo(self) -> bool:
-        """Whether there is an undone action to do again."""
-        return self._ledger.history.undone > 0
-
-    # --- what can be done ---
+    # --- clicks and masks ---
 
     def add(self, click: Click) -> Change:
         """Answer a click. It may repeat or contradict earlier ones: the model is told all of them, newest last.
@@ -209,7 +109,6 @@ class Session:
         ------
         ClickError : it does not lie in the image
         ImageError : its slice cannot be used
-        WriteError : the journal cannot be written
         """
         self.image.check_click(click)
         with self._ledger.safely() as began:
@@ -225,7 +124,6 @@ class Session:
         Raises
         ------
         SessionError : no click was made, or the model proposed fewer masks
-        WriteError : the journal cannot be written
         """
         answer = self._state.newest_answer
         if answer is None:
@@ -247,10 +145,8 @@ class Session:
         Raises
         ------
         SessionError : the open object has neither a click nor a voxel
-        WriteError : the journal or the checkpoint cannot be written
         """
-        if not self.clicks:
-            self._layers_of_open_object()
+        self._check_open_object()
         with self._ledger.safely() as began:
             after, event = self._state.accepted(lessons_of(self.image, self._labels, self._state)), None
             if learn and after.pending:
@@ -297,7 +193,6 @@ class Session:
         Raises
         ------
         SessionError : there is no such version, or it is no longer kept (see `versions.KEPT_VERSIONS`)
-        WriteError : the journal cannot be written
         """
         return self._use("go_back", number)
 
@@ -307,7 +202,6 @@ class Session:
         Raises
         ------
         SessionError : there is no such version, or it is no longer kept
-        WriteError : the journal cannot be written
         """
         version = self._state.versions[number]
         if version.pinned == pinned:
@@ -316,49 +210,6 @@ class Session:
             versions = self._state.versions.holding(number, self._model.of_version(version)).pinning(number, pinned)
             return self._ledger.commit("pin" if pinned else "unpin", replace(self._state, versions=versions), None, began, number=number)
 
-    def export(self, number: int, path: Path | str, *, pictures: bool = False) -> Path:
-        """Write a version to a file that a session can start from.
-
-        Parameters
-        ----------
-        number : of the version
-        path : the file, usually ``.safetensors``; it is overwritten
-        pictures : take along the small views of accepted cases that the gate judges by
-
-        Raises
-        ------
-        SessionError : there is no such version, it is no longer kept, or this session has no store
-        WriteError : it cannot be written
-        """
-        version, path = self._state.versions[number], Path(path)
-        self._model.export(version, path, pictures=pictures)
-        return path
-
-    def compare(self, first: int, second: int) -> Comparison:
-        """How two versions of the model differ.
-
-        Raises
-        ------
-        SessionError : there is no such version, it is no longer kept, or this session has no store
-        """
-        return self._model.compare(self._state.versions, first, second)
-
-    def peek(self, plane: Plane | None = None) -> Prediction:
-        """What the model as shipped would have said to the clicks of the open object, in the plane of the newest one by default.
-
-        Nothing changes. As many predictions as there are clicks in the plane.
-
-        Raises
-        ------
-        SessionError : no click was made there
-        """
-        plane = self.clicks[-1].plane if plane is None and self.clicks else plane
-        clicks = () if plane is None else self._state.clicks_in(plane)
-        if plane is None or not clicks:
-            raise SessionError("a look at the untaught model arrived, but no click was made there; expected at least one click to answer")
-        with self._ledger.unchanged():
-            return self._model.untaught_answer(plane, clicks)
-
     def undo(self) -> Change:
         """Take back the newest action: labels, clicks and model.
 
@@ -366,8 +217,6 @@ class Session:
         ------
         SessionError : there is none
         """
-        if not self.can_undo:
-            raise SessionError("an undo arrived, but there is no action to undo; expected one after an action")
         return self._ledger.undo()
 
     def redo(self) -> Change:
@@ -377,8 +226,6 @@ class Session:
         ------
         SessionError : there is none
         """
-        if not self.can_redo:
-            raise SessionError("a redo arrived, but there is no undone action; expected one after an undo")
         return self._ledger.redo()
 
     def select(self, label: int) -> Change:
@@ -388,7 +235,7 @@ class Session:
         ------
         LabelsError : not an id
         """
-        _check_id(label)
+        check_id(label)
         if label == self.label:
             return self._ledger.nothing
         with self._ledger.safely() as began:
@@ -405,7 +252,6 @@ class Session:
         Raises
         ------
         LabelsError : the values do not fit the region, or are not ids
-        WriteError : the journal cannot be written
         """
         region = as_region(region, self.image.shape)
         values = as_ids(values, tuple(side.stop - side.start for side in region))
@@ -430,7 +276,6 @@ class Session:
         Raises
         ------
         SessionError : the object has no slice to start from, or the image is no volume
-        WriteError : the journal cannot be written
         """
         with self._ledger.safely() as began:
             label = self.candidate if label is None else label
@@ -440,25 +285,6 @@ class Session:
                 return self._ledger.nothing, outcome
             carried = tuple(outcome.carried.items())
             return self._ledger.commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried), outcome
-
-    def doubtful(self) -> list[Doubt]:
-        """The slices that propagation filled or ended before, the one with the largest expected error first."""
-        doubts = [Doubt(plane, label, error) for label, origin in self._state.origins.items() for plane, error in origin.carried.items()]
-        return sorted(doubts, key=lambda doubt: (-doubt.error, doubt.label, doubt.plane))
-
-    def advised(self, label: int, axis: int = 0) -> list[Doubt]:
-        """The carried slices of an object across an axis, first the one whose correction helps most (see `ground.worths`).
-
-        Goes through the object's voxels.
-        """
-        origin = self._state.origin(label)
-        worth = worths(self._labels, origin, label, axis)
-        order = sorted(worth, key=lambda index: (-worth[index], index))
-        return [Doubt(Plane(axis, index), label, origin.carried[Plane(axis, index)]) for index in order]
-
-    def outdated(self, label: int) -> tuple[int, ...]:
-        """Axes across which a slice of an object was corrected since it was propagated: across them it should be propagated again."""
-        return tuple(sorted(self._state.origin(label).outdated))
 
     def approve(self, *planes: Plane, label: int | None = None) -> Change:
         """Find slices of an object good as they are, empty ones too: as if they had been clicked in, propagation never touches them again.
@@ -471,24 +297,13 @@ class Session:
         Raises
         ------
         SessionError : there is no such plane, or nothing was carried and no plane is named
-        WriteError : the journal cannot be written
         """
         label = self.candidate if label is None else label
-        origin = self._state.origin(label)
-        for axis, index in planes:
-            if self.image.ndim != 3 or axis not in range(3) or not 0 <= index < self.image.shape[axis]:
-                raise SessionError(f"plane {index} across axis {axis} arrived; expected one of an image of shape {self.image.shape}")
-        if not planes and not origin.carried:
-            raise SessionError(f"object {label} has no slice that was carried; expected one to approve")
-        fresh = tuple(sorted({*(planes or origin.carried)} - origin.own))
+        fresh = unapproved(self._state.origin(label), label, planes, self.image.shape)
         if not fresh:
             return self._ledger.nothing
         with self._ledger.safely() as began:
             return self._ledger.commit("approve", self._state.approved(label, fresh), None, began, label=label, planes=fresh)
-
-    def slices(self, label: int, axis: int = 0) -> tuple[Slice, ...]:
-        """What the slices of an object across an axis are, in order: see `ground.Slice`. Goes through the object's voxels."""
-        return slices(self._labels, self._state.origin(label), label, axis)
 
     # --- whole objects ---
 
@@ -498,13 +313,9 @@ class Session:
         Raises
         ------
         SessionError : it has neither voxels nor clicks
-        WriteError : the journal cannot be written
         """
         with self._ledger.safely() as began:
-            patch = renumbered(self._labels, label, 0)
-            if patch is None and not (label == self.label and self.clicks):
-                raise _missing(label)
-            return self._ledger.commit("delete", self._state.deleted(label), patch, began, label=label)
+            return self._ledger.commit("delete", *deletion(self._labels, self._state, label), began, label=label)
 
     def relabel(self, label: int, to: int) -> Change:
         """Give an object another id, which nothing has so far.
@@ -513,18 +324,12 @@ class Session:
         ------
         LabelsError : not an id
         SessionError : the object has no voxels, or the other id has
-        WriteError : the journal cannot be written
         """
-        _check_id(to)
+        check_id(to)
         if label == to:
             return self._ledger.nothing
         with self._ledger.safely() as began:
-            patch = renumbered(self._labels, label, to)
-            if patch is None:
-                raise _missing(label)
-            if self._labels.layers_with(to) is not None or (to == self.label and self.clicks):
-                raise SessionError(f"id {to} was asked for, but there is an object {to} already; expected a free one (or merge the two)")
-            return self._ledger.commit("relabel", self._state.relabelled(label, to), patch, began, label=label, into=to)
+            return self._ledger.commit("relabel", *relabelling(self._labels, self._state, label, to), began, label=label, into=to)
 
     def merge(self, label: int, into: int) -> Change:
         """Make an object a part of another one, whose id and class it gets.
@@ -532,15 +337,11 @@ class Session:
         Raises
         ------
         SessionError : one of them has no voxels, or both are the same
-        WriteError : the journal cannot be written
         """
         if label == into:
             raise SessionError(f"a merge of object {label} with itself arrived; expected two objects")
         with self._ledger.safely() as began:
-            patch = renumbered(self._labels, label, into)
-            if patch is None or self._labels.layers_with(into) is None:
-                raise _missing(label if patch is None else into)
-            return self._ledger.commit("merge", self._state.merged(label, into), patch, began, label=label, into=into)
+            return self._ledger.commit("merge", *merger(self._labels, self._state, label, into), began, label=label, into=into)
 
     def split(self, label: int, seeds: Sequence[tuple[int, ...]]) -> Change:
         """Make several objects of one. The part of the first seed keeps the id; the others get new ones, in order, and are finished.
@@ -552,14 +353,11 @@ class Session:
         Raises
         ------
         SessionError : there are fewer than two seeds, or one lies outside of the object
-        WriteError : the journal cannot be written
         """
         seeds = tuple(dict.fromkeys(tuple(int(v) for v in seed) for seed in seeds))
         with self._ledger.safely() as began:
-            first = self._state.next_id
-            patch = taken_apart(self._labels, label, seeds, range(first, first + len(seeds) - 1), self.image.spacing)
-            assert patch is not None
-            return self._ledger.commit("split", self._state.split(label, patch), patch, began, label=label, seeds=seeds)
+            after, patch = splitting(self._labels, self._state, label, seeds, self.image.spacing)
+            return self._ledger.commit("split", after, patch, began, label=label, seeds=seeds)
 
     def name(self, label: int, name: str, color: str | None = None) -> Change:
         """Say what an object is: one of a class, or of none if ``name`` is empty.
@@ -571,9 +369,8 @@ class Session:
         Raises
         ------
         LabelsError : not an id, not one line, or not a colour
-        WriteError : the journal cannot be written
         """
-        _check_id(label)
+        check_id(label)
         after = self._state.named(label, name, color)
         if after.legend == self.legend:
             return self._ledger.nothing
@@ -586,37 +383,25 @@ class Session:
         Raises
         ------
         SessionError : it has neither
-        WriteError : the journal cannot be written
         """
-        self._layers_of_open_object()
+        self._check_open_object()
         with self._ledger.safely() as began:
             return self._ledger.commit("discard", self._state.discarded(), renumbered(self._labels, self.label, 0), began)
 
     def close(self) -> None:
         """Close the journal."""
-        if self._journal is not None:
-            self._journal.close()
+        if self._ledger.journal is not None:
+            self._ledger.journal.close()
 
     # --- inside ---
-
-    @property
-    def _labels(self) -> LabelMap:
-        return self._ledger.labels
-
-    @property
-    def _state(self) -> State:
-        return self._ledger.state
 
     @property
     def _journal(self) -> Journal | None:
         return self._ledger.journal
 
-    def _layers_of_open_object(self) -> slice | None:
-        """Layers of the first axis that hold the open object; SessionError if it has neither voxels nor clicks."""
-        layers = self._labels.layers_with(self.label)
-        if layers is None and not self.clicks:
+    def _check_open_object(self) -> None:
+        if not self.clicks and self._labels.layers_with(self.label) is None:
             raise SessionError(f"object {self.label} has neither clicks nor voxels; expected at least one of them")
-        return layers
 
     def _use(self, kind: str, number: int) -> Change:
         """Work with a version from now on."""
@@ -624,10 +409,6 @@ class Session:
         with self._ledger.safely() as began:
             after = self._model.using(self._state, number)
             return self._ledger.commit(kind, after, None, began, checkpoint=version.checkpoint, number=number)
-
-    def _attach(self, journal: Journal | None, store: SnapshotStore | None, cohort: Cohort | None) -> None:
-        self._ledger.journal = journal
-        self._model.attach(None if journal is None else journal.path.parent, store, cohort)
 
 
 def resume(
@@ -671,47 +452,11 @@ def resume(
     ReadError : there is no journal, or it is damaged
     WriteError : the journal cannot be continued
     """
-    journal, header, events, refusal = _opened(path, computer)
+    past = Past(path, image, store, computer)
     try:
-        check_image(header, image)
-        folder = journal_path(path).parent
-        load = cache(Checkpoints(store, folder).load) if store is not None else _nothing
-        opened = next((e for e in events if e.kind == "open"), Event("open", 1))
-        start = opened.version
-        labels = LabelMap(image.shape, folder=None if journal is None else cleared(folder))
-        for patch in (event.patch for event in events if event.kind == "open" and event.patch is not None):
-            labels.widen(patch.dtype)
-            labels.write(patch.region, patch.after)
-        if start is not None and start.checkpoint:
-            start = replace(start, snapshot=load(start.checkpoint))
-        session = Session(image, segmenter, policy, labels=labels, legend=opened.legend, start=start)
-        relive(session._ledger, *effective(events), load)
-        session._attach(journal, store, None if journal is None else cohort)
-        session._ledger.refusal = refusal
+        session = Session(image, segmenter, policy, labels=past.labels(), legend=past.legend, start=past.start)
+        past.relive(session._ledger, cohort)
         return session
     except BaseException:
-        if journal is not None:
-            journal.close()
+        past.close()
         raise
-
-
-def _opened(path: Path | str, computer: Computer | None) -> tuple[Journal | None, Header, tuple[Event, ...], str]:
-    """A journal to go on with, and what it says; None, and who has it, where somebody else has it open."""
-    try:
-        journal, events = Journal.reopen(path, computer)
-    except InUseError as error:
-        return None, *read_journal(path), str(error)
-    return journal, journal.header, events, ""
-
-
-def _check_id(label: int) -> None:
-    if int(label) != label or not 1 <= label <= LARGEST_ID:
-        raise LabelsError(f"label {label} arrived; expected a whole number from 1 to {LARGEST_ID} (0 is background)")
-
-
-def _missing(label: int) -> SessionError:
-    return SessionError(f"object {label} was asked for, but it has no voxels; expected one that is there")
-
-
-def _nothing(_name: str) -> None:
-    """Where there is no store, no checkpoint can be loaded."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.types import Box, Click
 
-__all__ = ["click_in_window", "cut", "inside", "paste", "paste_part", "square", "standardise"]
+__all__ = ["click_in_window", "cut", "inside", "paste", "paste_part", "seen_through", "square", "standardise"]
 
 
 def square(centre: tuple[float, float], side: float) -> Box:
@@ -89,3 +89,14 @@ def paste_part(values: Tensor, window: Box, part: Box) -> npt.NDArray[np.float32
     grid = torch.stack([cols.expand(height, width), rows[:, None].expand(height, width)], dim=-1)[None].to(values)
     found = F.grid_sample(values.reshape(1, 1, size, size), grid, padding_mode="border", align_corners=False)[0, 0]
     return np.ascontiguousarray(found.cpu().numpy(), dtype=np.float32)
+
+
+def seen_through(values: Tensor, wide: Box, narrow: Box) -> Tensor:
+    """The part of ``values`` (n, n), seen in the window ``wide``, that lies in ``narrow``, again (n, n)."""
+    if wide == narrow:
+        return values
+    side = wide.bottom - wide.top
+    zoom = (narrow.bottom - narrow.top) / side
+    down, right = (narrow.top + narrow.bottom - wide.top - wide.bottom) / side, (narrow.left + narrow.right - wide.left - wide.right) / side
+    grid = F.affine_grid(values.new_tensor([[[zoom, 0.0, right], [0.0, zoom, down]]]), [1, 1, *values.shape], align_corners=False)
+    return F.grid_sample(values[None, None], grid, padding_mode="border", align_corners=False)[0, 0]

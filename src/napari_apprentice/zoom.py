@@ -1,0 +1,171 @@
+"""Where the network looks: at several scales for a first click, then in one window about the object, and closer at what a click changed.
+
+Windows are chosen by the prompt and the slice's shape alone, so that a session can be replayed. Zoom-in follows RITM (Sofiiuk et al., 2021)
+and SimpleClick (Liu et al., 2023); `scales` says which of the first looks is believed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from napari_apprentice.geometry import intersection
+from napari_apprentice.shapes import bounding_box
+from napari_apprentice.types import Box, Click, Prediction, Prompt
+from napari_apprentice.windows import square
+
+__all__ = ["ZoomConfig", "widened"]
+
+_MOST_OF_SLICE = 1.15
+"""No window is wider than this, over the longer side of the slice."""
+
+
+@dataclass(frozen=True)
+class ZoomConfig:
+    """Where the network looks.
+
+    Attributes
+    ----------
+    size : working size in pixels of a window about an object that was found
+    first_size : working size of the windows among which the first click chooses
+    first_steps : ratio between the sides of neighbouring first windows
+    first_stability : power to which the stability of a first look counts beside its estimated IoU; 0 for not at all
+    first_others : at most so many answers of other scales are candidates beside the first answer
+    smallest_side_px : no window is narrower, in slice pixels
+    margin : side of the window over the extent of the object in it
+    wider : factors of further windows about the same centre, whose answers are averaged in
+    mirror : average in the answers to mirrored windows
+    diffusion : weight of `refinement.pixel_diffusion` beside the logits; 0 for none
+    keep_overlap : the window stays while the new one overlaps it by at least this IoU
+    first_clicks : so many clicks may start the search for the object's scale again, by falling outside of the window
+    local_clicks : from this click on an answer changes the mask only near the newest click; 0 for never
+    local_reach : how near, over the root of the mask's area
+    closer : a click after the first is also answered in a closer window about what it changed, whose side is that much wider than the
+        change; 0 for never
+    closer_clicks : from which click on
+    late_clicks : from this click on the window is looked at at ``late_size``, and no wider one beside it; 0 for never
+    late_size : working size then
+    """
+
+    size: int = 128
+    first_size: int = 128
+    first_steps: float = 2.0
+    first_stability: float = 2.0
+    first_others: int = 3
+    smallest_side_px: int = 24
+    margin: float = 1.7
+    wider: tuple[float, ...] = (1.8,)
+    mirror: bool = False
+    diffusion: float = 0.0
+    keep_overlap: float = 0.5
+    first_clicks: int = 3
+    local_clicks: int = 7
+    local_reach: float = 0.1
+    closer: float = 2.0
+    closer_clicks: int = 2
+    late_clicks: int = 7
+    late_size: int = 192
+
+    def is_lost(self, prompt: Prompt) -> bool:
+        """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.
+
+        A positive one outside of what was looked at says that the object is larger, a negative one deep inside the mask that it is smaller.
+        """
+        previous = prompt.previous
+        if previous is None or not previous.mask_in_box.any():
+            return True
+        newest = prompt.clicks[-1]
+        if previous.view is None or len(prompt.clicks) > self.first_clicks:
+            return False
+        return not _lies_in(previous.view, newest) if newest.positive else _deep_inside(previous, newest)
+
+    def first_windows(self, click: Click, shape: tuple[int, int]) -> list[Box]:
+        """From the whole slice down to a small window about the first click."""
+        side, windows = float(max(shape)), []
+        while True:
+            centre = tuple(
+                (s - 1) / 2 if side >= s else min(max(v, side / 2 - 0.5), s - side / 2 - 0.5)
+                for v, s in zip(click.voxel, shape, strict=True)
+            )
+            windows.append(square(centre, side))  # type: ignore[arg-type]
+            side /= self.first_steps
+            if side < self.smallest_side_px:
+                return windows
+
+    def first_looks(self, clicks: Sequence[Click], shape: tuple[int, int]) -> list[Box]:
+        """Those of the first windows in which the object of all ``clicks`` may lie, from wide to narrow; at least one.
+
+        They hold all positive clicks and do not reach far beyond the nearest negative one.
+        """
+        anchor = next((c for c in clicks if c.positive), clicks[-1])
+        positive = [c for c in clicks if c.positive]
+        first, *others = self.first_windows(anchor, shape)
+        windows = [first, *(w for w in others if all(_lies_in(w, c) for c in positive))]
+        reach = _reach(anchor, clicks)
+        return [w for w in windows if w.bottom - w.top <= reach] or windows[-1:]
+
+    def grown_window(self, prompt: Prompt, shape: tuple[int, int]) -> Box:
+        """The window about the previous mask and the positive clicks."""
+        points = [c.voxel for c in prompt.clicks if c.positive] or [c.voxel for c in prompt.clicks]
+        rows, cols = [p[0] for p in points], [p[1] for p in points]
+        previous = prompt.previous
+        if previous is not None and (mask := previous.mask_in_box).any():
+            found = bounding_box(mask)
+            rows += [previous.box.top + found.top, previous.box.top + found.bottom - 1]
+            cols += [previous.box.left + found.left, previous.box.left + found.right - 1]
+        extent = max(max(rows) - min(rows), max(cols) - min(cols)) + 1
+        side = max(extent * self.margin, self.smallest_side_px)
+        side = min(side, _MOST_OF_SLICE * max(shape))
+        return square(((min(rows) + max(rows)) / 2, (min(cols) + max(cols)) / 2), side)
+
+    def window(self, prompt: Prompt, shape: tuple[int, int]) -> Box:
+        """The grown window, or the one of the previous look while it still does."""
+        new = self.grown_window(prompt, shape)
+        old = prompt.previous.view if prompt.previous is not None else None
+        if old is None:
+            return new
+        return old if _lies_in(old, prompt.clicks[-1]) and _overlap(old, new) >= self.keep_overlap else new
+
+    def closer_window(self, changed: Box, seen: Box) -> Box | None:
+        """The window about what a click changed; None where nothing did, or it would be hardly narrower than what was ``seen`` already."""
+        side = max(max(changed.shape) * self.closer, self.smallest_side_px)
+        if changed.shape == (0, 0) or side > 0.7 * seen.shape[0]:
+            return None
+        return square(((changed.top + changed.bottom - 1) / 2, (changed.left + changed.right - 1) / 2), side)
+
+
+def widened(window: Box, factor: float, shape: tuple[int, int]) -> Box:
+    """The window grown about its centre, though hardly beyond a slice of this shape."""
+    side = window.bottom - window.top
+    wider = max(min(side * factor, _MOST_OF_SLICE * max(shape)), side)
+    return square(((window.top + window.bottom - 1) / 2, (window.left + window.right - 1) / 2), wider)
+
+
+def _lies_in(window: Box, click: Click) -> bool:
+    """Whether a 2D click lies in the window."""
+    row, col = click.voxel
+    return window.top <= row < window.bottom and window.left <= col < window.right
+
+
+def _reach(anchor: Click, clicks: Sequence[Click]) -> float:
+    """Largest side of a window about an object that does not reach from ``anchor`` to the nearest negative click; infinite without one."""
+    away = [math.dist(anchor.voxel, c.voxel) for c in clicks if not c.positive]
+    return 3.0 * min(away) if away and anchor.positive else math.inf
+
+
+def _deep_inside(prediction: Prediction, click: Click) -> bool:
+    """Whether the mask goes on around the click on all sides, for a fifth of its own extent."""
+    mask, box = prediction.mask_in_box, prediction.box
+    row, col = click.voxel[0] - box.top, click.voxel[1] - box.left
+    reach = max(round(0.2 * float(mask.sum()) ** 0.5), 1)
+    if row < reach or col < reach or row + reach >= mask.shape[0] or col + reach >= mask.shape[1]:
+        return False
+    return float(mask[row - reach : row + reach + 1, col - reach : col + reach + 1].mean()) > 0.95
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """IoU of two boxes."""
+    height, width = intersection(a, b).shape
+    shared = height * width
+    return shared / (a.shape[0] * a.shape[1] + b.shape[0] * b.shape[1] - shared)
