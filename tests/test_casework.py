@@ -307,7 +307,7 @@ def test_a_killed_run_is_gone_on_with(project, tmp_path):
             said += [process.stdout.readline().split() for _ in range(kill + 1)]
             threading.Event().wait(0.05 * kill)
             process.send_signal(signal.SIGKILL)
-            process.wait(timeout=20)
+            process.wait(timeout=60)
     done = [case for case, state in said if state == "done"]
     assert len(done) == len(set(done)) >= 1
     assert all(project.status(case).state == "done" for case in done)

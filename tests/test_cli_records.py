@@ -214,6 +214,13 @@ def test_report_writes_a_page_and_both_tables(study, capsys):
     assert [(row["case"], row["object"], row["dice"]) for row in rows] == [("a", "1", "1"), ("a", "2", "1"), ("b", "1", ""), ("b", "2", "")]
 
 
+def test_report_says_where_clicks_are_in_the_unit_that_is_wished(study, capsys):
+    for unit, per_mm in (("mm", 1), ("nm", 1e6)):
+        table = study / f"{unit}.csv"
+        assert run(capsys, "report", study / "sessions", "--csv", table, "--unit", unit)[0] == 0
+        assert [float(row[f"x_{unit}"]) for row in csv.DictReader(table.open())] == [10 * per_mm] * 4
+
+
 def test_report_takes_one_truth_for_one_session(study, capsys):
     truth = study / "truth" / "a_labels.nii.gz"
     objects = study / "objects.csv"

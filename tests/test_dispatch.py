@@ -60,10 +60,14 @@ PLAN = Plan(partial(Model, DiskSegmenter(4.0), FakeStore(), "disks:0"), FakePoli
 
 
 class Slowly(FakePolicy):
-    """Takes its time."""
+    """Takes its time, but not for the first case of a worker."""
+
+    clicks = 0
 
     def on_click(self, segmenter, image_slice, prompt):
-        time.sleep(0.3)
+        Slowly.clicks += 1
+        if Slowly.clicks > 2:
+            time.sleep(1)
         return super().on_click(segmenter, image_slice, prompt)
 
 
@@ -85,12 +89,12 @@ def test_a_cluster_does_what_this_machine_does(cluster, make_project):
 def test_a_cluster_that_dies_in_the_middle_leaves_waiting_cases(cluster, make_project):
     project, done = make_project("p"), []
     plan = Plan(PLAN.build, Slowly(0.25, 0))
-    results = on_cluster(project.folder, NAMES, plan, cluster.scheduler_address, patience_s=2)
+    results = on_cluster(project.folder, NAMES, plan, cluster.scheduler_address, patience_s=5)
     done.append(next(results).case)
-    cluster.close(timeout=10)
+    cluster.close(timeout=10)  # while the worker is at its second case, and has eight seconds to go
     with pytest.raises(SessionError, match=r"went away.*what is done stays done"):
         done.extend(outcome.case for outcome in results)
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while time.monotonic() < until:  # a worker that nobody listens to any more may end its case
         release(project)
         states = [project.status(name).state for name in NAMES]
@@ -108,7 +112,7 @@ def test_a_cluster_without_workers_is_told(make_project):
     project = make_project("p")
     bare = distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=":0", silence_logs=50, protocol="tcp://")
     with bare, pytest.raises(SessionError, match="it has no workers"):
-        list(on_cluster(project.folder, NAMES, PLAN, bare.scheduler_address, patience_s=1))
+        list(on_cluster(project.folder, NAMES, PLAN, bare.scheduler_address, patience_s=5))
     assert {project.status(name).state for name in NAMES} == {"waiting"}
 
 
@@ -159,6 +163,6 @@ def test_an_interrupt_ends_all_processes_at_once(make_project):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, usual)
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 100, "it waited for what the processes do, which takes 120 seconds"
     assert set(multiprocessing.active_children()) <= before
     assert {project.status(name).state for name in NAMES} == {"waiting"}

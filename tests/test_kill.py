@@ -117,7 +117,7 @@ def worker():
     with subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
         process.stdin.close()
-        process.wait(timeout=20)
+        process.wait(timeout=60)
 
 
 def killed(worker: subprocess.Popen[str], folder: Path, chance: random.Random) -> tuple[int, str] | None:

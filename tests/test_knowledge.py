@@ -173,7 +173,7 @@ def test_damage_inside_the_file_is_refused(store, saved, damage):
     refusal(store, rewritten(saved, **damage))
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.data())
 def test_one_wrong_byte_in_the_header_never_ends_in_anything_but_knowledge_or_a_refusal(store, saved, data):
     whole = bytearray(saved.read_bytes())

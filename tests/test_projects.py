@@ -209,7 +209,7 @@ def test_a_state_is_whole_whenever_its_writer_is_killed(project):
             for _ in range(20):
                 project.stored("eye_0")
             writer.kill()
-            writer.wait(timeout=20)
+            writer.wait(timeout=60)
         status = project.stored("eye_0")
         assert status == Status() or len(status.reason) == int(status.session)
 
@@ -232,7 +232,7 @@ def test_whoever_waits_gets_the_case_when_it_is_free(project):
     held, got = threading.Event(), []
 
     def work():
-        held.wait(timeout=20)
+        held.wait(timeout=60)
         with open_project(project.folder).held("eye_0", wait_s=20):
             got.append(True)
 
@@ -242,7 +242,7 @@ def test_whoever_waits_gets_the_case_when_it_is_free(project):
         held.set()
         threading.Event().wait(0.2)
         assert got == []
-    waiting.join(timeout=20)
+    waiting.join(timeout=60)
     assert got == [True]
 
 
@@ -261,7 +261,7 @@ def test_a_killed_process_holds_nothing(project):
         with pytest.raises(InUseError, match=str(holder.pid)), project.held("eye_0", wait_s=0.1):
             pass
         holder.kill()
-        holder.wait(timeout=20)
+        holder.wait(timeout=60)
     with project.held("eye_0"):
         pass
 

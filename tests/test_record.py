@@ -19,11 +19,11 @@ from napari_apprentice import journal as journal_module
 from napari_apprentice.agreement import agreement
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, effective, read_journal
-from napari_apprentice.measure import as_csv
+from napari_apprentice.measure import as_csv, in_unit
 from napari_apprentice.record import case_record, click_rows, journals_in, object_rows
 from napari_apprentice.record_page import page
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, Image, LabelsError, ReadError
+from napari_apprentice.types import Click, Image, InputError, LabelsError, ReadError
 from napari_apprentice.work import PAUSE_S, versions_in_use
 
 AFFINE = np.array([[-5.0, 0, 0, 100], [0, 0.5, 0.1, -3], [0, -0.1, 0.5, 7], [0, 0, 0, 1]])
@@ -149,6 +149,28 @@ def test_the_table_of_clicks_says_all_of_every_click(known):
     assert [float(fourth[f"{axis}_mm"]) for axis in "zyx"] == pytest.approx(world.tolist())
 
 
+@pytest.mark.parametrize(("unit", "said", "per_mm"), [(None, "um", 1e3), ("mm", "mm", 1.0), ("um", "um", 1e3), ("nm", "nm", 1e6)])
+def test_places_in_a_stack_of_nanometres_are_in_its_unit(tmp_path, known, unit, said, per_mm):
+    affine = np.diag([4e-5, 8e-6, 8e-6, 1.0])
+    affine[:3, 3] = 3e-3, -2e-3, 1e-3
+    session = begin(tmp_path / "stack", Image(VOLUME.data, affine, "mm", name="stack"))
+    session.add(Click((2, 10, 12)))
+    stack = click_rows(case_record(tmp_path / "stack"), unit)
+    (row,) = written(stack)
+    assert [float(row[f"{axis}_{said}"]) for axis in "zyx"] == pytest.approx([per_mm * v for v in (affine @ [2, 10, 12, 1])[:3]])
+    assert [row[f"{axis}_voxel"] for axis in "zyx"] == ["2", "10", "12"]
+    both = written(in_unit([*click_rows(case_record(known)), *stack], unit))
+    assert {name for name in both[0] if name[:2] in ("x_", "y_", "z_")} == {f"{a}_{b}" for a in "xyz" for b in ("voxel", said)}
+    assert [float(both[i][f"x_{said}"]) for i in (0, -1)] == pytest.approx(
+        [per_mm * (AFFINE @ [2, 10, 10, 1])[2], per_mm * (1e-3 + 12 * 8e-6)]
+    )
+
+
+def test_a_unit_of_places_that_there_is_not(known):
+    with pytest.raises(InputError, match="'furlong' arrived; expected one of mm, um, nm"):
+        click_rows(case_record(known), "furlong")
+
+
 def test_the_table_of_objects_adds_up_what_each_of_them_cost(known):
     truth = np.zeros(VOLUME.shape, int)
     truth[2, 7:14, 7:15] = 5
@@ -197,7 +219,7 @@ def test_a_picture_has_no_slices_and_its_own_units(tmp_path):
     case = case_record(tmp_path, lambda header: np.asarray(session.labels))
     (click,), (thing,) = written(click_rows(case)), written(object_rows(case))
     assert (click["across"], click["slice"], click["x_voxel"], click["y_pixel"]) == ("", "", "30", "20")
-    assert "z_voxel" not in click
+    assert not {"z_voxel", "x_mm", "x_um"} & set(click)
     assert "slices_dice" not in thing
     assert float(thing["dice"]) == 1
 

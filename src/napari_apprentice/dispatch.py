@@ -61,7 +61,7 @@ def on_this_machine(folder: Path, names: Sequence[str], plan: Plan, *, jobs: int
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:
                 process.kill()  # what it was in the middle of is begun anew by the next run
-            pool.shutdown(cancel_futures=True)  # waits for the processes, in the one thread that may: of two, one is told of no child and none of its end
+            pool.shutdown(cancel_futures=True)  # its own thread waits for the processes: of two that do, one is told of no child
             raise
 
 

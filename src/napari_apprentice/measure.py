@@ -30,7 +30,7 @@ from napari_apprentice.crofton import border_per_crossing, crossings, half_of_th
 from napari_apprentice.geometry import voxel_to_world
 from napari_apprentice.types import Image, InputError, LabelsError
 
-__all__ = ["UNITS", "Measures", "Row", "Work", "as_csv", "in_unit", "measure", "table"]
+__all__ = ["UNITS", "Measures", "Row", "Work", "as_csv", "in_unit", "measure", "table", "usual_unit"]
 
 Row = dict[str, int | float | str | None]
 """A line of a table by the names of its columns; None is an empty cell."""
@@ -160,7 +160,8 @@ def in_unit(rows: Sequence[Row], unit: str | None = None) -> list[Row]:
 
     Parameters
     ----------
-    unit : one of `UNITS`; by default "um" where a voxel of any of the objects is smaller than a cube (in 2D a square) of 10 µm, else "mm"
+    unit : one of `UNITS`; by default the `usual_unit` of the finest voxels, or, where rows do not say how large voxels are, "um" if any
+        of them is in another unit than millimetres
 
     Raises
     ------
@@ -170,11 +171,21 @@ def in_unit(rows: Sequence[Row], unit: str | None = None) -> list[Row]:
     [{'voxels': 4, 'volume_um3': 0.0005}]
     """
     if unit is None:
-        unit = "um" if any(_voxel_edge_mm(row) < _FINE_MM for row in rows) else "mm"
+        unit = usual_unit(min(map(_voxel_edge_mm, rows), default=math.inf))
     if unit not in UNITS:
         raise InputError(f"the unit {unit!r} arrived; expected one of {', '.join(UNITS)}")
     renamed = {name: _renamed(name, unit) for name in {name for row in rows for name in row}}
     return [{renamed[name][0]: _scaled(value, renamed[name][1]) for name, value in row.items()} for row in rows]
+
+
+def usual_unit(voxel_edge_mm: float) -> str:
+    """The unit in which people read lengths: "um" where a voxel is smaller than a cube (in 2D a square) of 10 µm, else "mm".
+
+    Parameters
+    ----------
+    voxel_edge_mm : of a cube (square) as large as a voxel
+    """
+    return "um" if voxel_edge_mm < _FINE_MM else "mm"
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -211,12 +222,15 @@ def _cost(work: Work | None) -> Row:
 
 
 def _voxel_edge_mm(row: Row) -> float:
-    """Edge of a cube (in 2D a square) as large as a voxel of this object; infinite where nobody knows."""
+    """Edge of a cube (in 2D a square) as large as a voxel of this object; where the row does not say it, 0 if its unit is finer than
+    millimetres (whoever chose that knew the voxels), else infinite."""
+    finer = False
     for name, value in row.items():
         found, voxels = _LENGTH.fullmatch(name), row.get("voxels")
+        finer |= found is not None and found[2] != "mm"
         if found and found[1] in ("volume", "area") and isinstance(value, float | int) and isinstance(voxels, int):
             return float((value / voxels) ** (1 / int(found[3])) * _PER_M["mm"] / _PER_M[found[2]])
-    return math.inf
+    return 0.0 if finer else math.inf
 
 
 def _renamed(name: str, unit: str) -> tuple[str, float]:

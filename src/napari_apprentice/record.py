@@ -19,7 +19,7 @@ from napari_apprentice.blocks import BlockArray
 from napari_apprentice.geometry import voxel_to_world
 from napari_apprentice.journal import JOURNAL_NAME, Event, Header, effective, journal_path, labels_of, read_journal
 from napari_apprentice.legend import Legend
-from napari_apprentice.measure import Row, Work
+from napari_apprentice.measure import Row, Work, in_unit, usual_unit
 from napari_apprentice.types import Click, ReadError
 from napari_apprentice.versions import Effort
 from napari_apprentice.work import active_seconds, final_label, seconds_between, versions_in_use, work_of
@@ -165,9 +165,21 @@ def case_record(path: Path | str, truth: Callable[[Header], Any] | None = None) 
 # --- tables ---
 
 
-def click_rows(case: CaseRecord) -> list[Row]:
-    """A row for every click; world axes are called x, y and z as in NIfTI, voxel axes as in the image."""
-    return [_click_row(case, one, {label.label: label.name for label in case.objects}) for one in case.clicks]
+def click_rows(case: CaseRecord, unit: str | None = None) -> list[Row]:
+    """A row for every click; world axes are called x, y and z as in NIfTI, voxel axes as in the image.
+
+    Parameters
+    ----------
+    unit : of length, one of `measure.UNITS`; by default the `measure.usual_unit` of the image's voxels. The table of several cases is
+        their rows one after the other, `measure.in_unit`
+
+    Raises
+    ------
+    InputError : there is no such unit
+    """
+    names = {label.label: label.name for label in case.objects}
+    edge = abs(np.linalg.det(np.array(case.header.affine)[:-1, :-1])) ** (1 / len(case.header.shape))
+    return in_unit([_click_row(case, one, names) for one in case.clicks], usual_unit(float(edge)) if unit is None else unit)
 
 
 def _click_row(case: CaseRecord, one: ClickRecord, names: Mapping[int, str]) -> Row:

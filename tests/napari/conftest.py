@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from napari.layers import Labels, Points
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QObject, QPoint, Qt, QTimer
 from qtpy.QtWidgets import QApplication, QPushButton
 
 from napari import settings as napari_settings
@@ -38,17 +38,53 @@ def pytest_runtest_setup(item):
 
 
 class SlowSegmenter(DiskSegmenter):
-    """Takes its time, without holding the interpreter; ``gate`` makes it wait for the test."""
+    """Waits for the test before it answers, without holding the interpreter."""
 
-    def __init__(self, seconds: float = 0.0, gate: threading.Event | None = None) -> None:
+    def __init__(self, gate: threading.Event | Turns) -> None:
         super().__init__()
-        self.seconds, self.gate = seconds, gate
+        self.gate = gate
 
     def predict(self, image_slice, prompt):
-        if self.gate is not None:
-            assert self.gate.wait(30), "nobody opened the gate"
-        time.sleep(self.seconds)
+        assert self.gate.wait(30), "nobody opened the gate"
         return super().predict(image_slice, prompt)
+
+
+class Turns(QObject):
+    """Counts the turns of the main thread. Another thread can `wait` for more of them, which do not come if the main thread waits for it.
+
+    How long a turn takes by the clock on the wall says more of the machine than of the program; what the program does in the main thread
+    is `longest_s`, in seconds of the processor.
+    """
+
+    WANTED = 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._had = threading.Condition()
+        self.begin()
+        self._timer = QTimer(self)
+        self._timer.timeout.connect(self._turn)
+        self._timer.start(2)
+
+    def begin(self) -> None:
+        """Count from now on."""
+        with self._had:
+            self.count, self.longest_s, self._before = 0, 0.0, time.thread_time()
+
+    def _turn(self) -> None:
+        now = time.thread_time()
+        with self._had:
+            self.count, self.longest_s, self._before = self.count + 1, max(self.longest_s, now - self._before), now
+            self._had.notify_all()
+
+    def wait(self, timeout_s: float) -> bool:
+        """In another thread: until the main thread has had its turns; False if it has not."""
+        with self._had:
+            enough = self.count + self.WANTED
+            return self._had.wait_for(lambda: self.count >= enough, timeout_s)
+
+    def stop(self) -> None:
+        self._timer.stop()
 
 
 class DiskEngine:
@@ -95,6 +131,25 @@ class Hands:
     def wait(self) -> None:
         self.qtbot.waitUntil(lambda: self.widget.bridge.worker.waiting == 0, timeout=30_000)
         QApplication.processEvents()
+
+    def drawn(self) -> None:
+        """Wait until the canvas has been drawn anew."""
+        seen = []
+        self.canvas._scene_canvas.events.draw.connect(seen.append)
+        self.canvas._scene_canvas.update()
+        self.qtbot.waitUntil(lambda: bool(seen), timeout=30_000)
+        self.canvas._scene_canvas.events.draw.disconnect(seen.append)
+
+    def settled(self) -> None:
+        """Wait until the window has found its size: that of many turns, with nothing left to say to the screen."""
+        sizes = []
+
+        def rests() -> bool:
+            QApplication.sync()
+            sizes.append(self.viewer.window._qt_window.size())
+            return len(sizes) > 10 and all(size == sizes[-1] for size in sizes[-10:])
+
+        self.qtbot.waitUntil(rests, timeout=30_000)
 
     def press(self, button: QPushButton) -> None:
         self.qtbot.mouseClick(button, LEFT)
@@ -221,8 +276,16 @@ def make_engine():
 
 @pytest.fixture
 def slow_engine():
-    """Engines whose predictions take ``seconds``, or wait for ``gate``."""
-    return lambda seconds=0.0, gate=None: DiskEngine(lambda: SlowSegmenter(seconds, gate))
+    """Engines whose predictions wait for a ``gate``."""
+    return lambda gate: DiskEngine(lambda: SlowSegmenter(gate))
+
+
+@pytest.fixture
+def turns(qtbot):
+    """The turns of the main thread from now on; as a ``gate``, it lets through whoever has seen some more of them."""
+    made = Turns()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
@@ -234,7 +297,7 @@ def errands(qtbot):
     made.wait = lambda: qtbot.waitUntil(lambda: made.worker.waiting == 0, timeout=30_000)
     yield made
     made.worker.close()
-    assert made.worker.join(10)
+    assert made.worker.join(60)
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
-from qtpy.QtCore import QTimer
 
 from napari_apprentice import files
 from napari_apprentice._napari.bridge import LAYERS_REMOVED, Bridge
@@ -62,7 +60,7 @@ class Desk:
     def close(self) -> None:
         self.bridge.close()
         self.bridge.close()  # Qt may close it a second time, with the window
-        assert self.bridge.worker.join(10)
+        assert self.bridge.worker.join(60)
 
 
 @pytest.fixture
@@ -303,7 +301,7 @@ def test_a_session_that_comes_too_late_is_closed_and_not_shown(qtbot, volume, en
     gate = threading.Event()
 
     def slow_to_open(image, wish, folder):
-        assert gate.wait(10)
+        assert gate.wait(30)
         return engine(image, wish, folder)
 
     viewer = ViewerModel()
@@ -314,38 +312,39 @@ def test_a_session_that_comes_too_late_is_closed_and_not_shown(qtbot, volume, en
     assert bridge.opening
     bridge.stop()
     gate.set()
-    qtbot.waitUntil(lambda: bridge.worker.waiting == 0)
+    qtbot.waitUntil(lambda: bridge.worker.waiting == 0, timeout=30_000)
     assert len(viewer.layers) == 1
     with pytest.raises(Exception, match="cannot be written"):
         engine.session.add(Click((2, 20, 20)))  # its journal is closed
     bridge.close()
-    assert bridge.worker.join(10)
+    assert bridge.worker.join(60)
 
 
 def test_closing_while_a_prediction_runs_returns_at_once_and_the_click_is_kept(desks, volume, slow_engine):
     gate = threading.Event()
     desk = desks(volume, slow_engine(gate=gate))
     desk.click(2, 20, 20)
-    began = time.perf_counter()
     desk.bridge.close()
-    assert time.perf_counter() - began < 0.2
+    assert desk.bridge.worker.alive, "it waited for the prediction, which waits for this test"
     gate.set()
-    assert desk.bridge.worker.join(10)
+    assert desk.bridge.worker.join(60)
     assert len(desk.session.clicks) == 1
 
 
-def test_the_main_thread_is_never_blocked_while_the_model_works(desks, volume, slow_engine):
-    desk = desks(volume, slow_engine(0.4))
-    moments, timer = [], QTimer()
-    timer.timeout.connect(lambda: moments.append(time.perf_counter()))
-    timer.start(2)
-    for col in (10, 20, 30):
+def test_the_main_thread_has_its_turns_while_the_model_works(desks, volume, slow_engine, turns, told):
+    """Every prediction waits until the main thread has had some, and none of these is long."""
+    desk = desks(volume, slow_engine(gate=turns))
+    desk.click(2, 20, 10)
+    desk.wait()
+    turns.begin()  # after what is done for the first time only
+    for col in (20, 30, 40):
         desk.click(2, 20, col)
     desk.bridge.accept()
     desk.wait()
-    timer.stop()
-    assert moments[-1] - moments[0] > 1.0
-    assert np.diff(moments).max() < 0.1  # one prediction alone takes 0.4 s
+    assert told() == []
+    assert (desk.session.finished, desk.session.label) == ((1,), 2)
+    assert turns.count >= 3 * turns.WANTED
+    assert turns.longest_s < 0.2
 
 
 # --- painting by hand ---
@@ -510,7 +509,7 @@ def test_removing_one_of_the_layers_closes_the_session(desk, which, told):
     labels = desk.labels
     desk.viewer.layers.remove(layer)
     assert desk.bridge.state is None
-    desk.qtbot.waitUntil(lambda: told() == [LAYERS_REMOVED])
+    desk.qtbot.waitUntil(lambda: told() == [LAYERS_REMOVED], timeout=30_000)
     assert (labels in desk.viewer.layers) == (which != "labels")  # what was done is not thrown away
     assert not any(isinstance(each, Points) for each in desk.viewer.layers)
 
@@ -646,11 +645,11 @@ def test_an_engine_that_fails_leaves_the_viewer_as_it_was(qtbot, volume, engine,
     data, arguments, _ = image_layer(volume)
     bridge = Bridge(viewer, engine)
     bridge.start(viewer.add_image(data, **arguments), Wish())
-    qtbot.waitUntil(lambda: bridge.worker.waiting == 0)
+    qtbot.waitUntil(lambda: bridge.worker.waiting == 0, timeout=30_000)
     assert told() == ["no weights; expected some"]
     assert (len(viewer.layers), bridge.opening, bridge.state) == (1, False, None)
     bridge.close()
-    assert bridge.worker.join(10)
+    assert bridge.worker.join(60)
 
 
 def test_labels_of_another_shape_are_refused_with_one_sentence(qtbot, volume, engine, told):
@@ -658,11 +657,11 @@ def test_labels_of_another_shape_are_refused_with_one_sentence(qtbot, volume, en
     data, arguments, _ = image_layer(volume)
     bridge = Bridge(viewer, engine)
     bridge.start(viewer.add_image(data, **arguments), Wish(labels=np.zeros((3, 3, 3), dtype=np.uint8)))
-    qtbot.waitUntil(lambda: bridge.worker.waiting == 0)
+    qtbot.waitUntil(lambda: bridge.worker.waiting == 0, timeout=30_000)
     assert "(3, 3, 3)" in told()[0]
     assert "(8, 40, 50)" in told()[0]
     bridge.close()
-    assert bridge.worker.join(10)
+    assert bridge.worker.join(60)
 
 
 def test_a_series_is_refused_before_anything_is_loaded(qtbot, engine, told):
@@ -672,7 +671,7 @@ def test_a_series_is_refused_before_anything_is_loaded(qtbot, engine, told):
     assert "expected a 2D image or a 3D volume" in told()[0]
     assert not bridge.opening
     bridge.close()
-    assert bridge.worker.join(10)
+    assert bridge.worker.join(60)
 
 
 # --- saving ---
@@ -770,7 +769,7 @@ def test_a_click_need_not_wait_for_learning(desks, volume, make_engine):
         def learning(self, segmenter, lesson):
             yield
             begun.set()
-            gate.wait(10)
+            gate.wait(30)
             yield
             report = self.on_accept(segmenter, lesson)
             yield
@@ -782,7 +781,7 @@ def test_a_click_need_not_wait_for_learning(desks, volume, make_engine):
     desk.wait()
     before = desk.session._segmenter.radius
     desk.bridge.accept()
-    assert begun.wait(10)
+    assert begun.wait(30)
     desk.click(2, 10, 10)
     desk.click(2, 12, 10)
     gate.set()

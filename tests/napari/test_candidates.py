@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import napari
 from napari_apprentice._napari.bridge import MODEL_CHANGED, Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish, shipped_networks
-from napari_apprentice._napari.keys import KEYS, NEXT_MASK
+from napari_apprentice._napari.keys import KEYS, NEXT_MASK, SWITCH_SIGN
 from napari_apprentice._napari.launch import open_window
 from napari_apprentice._napari.model_panel import ModelPanel
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
@@ -31,8 +32,11 @@ class Networks:
 
     def __init__(self) -> None:
         self.sessions: list[Session] = []
+        self.gate = threading.Event()
+        self.gate.set()
 
     def __call__(self, image, wish, folder):
+        assert self.gate.wait(30), "nobody opened the gate"
         if wish.weights not in (None, WIDE):
             raise WeightsError(f"{wish.weights} cannot be read; expected weights")
         segmenter = DiskSegmenter(8.0 if wish.weights else 4.0, masks=3)
@@ -70,7 +74,7 @@ def desk(qtbot, volume):
     made = Desk(qtbot, volume, Networks())
     yield made
     made.bridge.close()
-    assert made.bridge.worker.join(10)
+    assert made.bridge.worker.join(60)
 
 
 def disk(click: Click, radius: float) -> np.ndarray:
@@ -119,7 +123,7 @@ def test_without_a_choice_there_is_something_to_say(qtbot, volume, make_engine, 
         assert one.bridge.state.masks == 1
     finally:
         one.bridge.close()
-        assert one.bridge.worker.join(10)
+        assert one.bridge.worker.join(60)
 
 
 # --- another network --------------------------------------------------------------------------------------------------------------------
@@ -176,6 +180,15 @@ def test_a_model_that_does_not_come_leaves_the_session_as_it_is(desk, told):
     desk.bridge.click(Click((2, 30, 30)))
     desk.wait()
     np.testing.assert_array_equal(desk.labels == 1, disk(FIRST, 4) | disk(Click((2, 30, 30)), 4))
+
+
+def test_what_a_click_means_can_be_switched_while_another_model_is_awaited(desk):
+    desk.bridge.click(FIRST)
+    desk.bridge.change_model(Wish(weights=WIDE))
+    desk.bridge.switch_sign()
+    assert desk.bridge.opening
+    desk.wait()
+    assert (desk.bridge.positive, desk.bridge._sitting.desk.clicks.positive) == (False, False)
 
 
 def test_a_session_can_be_closed_while_its_model_changes(desk):
@@ -239,12 +252,22 @@ def test_a_key_steps_and_the_list_changes_the_network_in_a_real_window(make_napa
 
         widget.model.unfold(True)
         monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: (str(WIDE), ""))
+        engine.gate.clear()
         widget.model.network.activated.emit(widget.model.network.count() - 1)
+        window.activate(window.points)
+        window.qtbot.keyClick(window.canvas.native, Qt.Key(ord(KEYS[SWITCH_SIGN])))  # while the model is awaited
+        assert widget.bridge.opening
+        engine.gate.set()
         window.wait()
         assert widget.model.network.currentText() == WIDE.name
         assert widget.status.words == MODEL_CHANGED
         assert widget.clicks.text() == "1 click"
         np.testing.assert_array_equal(window.labels.data == 1, disk(first, 8))
+        assert widget.sign._negative.isChecked()
+        window.click(plane, 20, 35)
+        assert engine.sessions[-1].clicks[-1] == Click((plane, 20, 35), False)
+        window.key(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+        window.key(Qt.Key(ord(KEYS[SWITCH_SIGN])))
         window.key(key)
         np.testing.assert_array_equal(window.labels.data == 1, disk(first, 12))
         monkeypatch.setattr(QFileDialog, "getOpenFileName", lambda *_: ("torn.safetensors", ""))
@@ -254,4 +277,4 @@ def test_a_key_steps_and_the_list_changes_the_network_in_a_real_window(make_napa
         np.testing.assert_array_equal(window.labels.data == 1, disk(first, 12))
     finally:
         widget.leave()
-        assert widget.bridge.worker.join(10)
+        assert widget.bridge.worker.join(60)

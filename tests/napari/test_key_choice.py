@@ -42,7 +42,7 @@ def choice(errands):
 
 def test_they_are_the_usual_ones_until_the_preferences_are_known(preferences, monkeypatch, errands):
     preferences.accept, readable, heard = "Shift-G", Event(), []
-    monkeypatch.setattr(keys, "settings", lambda: preferences if readable.wait(10) else None)
+    monkeypatch.setattr(keys, "settings", lambda: preferences if readable.wait(30) else None)
     choice = KeyChoice(errands)
     choice.changed.connect(heard.append)
     assert choice.bound == KEYS

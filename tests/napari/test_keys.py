@@ -126,7 +126,7 @@ def test_a_key_that_is_chosen_in_the_preferences_works_at_once(qtbot, volume, en
     bridge.close()
     chosen.accept = "K"
     assert heard[-1]["accept"] == "Shift-G", "who is closed listens no more"
-    assert bridge.worker.join(10)
+    assert bridge.worker.join(60)
 
 
 @pytest.mark.skipif(not HAS_SETTINGS, reason="this napari has no settings of plugins")
@@ -144,7 +144,7 @@ def test_buttons_tooltips_and_the_sheet_name_the_chosen_keys(qtbot, engine):
     assert widget.sheet.lines == list(keys.cheat_sheet(widget.bridge.keys))
     assert len(widget.sheet.lines) == len(KEYS) + 2
     widget.leave()
-    assert widget.bridge.worker.join(10)
+    assert widget.bridge.worker.join(60)
 
 
 def test_every_control_says_what_it_is_for(qtbot, monkeypatch, engine):
@@ -155,4 +155,4 @@ def test_every_control_says_what_it_is_for(qtbot, monkeypatch, engine):
     assert len(controls) > 20
     assert [each.objectName() or each for each in controls if not each.toolTip()] == []
     widget.leave()
-    assert widget.bridge.worker.join(10)
+    assert widget.bridge.worker.join(60)

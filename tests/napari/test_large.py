@@ -49,7 +49,7 @@ def started(qtbot, volume, engine):
     yield start
     for bridge in made:
         bridge.close()
-        assert bridge.worker.join(10)
+        assert bridge.worker.join(60)
 
 
 def shown_labels(viewer) -> Labels:

@@ -50,7 +50,7 @@ def table(qtbot, volume, objects):
     qtbot.addWidget(made)
     yield made
     made.leave()
-    assert made.worker.join(10)
+    assert made.worker.join(60)
 
 
 def press(qtbot, table, button):
@@ -166,7 +166,7 @@ def test_measuring_can_be_cancelled(qtbot, table, monkeypatch):
     gate = threading.Event()
 
     def slow(labels, image, *, on_layers):
-        assert gate.wait(20)
+        assert gate.wait(30)
         on_layers(1, 2)
         raise AssertionError("it went on")
 
@@ -175,7 +175,7 @@ def test_measuring_can_be_cancelled(qtbot, table, monkeypatch):
     assert table.start.text() == "Cancel"
     qtbot.mouseClick(table.start, LEFT)
     gate.set()
-    qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=20_000)
+    qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=30_000)
     assert (table.status.words, table.start.text()) == ("Cancelled.", "Measure")
 
 
@@ -189,7 +189,7 @@ def test_saving_each_object_can_be_cancelled_and_leaves_what_was_there(qtbot, ta
 
     def slow(path, *args, go_on, **options):
         if written:
-            assert gate.wait(20)
+            assert gate.wait(30)
         real(path, *args, go_on=go_on, **options)
         written.append(path)
 
@@ -197,12 +197,12 @@ def test_saving_each_object_can_be_cancelled_and_leaves_what_was_there(qtbot, ta
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / f"m{extension}"), ""))
     monkeypatch.setattr(QMessageBox, "question", lambda *_: QMessageBox.StandardButton.Yes)
     qtbot.mouseClick(table.export, LEFT)
-    qtbot.waitUntil(lambda: len(written) == 1, timeout=20_000)
+    qtbot.waitUntil(lambda: len(written) == 1, timeout=30_000)
     assert table.export.text() == "Cancel"
     assert not table.start.isEnabled()
     qtbot.mouseClick(table.export, LEFT)
     gate.set()
-    qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=20_000)
+    qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=30_000)
     assert (table.status.words, table.export.text(), table.start.isEnabled()) == ("Cancelled.", "Save each…", True)
     assert sorted(tmp_path.rglob("*")) == there
     np.testing.assert_array_equal(files.read_labels(old, like=volume), objects == 12)
@@ -216,7 +216,7 @@ def test_a_table_that_is_closed_writes_the_files_that_were_asked_for(qtbot, tabl
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "m.nii.gz"), ""))
     qtbot.mouseClick(table.export, LEFT)
     table.leave()
-    assert table.worker.join(20)
+    assert table.worker.join(60)
     assert sorted(path.name for path in tmp_path.glob("m*")) == ["m_03.nii.gz", "m_12.nii.gz"]
 
 
@@ -265,5 +265,5 @@ def test_it_is_opened_from_the_menu_and_leaves_nothing_behind(make_napari_viewer
     press(qtbot, table, table.start)
     assert [(row["label"], row["class"]) for row in shown(table)] == [("3", ""), ("12", "nucleus")]
     viewer.window.remove_dock_widget(dock)
-    assert table.worker.join(10)
+    assert table.worker.join(60)
     viewer.layers.clear()

@@ -65,7 +65,7 @@ def desks(qtbot, volume, make_engine):
     yield make
     for each in made:
         each.bridge.close()
-        assert each.bridge.worker.join(10)
+        assert each.bridge.worker.join(60)
 
 
 # --- wishes ---
@@ -332,4 +332,4 @@ def test_the_panel_in_a_real_window(make_napari_viewer, monkeypatch, hands, volu
         assert widget.model.study.isEnabled()
     finally:
         widget.leave()
-        assert widget.bridge.worker.join(10)
+        assert widget.bridge.worker.join(60)

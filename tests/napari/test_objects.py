@@ -44,7 +44,7 @@ def opened(qtbot, engine, tube):
     bridge.labels = lambda: next(layer for layer in viewer.layers if isinstance(layer, Labels)).data
     yield viewer, bridge
     bridge.close()
-    assert bridge.worker.join(10)
+    assert bridge.worker.join(60)
 
 
 def test_a_kept_slice_is_accepted_and_stays(opened, engine):
@@ -221,7 +221,7 @@ def test_with_keys_and_mouse(make_napari_viewer, hands, monkeypatch, qtbot, engi
         assert engine.session.legend.classes == {"vessel": (1,)}
     finally:
         widget.leave()
-        assert widget.bridge.worker.join(10)
+        assert widget.bridge.worker.join(60)
 
 
 def test_objects_of_a_class_are_drawn_in_its_colour_and_stay_what_they_are(opened):

@@ -130,4 +130,4 @@ def test_the_window_shows_what_objects_took_and_follows_an_undo(make_napari_view
         assert plot.isHidden()
     finally:
         widget.leave()
-        assert widget.bridge.worker.join(10)
+        assert widget.bridge.worker.join(60)

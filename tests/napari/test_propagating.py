@@ -42,7 +42,7 @@ def open_bridge(qtbot, engine):
     yield open_it
     for bridge in made:
         bridge.close()
-        assert bridge.worker.join(10)
+        assert bridge.worker.join(60)
 
 
 def labels_of(viewer) -> np.ndarray:
@@ -192,7 +192,7 @@ def test_closing_calls_it_off(open_bridge, slow_engine, tube):
     bridge.propagate()
     bridge.close()
     gate.set()
-    assert bridge.worker.join(10)
+    assert bridge.worker.join(60)
     assert slow.session.labels.any(axis=(1, 2)).sum() == 1
 
 
@@ -239,4 +239,4 @@ def test_with_keys_and_buttons(make_napari_viewer, hands, monkeypatch, engine, t
         assert engine.session.label == 1
     finally:
         widget.leave()
-        assert widget.bridge.worker.join(10)
+        assert widget.bridge.worker.join(60)

@@ -27,7 +27,7 @@ def asked(qtbot, engine):
     widget.show()
     yield viewer, widget
     widget.leave()
-    assert widget.bridge.worker.join(10)
+    assert widget.bridge.worker.join(60)
 
 
 def add(viewer, path):

@@ -32,7 +32,7 @@ def working(qtbot, engine, volume, tmp_path):
     widget.wait()
     yield widget
     widget.leave()
-    assert widget.bridge.worker.join(10)
+    assert widget.bridge.worker.join(60)
 
 
 def add_mask(session, value):
@@ -55,7 +55,7 @@ def test_a_save_is_called_off_and_the_old_file_stays(working, qtbot, tmp_path, m
     monkeypatch.setattr(files, "write", endless)
     working.save.click()
     assert (working.save.text(), working.save.isEnabled()) == ("Cancel", True)
-    qtbot.waitUntil(began.is_set, timeout=10_000)
+    qtbot.waitUntil(began.is_set, timeout=30_000)
     working.save.click()
     working.wait()
     assert (working.save.text(), working.status.words) == ("Save labels", NOT_SAVED)
@@ -124,7 +124,7 @@ def test_a_sheared_volume_is_worked_on_and_its_labels_have_its_shear(qtbot, engi
     widget.save.click()
     qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
     widget.leave()
-    assert widget.bridge.worker.join(10)
+    assert widget.bridge.worker.join(60)
     saved = nibabel.load(tmp_path / "scan_labels.nii.gz")
     np.testing.assert_allclose(saved.affine, nibabel.load(tmp_path / "scan.nii.gz").affine, atol=1e-5)
 
@@ -153,4 +153,4 @@ def test_labels_from_another_grid_are_no_beginning(qtbot, engine, volume, tmp_pa
     else:
         np.testing.assert_array_equal(engine.session.labels, labels)
     widget.leave()
-    assert widget.bridge.worker.join(10)
+    assert widget.bridge.worker.join(60)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
-from qtpy.QtCore import QPoint, Qt, QTimer
+from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QPushButton
 
 import napari
@@ -49,7 +48,7 @@ def open_docked(make_napari_viewer, hands, monkeypatch, engine):
     yield open_it
     for window in windows:
         window.widget.leave()
-        assert window.widget.bridge.worker.join(10)
+        assert window.widget.bridge.worker.join(60)
 
 
 @pytest.fixture
@@ -186,19 +185,14 @@ def test_the_brush_reaches_the_session_and_leaves_accepted_objects_alone(window,
     np.testing.assert_array_equal(window.labels.data, engine.session.labels)
 
 
-def test_the_window_stays_alive_while_the_model_works(open_docked, scan, engine, slow_engine):
-    engine.segmenter = slow_engine(1.0).segmenter
+def test_the_window_stays_alive_while_the_model_works(open_docked, scan, engine, slow_engine, turns, told):
+    engine.segmenter = slow_engine(turns).segmenter
     window = open_docked(scan)
     window.press(window.widget.start)
-    moments, timer = [], QTimer()
-    timer.timeout.connect(lambda: moments.append(time.perf_counter()))
-    timer.start(5)
-    window.click(window.plane, 20, 20, wait=False)
-    moments.clear()
-    window.wait()
-    timer.stop()
-    assert moments[-1] - moments[0] > 0.8
-    assert np.diff(moments).max() < 0.5  # drawing in software, on whatever machine, included
+    window.click(window.plane, 20, 20)  # answered when the main thread has had turns enough
+    assert told() == []
+    assert len(engine.session.clicks) == 1
+    assert window.labels.data[window.plane, 20, 20] == 1
 
 
 def test_closing_the_dock_while_a_prediction_runs(open_docked, scan, engine, slow_engine):
@@ -208,12 +202,11 @@ def test_closing_the_dock_while_a_prediction_runs(open_docked, scan, engine, slo
     window.press(window.widget.start)
     worker = window.widget.bridge.worker
     window.click(window.plane, 20, 20, wait=False)
-    began = time.perf_counter()
     window.viewer.window.remove_dock_widget(window.widget)
-    assert time.perf_counter() - began < 3  # the gate is still closed
+    assert worker.alive, "it waited for the prediction, which waits for this test"
     assert not [layer for layer in window.viewer.layers if isinstance(layer, Points)]
     gate.set()
-    assert worker.join(10)
+    assert worker.join(60)
     assert len(engine.session.clicks) == 1
     window.viewer.layers.clear()  # nobody listens any more
 
@@ -224,12 +217,11 @@ def test_closing_the_window_while_a_prediction_runs(open_docked, scan, engine, s
     window = open_docked(scan)
     window.press(window.widget.start)
     window.click(window.plane, 20, 20, wait=False)
-    began = time.perf_counter()
     window.viewer.close()
-    assert time.perf_counter() - began < 5
+    assert window.widget.bridge.worker.alive, "it waited for the prediction, which waits for this test"
     gate.set()
     window.widget.leave()
-    assert window.widget.bridge.worker.join(10)
+    assert window.widget.bridge.worker.join(60)
     assert len(engine.session.clicks) == 1
 
 
@@ -253,11 +245,11 @@ def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_docked, sc
 def test_our_docks_share_a_place_and_the_window_does_not_grow(window):
     main, widget = window.viewer.window._qt_window, window.widget
     widget.model.unfold(True)
-    window.qtbot.wait(100)
+    window.settled()
     before = main.size()
     assert before.height() <= 800
     dock, table = window.viewer.window.add_plugin_dock_widget("napari-apprentice", "Measure objects")
-    window.qtbot.wait(100)
+    window.settled()
     assert main.size() == before
     assert main.tabifiedDockWidgets(widget.parent()) == [dock]
     assert not table.visibleRegion().isEmpty()  # it is the one in front
@@ -265,17 +257,17 @@ def test_our_docks_share_a_place_and_the_window_does_not_grow(window):
 
     for area in (Qt.DockWidgetArea.LeftDockWidgetArea, Qt.DockWidgetArea.RightDockWidgetArea):  # the user drags it away and back
         main.addDockWidget(area, dock)
-        window.qtbot.wait(50)
+        window.settled()
     assert main.tabifiedDockWidgets(widget.parent()) == []
     window.viewer.window.remove_dock_widget(dock)
-    assert table.worker.join(10)
+    assert table.worker.join(60)
 
     main.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, widget.parent())
     dock, table = window.viewer.window.add_plugin_dock_widget("napari-apprentice", "Measure objects")
     assert main.dockWidgetArea(dock) == Qt.DockWidgetArea.RightDockWidgetArea
     assert main.tabifiedDockWidgets(dock) == []
     window.viewer.window.remove_dock_widget(dock)
-    assert table.worker.join(10)
+    assert table.worker.join(60)
 
 
 def test_the_chooser_follows_the_layers(open_docked, scan, tmp_path, photograph):
@@ -332,7 +324,7 @@ def test_a_file_of_somebody_else_is_not_overwritten_without_asking(window, engin
 
     window.press(window.widget.start)  # now says "Close session"
     window.viewer.layers.clear()
-    window.qtbot.wait(100)  # napari has to draw the empty canvas, or software OpenGL ends the process
+    window.drawn()  # napari has to draw the empty canvas, or software OpenGL ends the process
     window.viewer.add_image(np.random.default_rng(0).normal(size=(30, 40)), name="drawn")
     monkeypatch.setattr(window.widget, "_ask_where", lambda proposal: tmp_path / "chosen.png")
     window.press(window.widget.start)
@@ -389,7 +381,7 @@ def test_launched_window_fits_a_small_screen_and_can_be_photographed(
         assert (window.pixel(3, 0, 20).y() > window.pixel(3, 39, 20).y()) == upright
     finally:
         widget.leave()
-        assert widget.bridge.worker.join(10)
+        assert widget.bridge.worker.join(60)
 
 
 def test_a_second_window_shows_what_the_first_one_does_and_offers_nothing_else(window, engine, volume, told):
@@ -399,9 +391,9 @@ def test_a_second_window_shows_what_the_first_one_does_and_offers_nothing_else(w
     other = ApprenticeWidget(ViewerModel(), engine)
     data, arguments, _ = image_layer(files.read(window.viewer.layers[0].metadata[METADATA_KEY].path))
     other._viewer.add_image(data, **arguments)
-    window.qtbot.waitUntil(lambda: other.resume.isEnabled() and not other.bridge.worker.waiting)
+    window.qtbot.waitUntil(lambda: other.resume.isEnabled() and not other.bridge.worker.waiting, timeout=30_000)
     other.resume.click()
-    window.qtbot.waitUntil(lambda: not other.bridge.worker.waiting)
+    window.qtbot.waitUntil(lambda: not other.bridge.worker.waiting, timeout=30_000)
     assert other.status.words.startswith(f"Read only: the folder {folder.name!r} is in use by this very process")
     changing = (other.accept, other.discard, other.undo, other.propagate, other.approve, other.object, other.sign, other.objects)
     assert not any(each.isEnabled() for each in changing)
@@ -411,7 +403,7 @@ def test_a_second_window_shows_what_the_first_one_does_and_offers_nothing_else(w
     window.key(Qt.Key(ord(KEYS["accept"])))
     assert first.finished == (1,)
     other.leave()
-    assert other.bridge.worker.join(10)
+    assert other.bridge.worker.join(60)
 
 
 def test_device_and_memory_are_shown(window):

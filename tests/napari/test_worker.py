@@ -14,7 +14,7 @@ def worker(qtbot):
     made = Worker()
     yield made
     made.close()
-    assert made.join(10)
+    assert made.join(60)
 
 
 def test_tasks_run_in_order_in_one_other_thread_and_answer_on_the_main_one(worker, qtbot):
@@ -26,7 +26,7 @@ def test_tasks_run_in_order_in_one_other_thread_and_answer_on_the_main_one(worke
 
     for number in range(20):
         worker.submit(Task(lambda: "counting", lambda n=number: threads.append(threading.current_thread()) or n, then))
-    qtbot.waitUntil(lambda: worker.waiting == 0)
+    qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
     assert answers == list(range(20))
     assert set(homes) == {threading.main_thread()}
     assert len(set(threads)) == 1
@@ -37,7 +37,7 @@ def test_an_error_reaches_otherwise_and_the_next_task_runs(worker, qtbot):
     errors, answers = [], []
     worker.submit(Task(lambda: "failing", lambda: 1 / 0, answers.append, errors.append))
     worker.submit(Task(lambda: "working", lambda: "fine", answers.append))
-    qtbot.waitUntil(lambda: worker.waiting == 0)
+    qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
     assert [type(error) for error in errors] == [ZeroDivisionError]
     assert answers == ["fine"]
 
@@ -47,19 +47,19 @@ def test_it_says_what_it_does_and_when_it_rests(worker, qtbot):
     worker.activity_changed.connect(said.append)
     worker.submit(Task(lambda: "one", lambda: None))
     worker.submit(Task(lambda: "two", lambda: None))
-    qtbot.waitUntil(lambda: worker.waiting == 0)
+    qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
     assert said == ["one", "two", ""]
 
 
 def test_close_returns_at_once_finishes_the_queue_and_drops_the_answers(qtbot):
     worker, gate, done, answers = Worker(), threading.Event(), [], []
-    worker.submit(Task(lambda: "waiting", lambda: gate.wait(10), answers.append))
+    worker.submit(Task(lambda: "waiting", lambda: gate.wait(30), answers.append))
     worker.submit(Task(lambda: "saving", lambda: done.append("saved"), answers.append))
     worker.close()
     worker.submit(Task(lambda: "too late", lambda: done.append("too late")))
     assert worker.alive
     gate.set()
-    assert worker.join(10)
+    assert worker.join(60)
     qtbot.wait(20)
     assert done == ["saved"]
     assert answers == []
@@ -74,7 +74,7 @@ application = QCoreApplication([])
 worker = Worker()
 worker.submit(Task(lambda: "saving", lambda: (time.sleep(0.5), pathlib.Path({str(tmp_path / "saved")!r}).touch())))
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
     assert (tmp_path / "saved").exists()
 
 
@@ -85,7 +85,7 @@ def test_what_may_come_between_the_steps_of_a_task_does_and_the_rest_waits(worke
     def steps():
         done.append("one")
         begun.set()
-        gate.wait(10)
+        gate.wait(30)
         yield
         done.append("two")
         yield
@@ -95,13 +95,13 @@ def test_what_may_come_between_the_steps_of_a_task_does_and_the_rest_waits(worke
         worker.submit(Task(lambda: name, lambda: done.append(name), lambda _: answers.append(name), between=between))
 
     worker.submit(Task(lambda: "learning", steps, answers.append))
-    assert begun.wait(10)
+    assert begun.wait(30)
     short("click", between=True)
     short("undo", between=True)
     short("accept", between=False)
     short("later click", between=True)
     gate.set()
-    qtbot.waitUntil(lambda: worker.waiting == 0)
+    qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
     assert done == ["one", "click", "undo", "two", "accept", "later click"]
     assert answers == ["click", "undo", "learnt", "accept", "later click"]
     assert said == ["learning", "click", "learning", "undo", "learning", "accept", "later click", ""]
@@ -115,5 +115,5 @@ def test_steps_that_fail_reach_otherwise(worker, qtbot):
         raise ZeroDivisionError
 
     worker.submit(Task(lambda: "", steps, otherwise=errors.append))
-    qtbot.waitUntil(lambda: worker.waiting == 0)
+    qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
     assert [type(error) for error in errors] == [ZeroDivisionError]

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from qtpy.QtCore import QEventLoop, QObject, Qt, QThread, Signal
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import QEventLoop, QObject, Qt, QThread, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QProgressDialog
 
 __all__ = ["aside"]
 
 _AT_ONCE_S = 0.02
 """What takes no longer needs no event loop."""
+_PATIENCE_S = 0.5
+"""What takes longer may be called off, where it can be."""
 
 _Result = TypeVar("_Result")
 
@@ -24,7 +26,7 @@ class _Bell(QObject):
     rung = Signal()
 
 
-def aside(work: Callable[[], _Result]) -> _Result:
+def aside(work: Callable[[], _Result], *, words: str = "", cancel: Callable[[], None] | None = None) -> _Result:
     """Do ``work`` in a thread of its own and return what it returns, or raise what it raises.
 
     napari calls readers, writers and makers of widgets in its main thread and waits for them. Meanwhile a loop draws, lets timers go on
@@ -34,6 +36,8 @@ def aside(work: Callable[[], _Result]) -> _Result:
     Parameters
     ----------
     work : must touch nothing of napari or Qt, and not hold Python's lock for long at a stretch
+    words : what goes on, for the user
+    cancel : lets ``work`` come to an end early; a dialog offers it, if there is time to
     """
     app = QApplication.instance()
     if not isinstance(app, QApplication) or app.thread() != QThread.currentThread():
@@ -55,12 +59,26 @@ def aside(work: Callable[[], _Result]) -> _Result:
     thread.join(_AT_ONCE_S)
     if thread.is_alive():
         app.setOverrideCursor(Qt.CursorShape.BusyCursor)
+        timer = QTimer(singleShot=True, interval=round(1000 * _PATIENCE_S))
+        if cancel is not None:
+            timer.timeout.connect(lambda: None if future.done() else _offer(cancel, words, bell))
+            timer.start()
         try:
             _draw(loop)
         finally:
+            timer.stop()
             app.restoreOverrideCursor()
     thread.join()  # who ends the application ends the loop, too
     return future.result()
+
+
+def _offer(cancel: Callable[[], None], words: str, bell: _Bell) -> None:
+    """A dialog that lets the user call it off, and takes all else that the user does, until the bell rings."""
+    dialog = QProgressDialog(words, "Cancel", 0, 0, QApplication.activeWindow())
+    dialog.canceled.connect(cancel)
+    bell.rung.connect(dialog.accept)
+    dialog.exec()
+    dialog.deleteLater()
 
 
 def _draw(loop: QEventLoop) -> None:

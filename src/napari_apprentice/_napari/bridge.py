@@ -239,8 +239,8 @@ class Bridge(QObject):
     @positive.setter
     def positive(self, positive: bool) -> None:
         self._positive = positive
-        if self._desk:
-            self._desk.clicks.positive = positive
+        if self._sitting is not None:  # also while another model is awaited: what is chosen is for the clicks that come then
+            self._sitting.desk.clicks.positive = positive
         self.sign_changed.emit(positive)
 
     def switch_sign(self) -> None:

@@ -14,12 +14,14 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info, show_warning
 
 from napari_apprentice import files
+from napari_apprentice._napari.answers import CalledOffError, Cancellable
 from napari_apprentice._napari.aside import aside
 from napari_apprentice._napari.placement import LEGEND_KEY, METADATA_KEY, SERIES_KEY, layer_arguments, standing_image
+from napari_apprentice._napari.saver import NOT_SAVED
 from napari_apprentice.blocks import BlockArray
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.legend import legend_path, read_legend
-from napari_apprentice.types import Image, ReadError
+from napari_apprentice.types import Image, ReadError, WriteError
 
 __all__ = ["LayerTuple", "em_sample", "fundus_sample", "get_reader", "image_layer", "mri_sample", "write_labels"]
 
@@ -78,13 +80,19 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Raises
     ------
     WriteError, LabelsError : as `files.write`
+    WriteError : the user called it off
     """
     like = attributes.get("metadata", {}).get(METADATA_KEY)
     if not isinstance(data, BlockArray):  # a copy: an answer of our worker may come meanwhile, and must not be half in the file
         data = data.copy() if isinstance(data, np.ndarray) else aside(lambda: np.asarray(data))
     if not isinstance(like, Image) or like.shape != tuple(data.shape):
         like = _image_like(data, attributes)
-    return [str(aside(lambda: files.write(path, data, like=like)))]
+    way, name = Cancellable(), Path(path).name
+    try:
+        written = aside(lambda: files.write(path, data, like=like, go_on=way.go_on), words=f"Saving {name} …", cancel=way.cancel)
+    except CalledOffError:
+        raise WriteError(f"saving {name} was called off: {NOT_SAVED}") from None
+    return [str(written)]
 
 
 def fundus_sample() -> list[LayerTuple]:

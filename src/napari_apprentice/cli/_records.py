@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import add_device, by_case, is_folder, progress_bar
+from napari_apprentice.cli._arguments import add_device, add_unit, by_case, is_folder, progress_bar
 from napari_apprentice.types import InputError, ReadError
 
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--truth", type=Path, metavar="LABELS", help="label file to compare with, or a folder of them, named as the images of the sessions"
     )
+    add_unit(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from napari_apprentice.measure import as_csv
+    from napari_apprentice.measure import as_csv, in_unit
     from napari_apprentice.record import case_record, click_rows, journals_in, object_rows
     from napari_apprentice.record_page import page
     from napari_apprentice.texts import write_text
@@ -61,7 +62,7 @@ def _report(arguments: argparse.Namespace) -> None:
         write_text(arguments.out, page(used))
     for path, rows in ((arguments.csv, click_rows), (arguments.objects, object_rows)):
         if path is not None:
-            write_text(path, as_csv([row for case in used for row in rows(case)]))
+            write_text(path, as_csv(in_unit([row for case in used for row in rows(case)], arguments.unit)))
     if empty := len(cases) - len(used):
         print(f"Sessions without an action, left out: {empty}")
     if truth is not None and (without := [case.name for case in used if case.agreement is None]):
