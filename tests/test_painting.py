@@ -105,6 +105,10 @@ def test_an_answer_that_nobody_painted_over_is_handed_back_as_it_is():
     labels[mask] = 1
     answer = answer_of(mask)
     assert previous_answer(LabelMap(labels.shape, labels), State(1, None, 1, predictions={Plane(0, 0): answer}), Plane(0, 0)) is answer
+    told = previous_answer(LabelMap(labels.shape, labels), State(1, None, 1), Plane(0, 0))
+    assert told is not None
+    assert told.given
+    assert not answer.given
 
 
 def test_a_positive_click_leaves_what_crossing_planes_painted_and_a_negative_one_takes_the_piece_it_hits():

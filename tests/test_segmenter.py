@@ -332,15 +332,16 @@ class Restless(Painter):
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 199), st.integers(0, 199), st.booleans(), st.floats(0.01, 0.2))
-def test_a_late_click_changes_the_mask_only_near_itself_however_close_it_looks(row, col, positive, reach):
-    zoom = ZoomConfig(local_clicks=2, local_reach=reach, first_clicks=0)
+@given(st.integers(0, 199), st.integers(0, 199), st.booleans(), st.floats(0.01, 0.2), st.booleans())
+def test_a_late_click_and_a_correction_change_the_mask_only_near_themselves_however_close_they_look(row, col, positive, reach, correction):
+    zoom = ZoomConfig(local_clicks=9 if correction else 2, local_reach=reach, first_clicks=0)
     segmenter = NetworkSegmenter(LoadedWeights(Restless(), "restless", {}, "0"), "cpu", zoom)
     mask = np.zeros((200, 200), bool)
     mask[40:160, 50:150] = True
-    before = replace(Prediction.from_mask(mask), view=Box(0, 0, 200, 200))
+    before = replace(Prediction.from_mask(mask), view=Box(0, 0, 200, 200), given=correction)
     clicks = (Click((100, 100)), Click((row, col), positive))
     answer = segmenter.predict(picture(mask.shape), Prompt(clicks, before))
+    assert answer.given == correction
     assert answer.mask[row, col] == positive
     pieces, count = ndimage.label(answer.mask != mask, np.ones((3, 3)))
     away = np.hypot(*(np.indices(mask.shape) - np.reshape((row, col), (2, 1, 1))))
@@ -355,9 +356,9 @@ def test_a_closer_look_is_about_the_change_and_only_where_it_is_small(monkeypatc
     before = replace(Prediction.from_mask(mask), view=Box(0, 0, 300, 300))
     looks, words = [], NetworkSegmenter._word
 
-    def word(self, image_slice, prompt, windows, size):
+    def word(self, image_slice, prompt, windows, size, diffusion):
         looks.append(windows)
-        return words(self, image_slice, prompt, windows, size)
+        return words(self, image_slice, prompt, windows, size, diffusion)
 
     monkeypatch.setattr(NetworkSegmenter, "_word", word)
     prompt = Prompt((Click((150, 150)), Click((60, 250))), before)
@@ -387,6 +388,17 @@ def test_the_previous_mask_is_shown_where_it_is():
     answer = painter().predict(picture(shape), Prompt((Click((140, 160)),), Prediction.from_mask(mask)))
     wrong = answer.mask != mask
     assert wrong.sum() < 0.02 * mask.sum()
+
+
+def test_only_a_mask_that_was_given_is_diffused():
+    pixels, clicks = picture(), (Click((45, 60)), Click((44, 66)))
+    with_it, without = (random_segmenter(zoom=replace(SMALL_ZOOM, given_diffusion=weight)) for weight in (5.0, 0.0))
+    answers = [clicked(segmenter, pixels, list(clicks)) for segmenter in (with_it, without)]
+    assert same(*answers)  # its own answers are not
+    given = Prediction.from_mask(picture().data[0] > 100)
+    first, second = (segmenter.predict(pixels, Prompt(clicks[:1], given)) for segmenter in (with_it, without))
+    assert not np.array_equal(first.logits, second.logits)
+    assert obeys(first, list(clicks[:1]))
 
 
 def test_an_empty_previous_answer_counts_as_none(tiny):
@@ -485,14 +497,17 @@ def test_describe_says_what_people_ask(tiny):
 
 
 def test_the_clock_counts_every_second_once():
-    segmenter = random_segmenter(zoom=ZoomConfig())
-    began = time.perf_counter()
-    clicked(segmenter, picture(), [Click((45, 60)), Click((40, 60))])
-    elapsed = time.perf_counter() - began
-    assert segmenter.clock["decode"] > 0
-    assert segmenter.clock["encode"] > 0
-    assert segmenter.clock["adapt"] == 0
-    assert 0.7 * elapsed < sum(segmenter.clock.values()) <= elapsed
+    shares = []
+    for _ in range(5):
+        segmenter = random_segmenter(zoom=ZoomConfig())
+        began = time.perf_counter()
+        clicked(segmenter, picture(), [Click((45, 60)), Click((40, 60))])
+        shares.append(sum(segmenter.clock.values()) / (time.perf_counter() - began))
+        assert segmenter.clock["decode"] > 0
+        assert segmenter.clock["encode"] > 0
+        assert segmenter.clock["adapt"] == 0
+    assert max(shares) <= 1
+    assert max(shares) > 0.7  # other processes may come in between, though not every time
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch, tmp_path):

@@ -38,14 +38,14 @@ def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction 
     answer = state.predictions.get(plane)
     if answer is None:
         carried = plane in state.origin(state.label).carried
-        return (_outlined(mask) if carried else Prediction.from_mask(mask)) if mask.any() else None
+        return replace(_outlined(mask) if carried else Prediction.from_mask(mask), given=True) if mask.any() else None
     by_hand = (answer.mask != mask) & ((here == 0) | mask)
     if not by_hand.any():
         return answer
     corrected = Prediction.from_mask(mask)
     logits, box = corrected.logits.copy(), answer.box.slices
     logits[box] = np.where(by_hand[box], logits[box], answer.logits)
-    return replace(corrected, logits=logits, view=answer.view, score=answer.score)
+    return replace(corrected, logits=logits, view=answer.view, score=answer.score, given=answer.given)
 
 
 def _outlined(mask: npt.NDArray[np.bool_]) -> Prediction:

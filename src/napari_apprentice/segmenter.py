@@ -132,14 +132,6 @@ class NetworkSegmenter:
 
     # --- what the network is shown ---
 
-    def grown_window(self, prompt: Prompt, shape: tuple[int, int]) -> Box:
-        """The window about the previous mask and the positive clicks, see `ZoomConfig.grown_window`."""
-        return self.zoom.grown_window(prompt, shape)
-
-    def first_windows(self, click: Click, shape: tuple[int, int]) -> list[Box]:
-        """From the whole slice down to a small window about the first click, see `ZoomConfig.first_windows`."""
-        return self.zoom.first_windows(click, shape)
-
     def _image(self, image_slice: ImageSlice, window: Box, size: int) -> Tensor:
         """(1, 3, size, size) standardised pixels on the device; the newest few are kept."""
         key = (image_slice.key, window, size) if image_slice.key is not None else None
@@ -191,25 +183,31 @@ class NetworkSegmenter:
             raise InputError("a prompt without clicks arrived; expected at least one click")
         with torch.no_grad(), self.timed("decode"):
             proposals: list[Proposal] = []
+            diffusion = self.zoom.diffusion
             if self.zoom.is_lost(prompt):
                 first, proposals = self._first(image_slice, prompt)
                 prompt = replace(prompt, previous=first)
-            answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape))
+            elif prompt.previous is not None and prompt.previous.view is None:
+                diffusion = self.zoom.given_diffusion
+            answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), diffusion)
             if newest:
                 return replace(answer, candidates=distinct(answer, [*newest, *proposals], len(newest) - 1))
             return replace(answer, candidates=distinct(answer, proposals, self.zoom.first_others, OTHER_SCALE_IOU))
 
-    def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box) -> tuple[Prediction, list[Proposal]]:
+    def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box, diffusion: float) -> tuple[Prediction, list[Proposal]]:
         """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction; and proposals."""
-        late = 0 < self.zoom.late_clicks <= len(prompt.clicks)
+        late = self.zoom.is_late(prompt, self.zoom.late_clicks)
         wider = [] if late else [w for f in self.zoom.wider if (w := widened(window, f, image_slice.shape)) != window]
-        word, score, output = self._word(image_slice, prompt, [window, *wider], self.zoom.late_size if late else self.zoom.size)
+        size = self.zoom.late_size if late else self.zoom.size
+        word, score, output = self._word(image_slice, prompt, [window, *wider], size, diffusion)
         answer = self._pasted(word, prompt, window, image_slice.shape, score)
         if self.zoom.closer and len(prompt.clicks) >= self.zoom.closer_clicks and prompt.previous is not None:
             answer = self._closer(image_slice, prompt, answer)
         return answer, self._proposals(output, 0, prompt, window, image_slice.shape)
 
-    def _word(self, image_slice: ImageSlice, prompt: Prompt, windows: Sequence[Box], size: int) -> tuple[Tensor, float, Output]:
+    def _word(
+        self, image_slice: ImageSlice, prompt: Prompt, windows: Sequence[Box], size: int, diffusion: float
+    ) -> tuple[Tensor, float, Output]:
         """The network's mean word on the first of ``windows`` (n, n), refined; its estimated IoU; and all that it said."""
         views = [self.look(image_slice, prompt, w, size) for w in windows]
         parts = _together(views)
@@ -221,8 +219,8 @@ class NetworkSegmenter:
             logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
         words = [seen_through(z, w, windows[0]) for z, w in zip(logits[:, 0].float(), windows, strict=True)]
         word = torch.stack(words).mean(0)
-        if self.zoom.diffusion:
-            word = word + self.zoom.diffusion * pixel_diffusion(word, views[0].image[0], views[0].clicks)
+        if diffusion:
+            word = word + diffusion * pixel_diffusion(word, views[0].image[0], views[0].clicks)
         return word, float(iou.mean()), output
 
     def _closer(self, image_slice: ImageSlice, prompt: Prompt, answer: Prediction) -> Prediction:
@@ -234,7 +232,7 @@ class NetworkSegmenter:
         if window is None:
             return answer
         now = replace(prompt, previous=answer)
-        word, _, _ = self._word(image_slice, now, [window], self.zoom.size)
+        word, _, _ = self._word(image_slice, now, [window], self.zoom.size, self.zoom.diffusion)
         known = torch.logit(probability_in_window(answer, window, self.zoom.size)[0, 0].clamp(1e-6, 1 - 1e-6)).to(word)
         pasted, box = paste((word + known) / 2, window, image_slice.shape)
         return self._local(laid_over(answer, pasted, box, image_slice.shape, seen, answer.score, prompt.clicks), prompt)
@@ -246,7 +244,7 @@ class NetworkSegmenter:
 
     def _local(self, answer: Prediction, prompt: Prompt) -> Prediction:
         """The answer, where the click was late as far as it changes the previous one near that click."""
-        if prompt.previous is None or not 0 < self.zoom.local_clicks <= len(prompt.clicks):
+        if prompt.previous is None or not self.zoom.is_late(prompt, self.zoom.local_clicks):
             return answer
         return changed_near(answer, prompt.previous, prompt.clicks[-1], self.zoom.local_reach)
 

@@ -337,6 +337,7 @@ class Prediction:
     score : the network's own estimate of its IoU with the truth, 0..1; NaN if it makes none
     candidates : the other masks that were proposed for the same prompt, best first, without candidates of their own
     rank : place of this one among all that were proposed; 0 is the best
+    given : whether it goes back to a mask that was carried there, painted or read from a file, so that clicks correct that
     """
 
     logits: npt.NDArray[np.float32]
@@ -346,6 +347,7 @@ class Prediction:
     score: float = float("nan")
     candidates: tuple[Prediction, ...] = ()
     rank: int = 0
+    given: bool = False
 
     def __post_init__(self) -> None:
         if self.logits.shape != self.box.shape:

@@ -37,6 +37,7 @@ class ZoomConfig:
     wider : factors of further windows about the same centre, whose answers are averaged in
     mirror : average in the answers to mirrored windows
     diffusion : weight of `refinement.pixel_diffusion` beside the logits; 0 for none
+    given_diffusion : the same where the previous mask is not an answer of the network, but was carried there, painted or read from a file
     keep_overlap : the window stays while the new one overlaps it by at least this IoU
     first_clicks : so many clicks may start the search for the object's scale again, by falling outside of the window
     local_clicks : from this click on an answer changes the mask only near the newest click; 0 for never
@@ -58,6 +59,7 @@ class ZoomConfig:
     wider: tuple[float, ...] = (1.8,)
     mirror: bool = False
     diffusion: float = 0.0
+    given_diffusion: float = 5.0
     keep_overlap: float = 0.5
     first_clicks: int = 3
     local_clicks: int = 7
@@ -66,6 +68,11 @@ class ZoomConfig:
     closer_clicks: int = 2
     late_clicks: int = 7
     late_size: int = 192
+
+    @staticmethod
+    def is_late(prompt: Prompt, clicks: int) -> bool:
+        """Whether a click corrects one place of a mask: it is the ``clicks``-th or a later one (0 is never), or the mask was given."""
+        return clicks > 0 and (len(prompt.clicks) >= clicks or (prompt.previous is not None and prompt.previous.given))
 
     def is_lost(self, prompt: Prompt) -> bool:
         """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.

@@ -73,7 +73,7 @@ def adapt_to_image(
 
     θ* is what the object began with. The mask of the term 1 − λ is the one before the newest click (``prediction`` at the first click).
     """
-    window = prediction.view or segmenter.grown_window(prompt, image_slice.shape)
+    window = prediction.view or segmenter.zoom.grown_window(prompt, image_slice.shape)
     view = segmenter.look(image_slice, prompt, window, settings.size)
     if not clicked_pixels(view.clicks, (settings.size, settings.size)):
         return False

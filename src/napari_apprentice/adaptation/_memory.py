@@ -45,8 +45,8 @@ def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], cli
     """The first window that shows the object best, and the zoomed one."""
     anchor = next((c for c in clicks if c.positive), clicks[0])
     shape = (int(mask.shape[0]), int(mask.shape[1]))
-    zoomed = segmenter.grown_window(Prompt((anchor,), Prediction.from_mask(mask)), shape)
-    windows = segmenter.first_windows(anchor, shape)
+    zoomed = segmenter.zoom.grown_window(Prompt((anchor,), Prediction.from_mask(mask)), shape)
+    windows = segmenter.zoom.first_windows(anchor, shape)
     return min(windows, key=lambda w: abs(math.log((w.bottom - w.top) / (1.6 * (zoomed.bottom - zoomed.top))))), zoomed
 
 

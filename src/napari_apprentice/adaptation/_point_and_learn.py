@@ -30,7 +30,7 @@ def learn_click(settings: Settings, segmenter: NetworkSegmenter, image_slice: Im
     """MI: teach ``prediction``, which was said with the newest click, to the model that has not seen that click; False if a step failed."""
     if not settings.mid_lasts:
         for_this_object(segmenter)
-    window = prediction.view or segmenter.grown_window(replace(prompt, previous=prediction), image_slice.shape)
+    window = prediction.view or segmenter.zoom.grown_window(replace(prompt, previous=prediction), image_slice.shape)
     known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.size)
     clicks = tuple(click_in_window(c, window, settings.size) for c in prompt.clicks)
     target = hardened(mask_in_window(prediction.mask, window, settings.size), clicks, settings.hard_radius_px).to(segmenter.device)
