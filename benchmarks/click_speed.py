@@ -79,6 +79,7 @@ def one_round(pixels: ImageSlice, clicks: tuple[Click, ...], weights: str | None
     lesson = Lesson(pixels, clicks, found[-1].mask)
     for _ in range(policy.remembered):  # a full memory to rehearse and to be judged by
         replace(policy, post_rounds=0).on_accept(segmenter, lesson)
+    policy.on_accept(segmenter, lesson)  # from then on it is asked what the taught model is worth
     steps = durations(policy.learning(segmenter, lesson))
     return first, later, learning, [sum(steps)], [max(steps)]
 
