@@ -106,6 +106,8 @@ def main() -> None:
                 found, ended = rows(image, truth, segmenter, generator)
                 parts.append(found)
                 ends += ended
+        if not parts:
+            raise SystemExit(f"{folder} has no object that reaches through at least 5 slices; expected sets of labelled volumes")
         samples[labelled.name] = np.concatenate(parts)
         if options.rows is not None:
             np.savez(options.rows, **samples)

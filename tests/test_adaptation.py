@@ -678,6 +678,24 @@ def test_remembered_views_show_the_object_and_its_clicks(row, col, radius):
     assert [len(clicks) for clicks in kept.clicks] == [1, 1]
 
 
+@pytest.mark.parametrize(
+    ("clicks", "signs"),
+    [
+        ((), [True]),
+        ((Click((35, 10), False), Click((60, 40), False)), [True, False, False]),
+        ((Click((35, 10)), Click((35, 10), False)), [True, False]),  # taken back
+        ((Click((35, 40), False),), [True]),  # painted over
+        ((Click((35, 10), False), Click((30, 40))), [False, True]),
+    ],
+)
+def test_an_object_is_remembered_with_a_click_that_says_where_it_is(clicks, signs):
+    kept = remember(SEGMENTER, lesson(clicks=clicks), 32)
+    assert [[c.positive for c in view] for view in kept.clicks] == [signs, signs]
+    for (first,), target in zip(Batch([kept], torch.device("cpu")).firsts, kept.targets, strict=True):
+        assert first.positive
+        assert target[0, round(first.row), round(first.col)]
+
+
 SEGMENTER = tiny_segmenter()
 
 

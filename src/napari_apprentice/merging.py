@@ -81,6 +81,13 @@ def changed_near(new: Prediction, old: Prediction, click: Click, reach: float) -
     return replace(new, logits=np.where(stays[pieces], before, new.logits))
 
 
+def without_piece(old: Prediction, click: Click) -> Prediction:
+    """``old`` without the connected piece of its mask that was clicked in."""
+    pieces, _ = ndimage.label(old.mask_in_box, structure=np.ones((3, 3)))
+    piece = pieces == pieces[click.voxel[0] - old.box.top, click.voxel[1] - old.box.left]
+    return replace(old, logits=np.where(piece, _NOWHERE_LOGIT, old.logits).astype(np.float32), candidates=(), rank=0)
+
+
 def extent_of_change(new: Prediction, old: Prediction, click: Click) -> Box:
     """The box of what changed in one piece with the click, or nearest to it; an empty one where nothing changed."""
     before = np.zeros(new.logits.shape, dtype=bool)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.knowledge import Knowledge, Shelf, Tensors
-from napari_apprentice.merging import HELD_LOGIT, changed_near, extent_of_change, laid_over, probability_in_window
+from napari_apprentice.merging import HELD_LOGIT, changed_near, extent_of_change, laid_over, probability_in_window, without_piece
 from napari_apprentice.networks import Output
 from napari_apprentice.proposals import OTHER_SCALE_IOU, Proposal, distinct, of_scale
 from napari_apprentice.refinement import pixel_diffusion
@@ -181,6 +181,8 @@ class NetworkSegmenter:
         """
         if not prompt.clicks:
             raise InputError("a prompt without clicks arrived; expected at least one click")
+        if prompt.previous is not None and self.zoom.is_denied(prompt):
+            return without_piece(prompt.previous, prompt.clicks[-1])
         with torch.no_grad(), self.timed("decode"):
             proposals: list[Proposal] = []
             diffusion = self.zoom.diffusion

@@ -10,6 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from scipy import ndimage
+
 from napari_apprentice.geometry import intersection
 from napari_apprentice.shapes import bounding_box
 from napari_apprentice.types import Box, Click, Prediction, Prompt
@@ -17,6 +20,8 @@ from napari_apprentice.windows import square
 
 __all__ = ["ZoomConfig", "widened"]
 
+_MIDDLE, _THICK = 0.75, 0.11
+"""So deep inside a mask lies its middle, over its greatest depth, and over the root of its area."""
 _MOST_OF_SLICE = 1.15
 """No window is wider than this, over the longer side of the slice."""
 
@@ -71,8 +76,27 @@ class ZoomConfig:
 
     @staticmethod
     def is_late(prompt: Prompt, clicks: int) -> bool:
-        """Whether a click corrects one place of a mask: it is the ``clicks``-th or a later one (0 is never), or the mask was given."""
-        return clicks > 0 and (len(prompt.clicks) >= clicks or (prompt.previous is not None and prompt.previous.given))
+        """Whether the newest click corrects one place: it is the ``clicks``-th or a later one (0 is never), or the mask was given.
+
+        A negative one deep inside a given mask says that most of that is wrong.
+        """
+        newest, previous = prompt.clicks[-1], prompt.previous
+        correction = previous is not None and previous.given and (newest.positive or not _deep_inside(previous, newest))
+        return clicks > 0 and (len(prompt.clicks) >= clicks or correction)
+
+    @staticmethod
+    def is_denied(prompt: Prompt) -> bool:
+        """Whether the newest click says that nothing of the object is there: a negative one in the middle of a mask that was given.
+
+        The middle is as deep as almost any place of the mask; what is as thin as a vessel has none.
+        """
+        newest, previous = prompt.clicks[-1], prompt.previous
+        if previous is None or not previous.given or newest.positive or not (mask := previous.mask)[newest.voxel]:
+            return False
+        box = bounding_box(mask)
+        depth = ndimage.distance_transform_edt(np.pad(mask[box.slices], 1))[1:-1, 1:-1]
+        here = depth[newest.voxel[0] - box.top, newest.voxel[1] - box.left]
+        return bool(here >= max(_MIDDLE * depth.max(), _THICK * np.count_nonzero(depth) ** 0.5))
 
     def is_lost(self, prompt: Prompt) -> bool:
         """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.

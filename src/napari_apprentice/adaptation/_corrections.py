@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_apprentice.adaptation._memory import Batch, Update, lesson_windows
+from napari_apprentice.adaptation._memory import Batch, Update, lesson_windows, told
 from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._step import advance
@@ -94,7 +94,7 @@ def adapt_to_image(
 class SequenceAdaptation:
     """SA: one step from the clicks of a finished object; the network is shown only some of the clicks that the loss asks for.
 
-    Otherwise it would learn to copy its guidance. At least one click is shown, and a positive one if there is any. θ* are the shipped
+    Otherwise it would learn to copy its guidance. At least one click is shown, and a positive one among them. θ* are the shipped
     weights.
 
     Parameters
@@ -107,10 +107,10 @@ class SequenceAdaptation:
         self.settings, self.segmenter = settings, segmenter
         self.batch = Batch([new], segmenter.device)
         self.rng = np.random.default_rng([19, before.steps, len(before.memory)])
-        mask = lesson.mask
+        mask, clicks = lesson.mask, told(lesson)
         if settings.sa_regularise_to == "initial":
-            mask = segmenter.predict(lesson.image_slice, Prompt(lesson.clicks[:1])).mask
-        windows = lesson_windows(segmenter, lesson.mask, lesson.clicks)
+            mask = segmenter.predict(lesson.image_slice, Prompt(clicks[:1])).mask
+        windows = lesson_windows(segmenter, lesson.mask, clicks)
         self.masks = torch.cat([mask_in_window(mask, window, settings.size) for window in windows]).to(segmenter.device)
 
     def steps(self) -> Update:
@@ -133,6 +133,6 @@ class SequenceAdaptation:
             return [list(c) for c in clicks]
         signs = [c.positive for c in clicks[0]]
         shown = set(self.rng.permutation(len(signs))[: int(self.rng.integers(1, len(signs) + 1))].tolist())
-        if True in signs and not any(signs[i] for i in shown):
+        if not any(signs[i] for i in shown):
             shown.add(signs.index(True))
         return [[c for i, c in enumerate(view) if i in shown] for view in clicks]

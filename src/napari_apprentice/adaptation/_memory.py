@@ -11,7 +11,6 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from napari_apprentice.adaptation._settings import Settings
@@ -19,9 +18,10 @@ from napari_apprentice.adaptation._targets import mask_in_window
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
+from napari_apprentice.shapes import deepest
 from napari_apprentice.types import Box, Click, LearningReport, Lesson, Prediction, Prompt
 
-__all__ = ["Batch", "Update", "answered", "doubted", "gated", "lesson_windows", "remember", "with_extent"]
+__all__ = ["Batch", "Update", "answered", "doubted", "gated", "lesson_windows", "remember", "told", "with_extent"]
 
 _AT_A_TIME = 3  # objects that are judged between two pauses
 
@@ -34,7 +34,7 @@ Update = Generator[None, None, tuple[float, float] | None]
 
 def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remembered:
     """The views of an accepted object that the model should get right from one click on."""
-    clicks = lesson.clicks or (_middle(lesson.mask),)
+    clicks = told(lesson)
     windows = lesson_windows(segmenter, lesson.mask, clicks)
     views = [segmenter.look(lesson.image_slice, Prompt(clicks), window, size) for window in windows]
     targets = torch.cat([mask_in_window(lesson.mask, window, size) for window in windows])
@@ -50,11 +50,15 @@ def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], cli
     return min(windows, key=lambda w: abs(math.log((w.bottom - w.top) / (1.6 * (zoomed.bottom - zoomed.top))))), zoomed
 
 
-def _middle(mask: npt.NDArray[np.bool_]) -> Click:
-    """A positive click in the middle of the largest inscribed circle."""
-    depth = ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
-    row, col = np.unravel_index(int(depth.argmax()), depth.shape)
-    return Click((int(row), int(col)))
+def told(lesson: Lesson) -> tuple[Click, ...]:
+    """The clicks of a lesson; where no positive one stands, after one in the middle of the mask.
+
+    A mask that was painted may have no clicks, and one that was only made smaller negative ones alone: they do not say what it is.
+    """
+    if any({c.voxel: c.positive for c in lesson.clicks}.values()):
+        return lesson.clicks
+    middle = Click(deepest(lesson.mask))
+    return (middle, *(c for c in lesson.clicks if c.voxel != middle.voxel))
 
 
 def with_extent(log: tuple[float, float, float], mask: npt.NDArray[np.bool_]) -> tuple[float, float, float]:

@@ -12,8 +12,8 @@ __all__ = ["after_object", "begins_object", "for_this_object"]
 
 
 def begins_object(prompt: Prompt) -> bool:
-    """Whether the newest click is the first one of an object in its slice."""
-    return len(prompt.clicks) == 1
+    """Whether the newest click is the first one of an object in its slice, alone or with one that it implies on a mask that was given."""
+    return len(prompt.clicks) == 1 or (prompt.previous is not None and prompt.previous.view is None)
 
 
 def for_this_object(segmenter: NetworkSegmenter, *, afresh: bool = False) -> Knowledge:
