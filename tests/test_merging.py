@@ -42,9 +42,9 @@ def part(prediction: Prediction, box: Box) -> Prediction:
 # --- laid over ---
 
 
-@given(masks, masks, boxes(), boxes(), st.lists(st.tuples(places, st.booleans()), max_size=4))
-def test_the_new_answer_stands_where_it_looked_the_old_one_elsewhere_and_clicks_are_obeyed(old, new, where, there, placed):
-    previous, box = part(drawn(old), where), there
+@given(masks, masks, boxes(), boxes(), st.lists(st.tuples(places, st.booleans()), max_size=4), st.booleans())
+def test_the_new_answer_stands_where_it_looked_the_old_one_elsewhere_and_clicks_are_obeyed(old, new, where, there, placed, correction):
+    previous, box = replace(part(drawn(old), where), given=correction), there
     clicks = list({at: Click(at, positive) for at, positive in placed}.values())
     answer = laid_over(previous, part(drawn(new), box).logits, box, SHAPE, Box(-1, -1, 20, 20), 0.5, clicks)
     expected = previous.mask
@@ -55,7 +55,7 @@ def test_the_new_answer_stands_where_it_looked_the_old_one_elsewhere_and_clicks_
         if box.top <= click.voxel[0] < box.bottom and box.left <= click.voxel[1] < box.right:
             assert answer.mask[click.voxel] == click.positive
     assert np.array_equal(answer.mask, expected)
-    assert (answer.view, answer.score) == (Box(-1, -1, 20, 20), 0.5)
+    assert (answer.view, answer.score, answer.given) == (Box(-1, -1, 20, 20), 0.5, correction)
 
 
 def test_where_the_model_does_not_obey_the_answer_is_held_and_where_it_does_left_alone():

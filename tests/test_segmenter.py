@@ -206,6 +206,14 @@ def test_every_click_is_obeyed_at_its_own_pixel(tiny, shape, places):
         assert obeys(answer, clicks[:count])
 
 
+@settings(max_examples=10)
+@given(st.lists(st.tuples(st.integers(0, 89), st.integers(0, 119), st.booleans()), min_size=7, max_size=8))
+def test_late_clicks_on_nothing_are_all_obeyed(tiny, places):
+    clicks = [Click((row, col), positive) for row, col, positive in places]
+    nothing = replace(Prediction.from_mask(np.zeros((90, 120), bool)), view=Box(0, 0, 90, 90))
+    assert obeys(tiny.predict(picture(), Prompt(tuple(clicks), nothing)), clicks)
+
+
 def test_a_lonely_negative_click_paints_nothing_there(tiny):
     answer = tiny.predict(picture(), Prompt((Click((45, 60), False),)))
     assert not answer.mask[45, 60]
@@ -335,11 +343,11 @@ class Restless(Painter):
 @given(st.integers(0, 199), st.integers(0, 199), st.booleans(), st.floats(0.01, 0.2), st.booleans())
 def test_a_late_click_and_a_correction_change_the_mask_only_near_themselves_however_close_they_look(row, col, positive, reach, correction):
     assume(positive or not correction or not (60 <= row < 140 and 70 <= col < 130))  # that says that most of the mask is wrong
-    zoom = ZoomConfig(local_clicks=9 if correction else 2, local_reach=reach, first_clicks=0)
+    zoom = ZoomConfig(local_clicks=9 if correction else 2, local_reach=reach, first_clicks=3 if correction else 0)
     segmenter = NetworkSegmenter(LoadedWeights(Restless(), "restless", {}, "0"), "cpu", zoom)
     mask = np.zeros((200, 200), bool)
     mask[40:160, 50:150] = True
-    before = replace(Prediction.from_mask(mask), view=Box(0, 0, 200, 200), given=correction)
+    before = replace(Prediction.from_mask(mask), view=Box(30, 30, 170, 170), given=correction)
     clicks = (Click((100, 100)), Click((row, col), positive))
     answer = segmenter.predict(picture(mask.shape), Prompt(clicks, before))
     assert answer.given == correction

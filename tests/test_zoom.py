@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,6 +91,23 @@ def test_the_scale_is_looked_for_at_the_start_and_when_an_early_click_contradict
         assert ZOOM.is_lost(Prompt((first, click), object_)) == lost
         assert not ZOOM.is_lost(Prompt((*[first] * ZOOM.first_clicks, click), object_))
         assert not ZOOM.is_lost(Prompt((first, click), filled(object_.box, shape)))  # nobody looked: it was drawn
+        assert not ZOOM.is_lost(Prompt((first, click), replace(object_, given=True)))  # it is corrected
+
+
+def test_late_are_many_clicks_and_those_on_a_given_mask_but_never_those_on_what_was_only_just_found():
+    shape, click = (300, 300), Click((105, 150))
+    seen = filled(Box(100, 100, 200, 200), shape, Box(50, 50, 250, 250))
+    for previous, expected in (
+        (seen, [False, False, True]),
+        (replace(seen, given=True), [True, True, True]),
+        (replace(seen, given=True, view=None), [True, True, True]),
+        (replace(seen, view=None), [False, False, False]),
+        (None, [False, False, False]),
+    ):
+        assert [ZOOM.is_late(Prompt((click,) * count, previous), 5) for count in (1, 4, 5)] == expected
+        assert not ZOOM.is_late(Prompt((click,) * 5, previous), 0)
+    deep = Prompt((Click((150, 150), False),), replace(seen, given=True))
+    assert not ZOOM.is_late(deep, 5)  # most of it is wrong
 
 
 # --- about an object ---

@@ -78,11 +78,13 @@ class ZoomConfig:
     def is_late(prompt: Prompt, clicks: int) -> bool:
         """Whether the newest click corrects one place: it is the ``clicks``-th or a later one (0 is never), or the mask was given.
 
-        A negative one deep inside a given mask says that most of that is wrong.
+        A negative one deep inside a given mask says that most of that is wrong, and what was only just found is not corrected yet.
         """
         newest, previous = prompt.clicks[-1], prompt.previous
-        correction = previous is not None and previous.given and (newest.positive or not _deep_inside(previous, newest))
-        return clicks > 0 and (len(prompt.clicks) >= clicks or correction)
+        if clicks == 0 or previous is None:
+            return False
+        correction = previous.given and (newest.positive or not _deep_inside(previous, newest))
+        return correction or (previous.view is not None and len(prompt.clicks) >= clicks)
 
     @staticmethod
     def is_denied(prompt: Prompt) -> bool:
@@ -102,12 +104,13 @@ class ZoomConfig:
         """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.
 
         A positive one outside of what was looked at says that the object is larger, a negative one deep inside the mask that it is smaller.
+        A mask that was given is never looked for.
         """
         previous = prompt.previous
         if previous is None or not previous.mask_in_box.any():
             return True
         newest = prompt.clicks[-1]
-        if previous.view is None or len(prompt.clicks) > self.first_clicks:
+        if previous.view is None or previous.given or len(prompt.clicks) > self.first_clicks:
             return False
         return not _lies_in(previous.view, newest) if newest.positive else _deep_inside(previous, newest)
 
