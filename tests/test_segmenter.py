@@ -411,6 +411,8 @@ def test_a_negative_click_in_the_middle_of_a_given_mask_says_that_it_is_not_ther
     gone = after(Click((43, 38), False))
     assert np.array_equal(gone.mask, bar)
     assert gone.given
+    both = segmenter.predict(pixels, Prompt((Click((30, 40)), Click((43, 38), False)), given))
+    assert both.mask[30, 40]  # something of it is there, then
     own = after(Click((43, 38), False), replace(given, given=False))
     assert not np.array_equal(own.mask, bar)  # its own answer it looks at again
     for click in (Click((43, 38)), Click((24, 40), False), Click((90, 80), False)):  # positive, at the border, and in what is thin

@@ -88,12 +88,12 @@ class ZoomConfig:
 
     @staticmethod
     def is_denied(prompt: Prompt) -> bool:
-        """Whether the newest click says that nothing of the object is there: a negative one in the middle of a mask that was given.
+        """Whether the newest click says that nothing of the object is there: a negative one, like all before, in the middle of a given mask.
 
         The middle is as deep as almost any place of the mask; what is as thin as a vessel has none.
         """
         newest, previous = prompt.clicks[-1], prompt.previous
-        if previous is None or not previous.given or newest.positive or not (mask := previous.mask)[newest.voxel]:
+        if previous is None or not previous.given or any(c.positive for c in prompt.clicks) or not (mask := previous.mask)[newest.voxel]:
             return False
         box = bounding_box(mask)
         depth = ndimage.distance_transform_edt(np.pad(mask[box.slices], 1))[1:-1, 1:-1]
