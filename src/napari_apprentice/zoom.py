@@ -88,7 +88,7 @@ class ZoomConfig:
 
     @staticmethod
     def is_denied(prompt: Prompt) -> bool:
-        """Whether the newest click says that nothing of the object is there: a negative one, like all before, in the middle of a given mask.
+        """Whether the newest click says that nothing of the object is there: a negative one, as all before, in the middle of a given mask.
 
         The middle is as deep as almost any place of the mask; what is as thin as a vessel has none.
         """
