@@ -18,7 +18,7 @@ from napari_apprentice.adaptation._targets import mask_in_window
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
-from napari_apprentice.shapes import deepest
+from napari_apprentice.shapes import bounding_box, deepest
 from napari_apprentice.types import Box, Click, LearningReport, Lesson, Prediction, Prompt
 
 __all__ = ["Batch", "Update", "answered", "doubted", "gated", "lesson_windows", "remember", "told", "with_extent"]
@@ -45,7 +45,9 @@ def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], cli
     """The first window that shows the object best, and the zoomed one."""
     anchor = next((c for c in clicks if c.positive), clicks[0])
     shape = (int(mask.shape[0]), int(mask.shape[1]))
-    zoomed = segmenter.zoom.grown_window(Prompt((anchor,), Prediction.from_mask(mask)), shape)
+    box = bounding_box(mask)
+    found = Prediction(np.where(mask[box.slices], 1, -1).astype(np.float32), box, shape)
+    zoomed = segmenter.zoom.grown_window(Prompt((anchor,), found), shape)
     windows = segmenter.zoom.first_windows(anchor, shape)
     return min(windows, key=lambda w: abs(math.log((w.bottom - w.top) / (1.6 * (zoomed.bottom - zoomed.top))))), zoomed
 
