@@ -59,6 +59,7 @@ class Recipe:
     sets : training set -> relative share of the real samples; a set whose share is 0 is left out, also where a base names it
     held_out : share of the cases of every set that is only scored, never learnt from
     rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
+    given : chance that a batch is asked to correct masks that it did not make: the true ones, bent, as when they are carried from slice to slice
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
     terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
     dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
@@ -87,6 +88,7 @@ class Recipe:
     sets: dict[str, float] = field(default_factory=dict)
     held_out: float = 0.1
     rounds: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
+    given: float = 0.0
     loss: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     dice_weight: float = 0.5
@@ -164,7 +166,8 @@ def _complaint(recipe: Recipe) -> str:
     for name in ("learning_rate", "weight_decay", "warmup", "stop_after", "workers", "dice_weight", "iou_weight", "seed"):
         if not getattr(recipe, name) >= 0:
             return f"gives {name} = {getattr(recipe, name)}; expected 0 or more"
-    for name, value in {"synthetic": recipe.synthetic, "held_out": recipe.held_out, "average": recipe.average}.items():
+    shares = {"synthetic": recipe.synthetic, "held_out": recipe.held_out, "average": recipe.average, "given": recipe.given}
+    for name, value in shares.items():
         if not 0 <= value <= 1:
             return f"gives {name} = {value}; expected a share between 0 and 1"
     if recipe.importance < 0:
@@ -252,6 +255,34 @@ def next_click(
     return None if at is None else WindowClick(*at, positive)
 
 
+def bent(rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """A mask (h, w) as it may come from the slice before or from elsewhere: shifted, grown or shrunk, and smoothly bent.
+
+    The shifts are up to a fifth or so of its extent; a mask of which hardly anything would be left is returned as it is.
+    """
+    extent = float(np.sqrt(mask.sum()))
+    amount = extent * float(np.exp(rng.uniform(np.log(0.06), np.log(0.35))))
+    shape = mask.shape
+    field = [ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), rng.uniform(0.06, 0.2) * shape[0]) for _ in range(3)]
+    waves = [wave / (np.abs(wave).max() + 1e-9) for wave in field]
+    rows, cols = np.indices(shape, dtype=np.float32)
+    at = [axis + amount * (wave + rng.uniform(-0.6, 0.6)) for axis, wave in zip((rows, cols), waves, strict=False)]
+    inside = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
+    moved = ndimage.map_coordinates(inside.astype(np.float32), at, order=1, mode="nearest")
+    out = np.asarray(moved > amount * (0.7 * waves[2] + rng.uniform(-0.5, 0.5)))
+    return out if (out & mask).sum() > 0.2 * mask.sum() else mask
+
+
+def _clicks_on(rng: np.random.Generator, truth: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> list[WindowClick]:
+    """Clicks on a mask that was given: one in its middle most of the time, as if it were derived, and at times a correction."""
+    clicks = []
+    if (at := _pick(rng, mask, 0.9)) is not None and rng.random() < 0.8:
+        clicks.append(WindowClick(*at, True))
+    if (not clicks or rng.random() < 0.7) and (correction := next_click(rng, truth, mask)) is not None:
+        clicks.append(correction)
+    return clicks
+
+
 def _maps(clicks: Sequence[Sequence[WindowClick]], size: int, network: nn.Module, device: torch.device) -> Tensor:
     config: Any = network.config
     return torch.stack([click_maps(c, (size, size), config.guidance, config.disk_radius_px) for c in clicks]).to(device)
@@ -265,10 +296,11 @@ def _rounds(
     rounds: int,
     rng: np.random.Generator,
     deep: float,
+    previous: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """``rounds`` predictions without gradient, each followed by a correction in every image; the newest probability, and all masks."""
     size = target.shape[-1]
-    previous = torch.zeros_like(target)
+    previous = torch.zeros_like(target) if previous is None else previous
     masks = []
     truths = target[:, 0].cpu().numpy() > 0.5
     decode: Any = network.decode
@@ -292,10 +324,17 @@ class _Asked(NamedTuple):
 
 
 def _asked(network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator) -> _Asked:
-    """Clicks as the recipe draws them, after rounds of corrections without gradient."""
-    clicks = [first_clicks(rng, truth) for truth in target[:, 0].cpu().numpy() > 0.5]
+    """Clicks as the recipe draws them, after rounds of corrections without gradient; or those on masks that were given."""
+    truths = target[:, 0].cpu().numpy() > 0.5
+    given = None
+    if recipe.given and rng.random() < recipe.given:
+        masks = [bent(rng, truth) for truth in truths]
+        clicks = [_clicks_on(rng, truth, mask) for truth, mask in zip(truths, masks, strict=True)]
+        given = torch.from_numpy(np.stack(masks)[:, None]).to(target)
+    else:
+        clicks = [first_clicks(rng, truth) for truth in truths]
     rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
-    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5)
+    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5, given)
     return _Asked(_maps(clicks, target.shape[-1], network, target.device), previous, clicks)
 
 
@@ -445,9 +484,7 @@ class _Run:
         network = build(recipe.network, recipe.config, recipe.network_size)
         if recipe.start_from:
             before = load_weights(_weights_of(recipe.start_from, out)).network
-            if config_of(before) != config_of(network):
-                raise RecipeError(f"the recipe starts from {recipe.start_from}, which trains another network; expected the same network")
-            network.load_state_dict(before.state_dict())
+            _go_on_from(network, before, recipe.start_from)
         if foreign:
             load_foreign(network, foreign)
         decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -576,6 +613,14 @@ class _Run:
         save_weights(self.plain.eval(), self.out, facts, _importance(self.plain, recipe, self.scenes))
         self.resume_path.unlink(missing_ok=True)
         return self.out
+
+
+def _go_on_from(network: nn.Module, before: nn.Module, recipe: str) -> None:
+    """Give a network the weights of the stage before, from which it may only differ by parts that it has besides."""
+    old, new = before.state_dict(), network.state_dict()
+    if type(before) is not type(network) or any(key not in new or new[key].shape != value.shape for key, value in old.items()):
+        raise RecipeError(f"the recipe starts from {recipe}, which trains another network; expected the same network, or a part of it")
+    network.load_state_dict(new | old)
 
 
 # --- what matters -----------------------------------------------------------------------------------------------------------------------

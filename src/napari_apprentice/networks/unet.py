@@ -1,5 +1,8 @@
 """The default network: a residual U-Net that sees the image, two click maps and the previous mask together (early fusion).
 
+Convolutions carry what is under a click only so far. So it may also be told, for every place, how much that looks like what was clicked
+(`Likeness`): by what the image alone looks like there, and by what the network has made of it.
+
 Group normalisation throughout: nothing depends on the batch, so that a step on a batch of one is safe and training equals inference.
 A stride-2 stem keeps full-resolution work light; the last level is global enough to see the whole window. Besides the mask it estimates
 its own IoU with the truth.
@@ -7,8 +10,9 @@ its own IoU with the truth.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -17,7 +21,7 @@ from torch import Tensor, nn
 
 from napari_apprentice.networks._interface import Output
 
-__all__ = ["Headed", "Trunk", "UNet", "UNetConfig"]
+__all__ = ["Headed", "Likeness", "Trunk", "UNet", "UNetConfig"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class UNetConfig:
     guidance : the click encoding it was made for (`napari_apprentice.guidance`)
     disk_radius_px : radius of that encoding, in pixels of the working size
     sees_previous : whether it looks at the previous mask; for comparison
+    likeness : channels of each of the four ways in which a place can look like a clicked one (`Likeness`); 0 does without
+    likeness_level : level of the encoder whose features are compared too
     """
 
     widths: tuple[int, ...] = (24, 48, 96, 160, 192)
@@ -42,6 +48,8 @@ class UNetConfig:
     guidance: str = "disk"
     disk_radius_px: float = 3.0
     sees_previous: bool = True
+    likeness: int = 0
+    likeness_level: int = 2
 
     @property
     def stride(self) -> int:
@@ -64,6 +72,61 @@ class Residual(nn.Module):
         inner = self.conv1(F.relu(self.norm1(x)))
         inner = self.conv2(F.relu(self.norm2(inner)))
         return self.shortcut(x) + inner  # type: ignore[no-any-return]
+
+
+_CELL = 2  # pixels of the features over which what is under a click is averaged
+_FAR = 30.0  # squared distance to what was clicked where nothing was
+
+
+class Likeness(nn.Module):
+    """How much every place looks like the places that were clicked: features (B, in, h, w), clicks (B, 2, ., .) -> (B, out, h, w).
+
+    In each of four learnt spaces, every place gets its squared distance to the nearest clicked one of either sign, as a Gaussian and as
+    which of the two is nearer. What it makes of them begins at nothing, so that a trained network can be given it.
+
+    The idea, of matching pixels to those that were marked, is as old as marking (Boykov & Jolly 2001 by colour); in learnt spaces, nearest
+    neighbour: Oh et al. 2019 (space-time memory) and Voigtlaender et al. 2019 (FEELVOS), between frames.
+
+    Parameters
+    ----------
+    width_in, width_out : channels that come in and go out
+    dimensions : of each space
+    """
+
+    SPACES = 4
+
+    def __init__(self, width_in: int, width_out: int, dimensions: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(width_in, self.SPACES * dimensions, 1)
+        self.log_sharpness = nn.Parameter(torch.full((self.SPACES,), -1.5))
+        self.mix = nn.Conv2d(3 * self.SPACES, width_out, 1)
+
+    def forward(self, features: Tensor, guidance: Tensor) -> Tensor:
+        batch, _, height, width = features.shape
+        found = self.embed(features)
+        places = found.reshape(batch * self.SPACES, -1, height * width)
+        positive, negative = (self._distance(found, places, F.adaptive_avg_pool2d(guidance[:, sign : sign + 1], (height, width))) for sign in (0, 1))
+        sharpness = self.log_sharpness.exp()[None, :, None]
+        like, unlike = torch.exp(-sharpness * positive), torch.exp(-sharpness * negative)
+        nearer = (negative - positive) / (negative + positive + 1.0)
+        return self.mix(torch.cat([like, unlike, nearer], dim=1).reshape(batch, -1, height, width))  # type: ignore[no-any-return]
+
+    def _distance(self, found: Tensor, places: Tensor, clicked: Tensor) -> Tensor:
+        """(B, spaces, h w): squared distance of every place to the nearest mean under ``clicked`` (B, 1, h, w) in cells of few pixels."""
+        batch, spaces = len(found), self.SPACES
+        weight = F.avg_pool2d(clicked, _CELL)
+        means = F.avg_pool2d(found * clicked, _CELL) / weight.clamp_min(1e-6)
+        filled = weight.flatten(1)
+        count = int((filled > 0).sum(1).max())
+        if count == 0:
+            return places.new_full((batch, spaces, places.shape[-1]), _FAR)
+        chosen = filled.topk(count, dim=1)
+        index = chosen.indices[:, None, :].expand(-1, means.shape[1], -1)
+        keys = means.flatten(2).gather(2, index).reshape(batch * spaces, -1, count)
+        apart = keys.square().sum(1)[:, :, None] + places.square().sum(1)[:, None, :] - 2 * keys.transpose(1, 2) @ places
+        empty = (chosen.values <= 0).repeat_interleave(spaces, 0)
+        apart = apart.clamp(0, _FAR).masked_fill(empty[:, :, None], _FAR)
+        return apart.amin(1).reshape(batch, spaces, -1)
 
 
 class Trunk(nn.Module):
@@ -94,12 +157,17 @@ class Trunk(nn.Module):
             self.decoder.append(Residual(widths[level], widths[level], groups))
         self.norm = nn.GroupNorm(groups, widths[0])
 
-    def seen(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The features, and the mean of the deepest level (B, widths[-1])."""
+    def seen(self, x: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> tuple[Tensor, Tensor]:
+        """The features, and the mean of the deepest level (B, widths[-1]).
+
+        ``beside`` : number of encoder levels passed -> what is added there, made of the features (B, widths[...], ...)
+        """
         x = self.stem(x)
+        x = x + beside[0](x) if 0 in beside else x
         skips = []
-        for level in self.encoder:
+        for passed, level in enumerate(self.encoder, 1):
             x = level(x)
+            x = x + beside[passed](x) if passed in beside else x
             skips.append(x)
         deepest = x.mean(dim=(2, 3))
         x = x + self.context(deepest)[:, :, None, None]
@@ -137,11 +205,13 @@ class Headed(Trunk):
         for module in self.modules():
             if isinstance(module, Residual):  # a zero before the rectifier instead would never get a gradient
                 nn.init.zeros_(module.conv2.weight)
+            if isinstance(module, Likeness):
+                nn.init.zeros_(module.mix.weight)
         nn.init.normal_(self.to_logits.weight, std=0.05)
 
-    def said(self, x: Tensor, inputs: Tensor) -> Output:
+    def said(self, x: Tensor, inputs: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> Output:
         """The answer, from what the trunk takes, and from image, clicks and previous mask at full resolution (B, 6, h, w)."""
-        x, deepest = self.seen(x)
+        x, deepest = self.seen(x, beside)
         full = F.relu(F.pixel_shuffle(self.to_full(x), 2))
         full = F.relu(self.fine(torch.cat([full, inputs], dim=1)))
         logits = self.to_logits(full)
@@ -171,6 +241,13 @@ class UNet(Headed):
         config = config or UNetConfig()
         super().__init__(6, config.widths, config.blocks, config.groups, config.head_width)
         self.config = config
+        if config.likeness:
+            halved, compared = config.widths[0], config.widths[config.likeness_level]
+            self.patches = nn.Sequential(
+                nn.Conv2d(3, halved, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(halved, halved, 3, padding=1), nn.ReLU()
+            )
+            self.like_patches = Likeness(halved, halved, config.likeness)
+            self.like_features = Likeness(compared, compared, config.likeness)
         self.initialise()
 
     def encode(self, image: Tensor) -> Tensor:
@@ -182,7 +259,16 @@ class UNet(Headed):
         if not self.config.sees_previous:
             previous = torch.zeros_like(previous)
         inputs = torch.cat([features, guidance, previous], dim=1)
-        return self.said(inputs, inputs)
+        return self.said(inputs, inputs, self._beside(features, guidance))
+
+    def _beside(self, image: Tensor, guidance: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
+        """What is added to the features of the trunk: what looks like what was clicked."""
+        if not self.config.likeness:
+            return {}
+        return {
+            0: lambda _: self.like_patches(self.patches(image), guidance),
+            self.config.likeness_level + 1: lambda x: self.like_features(x, guidance),
+        }
 
     def forward(self, image: Tensor, guidance: Tensor, previous: Tensor) -> Output:
         """`decode` of `encode`."""
