@@ -19,6 +19,7 @@ from napari_apprentice.adaptation import POLICIES, make_policy
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.networks import NETWORKS, IoUHead, Output, UNet, UNetConfig, build, config_of, configuration
 from napari_apprentice.networks._interface import clicks_at
+from napari_apprentice.networks.unet import _FAR, Likeness
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
 from napari_apprentice.training import read_recipe, train
 from napari_apprentice.types import Click, ImageSlice, Lesson, Prompt, WeightsError
@@ -27,7 +28,7 @@ from napari_apprentice.weights import LoadedWeights, load_weights, save_weights
 ROOT = Path(__file__).parents[1]
 
 TINY = {
-    "unet": {"widths": [8, 16, 16, 16, 16], "groups": 4},
+    "unet": {"widths": [8, 16, 16, 16, 16], "groups": 4, "likeness": 2},
     "deeplab": {"encoder": "resnet18", "width": 8, "aspp_width": 16, "low_width": 8, "atrous": [1, 2], "sees_previous": True},
     "diversity": {"masks": 3, "width": 8, "dilations": [1, 2, 1], "encoder": [4, 4, 8, 8, 8], "groups": 4},
     "cdnet": {"width": 8, "aspp_width": 16, "low_width": 8, "atrous": [1, 2]},
@@ -194,6 +195,52 @@ def test_what_a_unet_must_not_look_at_changes_nothing():
         found = build("unet", TINY["unet"] | {"sees_previous": sees}).eval()
         with torch.no_grad():
             assert torch.equal(found(image, guidance, previous).logits, found(image, guidance, 1 - previous).logits) is same
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_likeness_is_the_distance_to_the_nearest_of_what_was_clicked(seed):
+    """Compared with each image and space on its own, by plain loops over the cells that hold clicks."""
+    torch.manual_seed(seed)
+    likeness = Likeness(5, 3, 2).eval()
+    features, guidance = torch.randn(2, 5, 8, 12), (torch.rand(2, 2, 8, 12) > 0.97).float()
+    guidance[0, 1] = 0  # no negative click in the first image
+    guidance[:, 0, 3, 4] = 1
+    found = likeness.embed(features)
+    places = found.reshape(2 * Likeness.SPACES, -1, 8 * 12)
+    for sign in (0, 1):
+        distances = likeness._distance(found, places, guidance[:, sign : sign + 1])
+        for image in range(2):
+            for space in range(Likeness.SPACES):
+                of_space, nearest = found[image, 2 * space : 2 * space + 2], torch.full((8, 12), _FAR)
+                for row in range(0, 8, 2):
+                    for col in range(0, 12, 2):
+                        weight = guidance[image, sign, row : row + 2, col : col + 2]
+                        if weight.any():
+                            mean = (of_space[:, row : row + 2, col : col + 2] * weight).sum((1, 2)) / weight.sum()
+                            nearest = torch.minimum(nearest, (of_space - mean[:, None, None]).square().sum(0))
+                assert torch.allclose(distances[image, space], nearest.flatten(), atol=1e-4)
+
+
+def test_what_looks_exactly_like_what_was_clicked_is_as_like_as_can_be():
+    likeness = Likeness(3, 1, 2).requires_grad_(False)
+    pixels = torch.zeros(1, 3, 16, 16)
+    pixels[:, :, :, 8:] = 4.0
+    clicked = torch.zeros(1, 1, 16, 16)
+    clicked[..., 2:4, 2:4] = 1
+    found = likeness.embed(pixels)
+    distances = likeness._distance(found, found.reshape(Likeness.SPACES, -1, 256), clicked).reshape(-1, 16, 16)
+    assert torch.allclose(distances[:, :, :8], torch.zeros(()), atol=1e-4)
+    assert float(distances[:, :, 8:].min()) > 0.01
+
+
+def test_a_network_that_is_given_likeness_says_what_it_said_before():
+    plain = tiny("unet", 3)
+    bare = build("unet", TINY["unet"] | {"likeness": 0}).eval()
+    bare.load_state_dict({k: v for k, v in plain.state_dict().items() if k in bare.state_dict()})
+    grown = build("unet", TINY["unet"]).eval()
+    training._go_on_from(grown, bare, "before.toml")
+    with torch.no_grad():
+        assert torch.equal(grown(*inputs(2)).logits, bare(*inputs(2)).logits)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

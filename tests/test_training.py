@@ -25,7 +25,7 @@ from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import LOSSES, normalised_focal, soft_dice
 from napari_apprentice.networks import Output, build, configuration
 from napari_apprentice.samples import SampleStream
-from napari_apprentice.training import Recipe, first_clicks, next_click, read_recipe, train
+from napari_apprentice.training import Recipe, bent, first_clicks, next_click, read_recipe, train
 from napari_apprentice.types import RecipeError, WeightsError
 from napari_apprentice.weights import load_weights, save_weights
 
@@ -266,6 +266,41 @@ def test_first_clicks_are_one_most_of_the_time_and_more_of_both_signs_otherwise(
     assert 0.5 < np.mean([len(clicks) == 1 for clicks in drawn]) < 0.85
     assert any(sum(c.positive for c in clicks) > 2 for clicks in drawn)
     assert any(not c.positive for clicks in drawn for c in clicks)
+
+
+@settings(max_examples=100)
+@given(masks, st.integers(0, 1000))
+def test_a_bent_mask_is_about_where_it_was(truth, seed):
+    found = bent(np.random.default_rng(seed), truth)
+    assert found.shape == truth.shape
+    assert found.dtype == bool
+    assert (found & truth).sum() > 0.2 * truth.sum() or np.array_equal(found, truth)
+    assert np.array_equal(found, bent(np.random.default_rng(seed), truth))
+
+
+def test_most_bent_masks_need_a_correction():
+    truth = np.zeros((64, 64), bool)
+    truth[16:44, 20:52] = True
+    masks = [bent(np.random.default_rng(seed), truth) for seed in range(40)]
+    ious = [(m & truth).sum() / (m | truth).sum() for m in masks]
+    assert 0.6 < np.median(ious) < 0.95
+    clicks = [training._clicks_on(np.random.default_rng(seed), truth, mask) for seed, mask in enumerate(masks)]
+    assert all(clicks)
+    assert {c.positive for of_mask in clicks for c in of_mask} == {True, False}
+    for mask, of_mask in zip(masks, clicks, strict=True):
+        for c in of_mask[1:]:
+            assert c.positive == truth[round(c.row), round(c.col)]
+            assert truth[round(c.row), round(c.col)] != mask[round(c.row), round(c.col)]
+
+
+def test_a_recipe_with_given_masks_shows_them_to_the_network():
+    torch.manual_seed(0)
+    network, target = build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4}), torch.zeros(2, 1, 64, 64)
+    target[:, :, 16:44, 20:52] = 1
+    image = torch.randn(2, 3, 64, 64)
+    for share, shown in ((0.0, False), (1.0, True)):
+        found = training._asked(network, Recipe(given=share, rounds=(1.0,)), image, target, np.random.default_rng(0))
+        assert bool(found.previous.any()) is shown
 
 
 def test_the_held_out_batch_is_fixed_and_of_the_first_size():
@@ -510,6 +545,17 @@ def test_a_stage_of_another_network_is_refused(recipe, tmp_path):
     recipe.write_text(STILL, "utf-8")
     with pytest.raises(RecipeError, match="another network"):
         train(recipe, None, tmp_path / "again.safetensors", device="cpu", threads=1)
+
+
+def test_a_stage_may_grow_but_not_shrink(recipe, tmp_path):
+    grown, first = {"widths": [8, 16, 16, 16, 16], "groups": 4, "likeness": 2}, tmp_path / "first.safetensors"
+    save_weights(build("unet", {**grown, "likeness": 0}), first)
+    recipe.write_text(STILL.replace("groups = 4", "groups = 4, likeness = 2"), "utf-8")
+    assert load_weights(train(recipe, None, tmp_path / "grown.safetensors", device="cpu", threads=1)).network.config.likeness == 2
+    save_weights(build("unet", grown), first)
+    recipe.write_text(STILL, "utf-8")
+    with pytest.raises(RecipeError, match="another network"):
+        train(recipe, None, tmp_path / "shrunk.safetensors", device="cpu", threads=1)
 
 
 def test_a_damaged_state_is_refused(left_over):

@@ -59,7 +59,7 @@ class Recipe:
     sets : training set -> relative share of the real samples; a set whose share is 0 is left out, also where a base names it
     held_out : share of the cases of every set that is only scored, never learnt from
     rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
-    given : chance that a batch is asked to correct masks that it did not make: the true ones, bent, as when they are carried from slice to slice
+    given : chance that a batch is about masks that the network did not make: the true ones, bent, as when they are carried to a slice
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
     terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
     dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU

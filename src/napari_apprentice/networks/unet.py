@@ -102,10 +102,13 @@ class Likeness(nn.Module):
         self.mix = nn.Conv2d(3 * self.SPACES, width_out, 1)
 
     def forward(self, features: Tensor, guidance: Tensor) -> Tensor:
+        """See the class."""
         batch, _, height, width = features.shape
         found = self.embed(features)
         places = found.reshape(batch * self.SPACES, -1, height * width)
-        positive, negative = (self._distance(found, places, F.adaptive_avg_pool2d(guidance[:, sign : sign + 1], (height, width))) for sign in (0, 1))
+        positive, negative = (
+            self._distance(found, places, F.adaptive_avg_pool2d(guidance[:, sign : sign + 1], (height, width))) for sign in (0, 1)
+        )
         sharpness = self.log_sharpness.exp()[None, :, None]
         like, unlike = torch.exp(-sharpness * positive), torch.exp(-sharpness * negative)
         nearer = (negative - positive) / (negative + positive + 1.0)
