@@ -27,7 +27,7 @@ from napari_apprentice.outcomes import Finished, cohort_table, finish
 from napari_apprentice.project_file import Settings
 from napari_apprentice.projects import Status, create_project
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Click, Image, InputError, ReadError, SessionError
+from napari_apprentice.types import Click, Image, InputError, ReadError, SessionError, WriteError
 from napari_apprentice.versions import Version
 
 CLICKS = [
@@ -183,6 +183,20 @@ def test_a_run_begins_with_what_the_study_has_learnt_and_teaches_it_nothing(proj
     assert again.versions.current.shared == model
     assert again._segmenter.radius > 6.0
     again.close()
+
+
+def test_a_model_for_which_there_is_no_room_is_one_sentence_and_no_file(project, monkeypatch):
+    study = Cohort("eyes", "0123", FakeStore())
+    study.append(Version(1, snapshot=DiskWeights(6.0, 3)), None)
+
+    def full(source, target):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(WriteError, match="No space left on device"):
+        publish_model(project, study)
+    assert not any((project.folder / "models").iterdir())
 
 
 def test_the_model_of_many_cases_lies_on_the_disk_once(project):

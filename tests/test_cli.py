@@ -185,6 +185,41 @@ def test_segment_tells_what_is_wrong_with_the_clicks(disks, volume, tmp_path, ca
     assert not (tmp_path / "out.nii.gz").exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("labels.xyz", "extension is not known"),
+        ("nowhere/labels.nii.gz", "folder does not exist"),
+        ("labels.png", "cannot hold a volume"),
+        ("scan.nii.gz", "is the image itself"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_work_and_the_image_is_never_overwritten(
+    disks, volume, tmp_path, capsys, monkeypatch, out, sentence
+):
+    before = volume.read_bytes()
+    clicks, labels = write_clicks(tmp_path), tmp_path / "given.nii.gz"
+    files.write(labels, np.ones(files.read(volume).shape, np.uint8), like=files.read(volume))
+    monkeypatch.setattr(assembly, "open_session", lambda *_, **__: pytest.fail("the work was begun"))
+    for command in (("segment", volume, "--clicks", clicks), ("propagate", volume, "--labels", labels)):
+        assert sentence in refused(capsys, *command, "--out", tmp_path / out)
+    assert volume.read_bytes() == before
+
+
+def test_of_a_series_a_time_point_is_segmented_and_measured(disks, tmp_path, capsys):
+    values = np.random.default_rng(0).integers(0, 255, (30, 24, 8, 3), dtype=np.uint8)
+    path, out, table = tmp_path / "series.nii.gz", tmp_path / "labels.nii.gz", tmp_path / "table.csv"
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), path)
+    clicks = write_clicks(tmp_path)
+    assert "3 time points" in refused(capsys, "segment", path, "--clicks", clicks, "--out", out)
+    assert cli.main(["segment", str(path), "--clicks", str(clicks), "--out", str(out), "--time", "2"]) == 0
+    assert cli.main(["measure", str(path), str(out), "--out", str(table), "--time", "2"]) == 0
+    labels = files.read_labels(out)
+    with table.open() as file:
+        first = next(csv.DictReader(file))
+    assert float(first["mean_intensity"]) == pytest.approx(values[..., 2].T[labels == int(first["label"])].mean())
+
+
 def test_segment_tells_which_file_is_missing(disks, volume, tmp_path, capsys):
     clicks = write_clicks(tmp_path)
     assert "nothing.nii" in refused(capsys, "segment", tmp_path / "nothing.nii", "--clicks", clicks, "--out", tmp_path / "o.nii")
@@ -494,6 +529,14 @@ def test_propagate_carries_labels_and_keeps_what_was_given(disks, volume, tmp_pa
     np.testing.assert_array_equal(only[3], given[3])
 
 
+def test_propagate_refuses_labels_of_another_place(disks, volume, tmp_path, capsys):
+    image = files.read(volume)
+    moved = np.array(image.affine)
+    moved[0, 3] += 10
+    source = files.write(tmp_path / "given.nii.gz", np.ones(image.shape, np.uint8), like=Image(image.data, moved, image.units))
+    assert "voxels away" in refused(capsys, "propagate", volume, "--labels", source, "--out", tmp_path / "out.nii.gz")
+
+
 def asked_for(disks):
     return disks[-1]["device"]
 
@@ -648,6 +691,13 @@ def test_measure_has_one_unit_for_all_cases(volume, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["measure", str(images), str(labels), "--out", str(table), "--unit", "inch"])
     assert "inch" in capsys.readouterr().err
+
+
+def test_a_table_takes_the_place_of_no_image(volume, tmp_path, capsys):
+    before = volume.read_bytes()
+    labels = files.write(tmp_path / "labels.nii.gz", np.ones(files.read(volume).shape, np.uint8), like=files.read(volume))
+    assert "expected a text file" in refused(capsys, "measure", volume, labels, "--out", volume)
+    assert volume.read_bytes() == before
 
 
 def test_measure_tells_what_it_cannot_use(volume, tmp_path, capsys):

@@ -1093,6 +1093,46 @@ def test_labels_of_an_image_from_no_file_lie_in_the_working_directory(tmp_path, 
     assert labels_path(Image(np.ones((1, 5, 7)), name="..")) == tmp_path / "image_labels.tif"
 
 
+def test_every_time_point_has_labels_of_its_own(tmp_path):
+    image = Image(np.ones((1, 5, 7)), name="scan")
+    for path, expected in ((tmp_path / "scan.nii.gz", "scan_t0_labels.nii.gz"), (tmp_path / "scan.mhd", "scan_t0_labels.mha")):
+        assert labels_path(dataclasses.replace(image, path=path), time=0) == tmp_path / expected
+    assert labels_path(image, time=12).name == "scan_t12_labels.tif"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("labels.xyz", "extension is not known"),
+        ("labels.jpg", "cannot hold labels"),
+        ("labels.png", "cannot hold a volume"),
+        ("nowhere/labels.tif", "folder does not exist"),
+        ("folder.tif", "is a folder"),
+        ("strange.zarr", "not written by this program"),
+        ("scan.nii.gz", "is the image itself"),
+        ("link.nii.gz", "is the image itself"),
+    ],
+)
+def test_where_labels_cannot_go_is_known_beforehand(tmp_path, name, words):
+    image = read(save_image(tmp_path / "scan.nii.gz", Image(np.random.default_rng(0).random((1, 4, 5, 6), np.float32), name="scan")))
+    (tmp_path / "link.nii.gz").symlink_to(tmp_path / "scan.nii.gz")
+    for folder in ("folder.tif", "strange.zarr"):
+        (tmp_path / folder).mkdir()
+    files.check_place(tmp_path / "labels.tif", like=image)
+    with pytest.raises(WriteError) as error:
+        files.check_place(tmp_path / name, like=image)
+    one_sentence(error, words)
+
+
+def test_a_place_without_permission_is_known_beforehand(tmp_path, monkeypatch):
+    image = Image(np.ones((1, 5, 7)))
+    (tmp_path / "labels.tif").touch()
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    for name in ("labels.tif", "other.tif"):
+        with pytest.raises(WriteError, match="no permission"):
+            files.check_place(tmp_path / name, like=image)
+
+
 def test_the_same_labels_give_the_same_bytes(tmp_path):
     image = phantom(affine=oblique())
     labels = some_labels(image.shape)

@@ -228,14 +228,27 @@ def test_planes_outside_are_refused(plane):
     one_sentence(error, str(plane[1]), "(4, 5, 7)")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_counted_and_only_where_they_lie(bad):
+@pytest.mark.parametrize(("bad", "counts_as"), [(np.nan, "min"), (-np.inf, "min"), (np.inf, "max")])
+def test_values_that_are_not_finite_count_as_the_ends_of_those_that_are(bad, counts_as):
     data = ramp(1, 4, 5, 7, dtype="float32")
+    expected = data[:, 2].copy()
     data[0, 2, 1, 1] = data[0, 2, 3, 4] = bad
+    expected[0, 1, 1] = expected[0, 3, 4] = getattr(expected, counts_as)()
+    given = data.copy()
+    shown = Image(data, name="scan").slice(Plane(0, 2)).data
+    np.testing.assert_array_equal(shown, expected)
+    assert shown.dtype == data.dtype
+    np.testing.assert_array_equal(data, given)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_slice_without_any_finite_value_is_refused(bad):
+    data = ramp(1, 4, 5, 7, dtype="float32")
+    data[0, 2] = bad
     image = Image(data, name="scan")
     with pytest.raises(ImageError) as error:
         image.slice(Plane(0, 2))
-    one_sentence(error, "2 NaN or infinite", "slice 2", "'scan'", "expected finite")
+    one_sentence(error, "slice 2", "'scan'", "NaN or infinite", "expected some finite")
     assert image.slice(Plane(0, 1)).shape == (5, 7)
 
 

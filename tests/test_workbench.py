@@ -198,6 +198,7 @@ def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):
     assert "no project in" in refused(capsys, "status", "nowhere")
     (tmp_path / "empty").mkdir()
     assert "no project in" in refused(capsys, "run", "empty")
+    assert "'nowhere' does not exist" in refused(capsys, "run", "nowhere")
     assert "no case 'eye_9'" in refused(capsys, "run", "project", "--only", "eye_9", "--clicks", "first.json", "--device", "cpu")
     assert "never" in refused(capsys, "new", "other", images[0], "--study", "s", "--policy", "never")
     assert "N=NAME" in refused(capsys, "new", "other", images[0], "--study", "s", "--name", "disc")

@@ -43,6 +43,7 @@ from napari_apprentice.types import (
     ReadError,
     Segmenter,
     SessionError,
+    WriteError,
 )
 from napari_apprentice.versions import Version
 
@@ -189,6 +190,8 @@ def publish_model(project: Project, study: Cohort) -> tuple[str | None, int]:
             unfinished.replace(target)
         except FileNotFoundError as error:
             raise ReadError(f"the model {head} of the study {study.name!r} is gone from {study.folder}; expected the newest one") from error
+        except OSError as error:
+            raise WriteError(f"{target} cannot be written ({error.strerror}); expected free space and permission") from error
         finally:
             unfinished.unlink(missing_ok=True)
     return head, records[-1].number

@@ -266,11 +266,11 @@ class Image:
             raise ClickError(f"a click in a plane across axis {click.axis} arrived; expected 0, 1 or 2")
 
     def slice(self, plane: Plane) -> ImageSlice:
-        """The 2D slice of one plane, read into memory.
+        """The 2D slice of one plane, read into memory. NaN, which says that nothing was measured, counts as the lowest number in it.
 
         Raises
         ------
-        ImageError : the slice has non-finite values, or all its values are the same
+        ImageError : the slice has no finite value, or all that it has are the same
         """
         axis, index = plane
         if self.ndim == 2:
@@ -283,11 +283,12 @@ class Image:
             data = self.data[tuple(where)]
             spacing = tuple(s for a, s in enumerate(self.spacing) if a != axis)
         array = np.asarray(data)
-        if not np.isfinite(array).all():
-            count = int((~np.isfinite(array)).sum())
-            raise ImageError(
-                f"{count} NaN or infinite values arrived in slice {index} of {self.name!r}; expected finite numbers (replace them first)"
-            )
+        finite = np.isfinite(array)
+        if not finite.any():
+            raise ImageError(f"slice {index} of {self.name!r} holds NaN or infinite values only; expected some finite numbers")
+        if not finite.all():
+            low, high = array[finite].min(), array[finite].max()
+            array = np.nan_to_num(array, nan=low, neginf=low, posinf=high)
         if array.min() == array.max():
             raise ImageError(
                 f"slice {index} of {self.name!r} is constant (every value is {array.flat[0]}); expected an image with some contrast"

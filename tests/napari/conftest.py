@@ -229,6 +229,9 @@ class PaperDesk:
         for region, values in boxes:
             self.labels[region] = values
 
+    def label_of(self, voxel) -> int:
+        return int(self.labels[voxel])
+
     def show_plane(self, plane) -> None:
         self.plane = plane
 

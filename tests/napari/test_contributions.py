@@ -89,6 +89,14 @@ def test_an_image_that_is_only_called_labels_is_read_as_an_image(tmp_path, volum
     assert get_reader(str(path))(str(path))[0][2] == "image"
 
 
+def test_colours_with_holes_are_shown_where_there_are_any():
+    colours = np.random.default_rng(0).uniform(50, 300, (3, 6, 7)).astype(np.float32)
+    colours[:, 2, 3] = np.nan
+    shown = image_layer(Image(colours))[0]
+    assert (np.nanmin(shown), np.nanmax(shown)) == (0, 1)
+    np.testing.assert_array_equal(np.isnan(shown).any(axis=-1), np.isnan(colours).any(axis=0))
+
+
 def test_of_a_series_the_first_time_point_is_opened_and_that_is_said(tmp_path, told):
     values = np.random.default_rng(0).normal(size=(5, 6, 7, 3)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "series.nii.gz")

@@ -18,6 +18,7 @@ from napari_apprentice._napari.bridge import Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
 from napari_apprentice._napari.keys import KEYS
+from napari_apprentice._napari.placement import same_placement
 from napari_apprentice._napari.strip import SLICE_COLORS, SliceStrip
 from napari_apprentice.ground import Slice
 from napari_apprentice.legend import legend_path, read_legend
@@ -87,6 +88,36 @@ def test_accepting_corrections_carries_them_on(opened, engine):
     assert engine.session.outdated(1) == ()
     assert Plane(0, 6) not in {doubt.plane for doubt in engine.session.doubtful()}
     np.testing.assert_array_equal(bridge.labels(), engine.session.labels)
+
+
+@pytest.mark.parametrize("largest", [7, 70_000, 3_000_000_000])
+def test_objects_may_have_any_number_that_a_session_takes(qtbot, engine, tube, largest):
+    viewer = ViewerModel()
+    widget = widget_module.ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    data, arguments, _ = image_layer(tube)
+    layer = viewer.add_image(data, **arguments)
+    labels = np.zeros(tube.shape, np.uint32)
+    labels[1, 2, 3], labels[5, 2:6, 3:6] = 2, largest
+    viewer.add_labels(labels, name="earlier", **same_placement(layer))
+    widget.more.labels.setCurrentText("earlier")
+
+    def wait():
+        qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+
+    widget.start.click()
+    wait()
+    assert widget.object.value() == engine.session.label == largest + 1
+    widget.object.setValue(largest)
+    wait()
+    assert engine.session.label == largest
+    widget.objects.other.setValue(largest - 1)
+    widget.objects.relabel.click()
+    wait()
+    assert set(np.unique(engine.session.labels)) == {0, 2, largest - 1}
+    assert widget.object.value() == largest - 1
+    widget.leave()
+    assert widget.bridge.worker.join(60)
 
 
 def test_objects_are_split_merged_renumbered_named_and_deleted(opened, engine):

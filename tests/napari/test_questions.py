@@ -11,7 +11,7 @@ from napari.components import ViewerModel
 from napari_apprentice import files
 from napari_apprentice._napari.contributions import get_reader, image_layer
 from napari_apprentice._napari.placement import apart, image_of
-from napari_apprentice._napari.questions import HOW_LARGE
+from napari_apprentice._napari.questions import HOW_LARGE, WHICH_TIME
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice.geometry import world_to_voxel
 from napari_apprentice.types import Image
@@ -185,11 +185,15 @@ def test_another_time_point_of_a_file_is_offered(asked, tmp_path, engine, told):
     assert "does not exist" in told()[-1]
 
 
-def test_of_a_layer_with_four_axes_one_time_point_is_taken_out(asked, engine):
+def test_of_a_layer_with_four_axes_one_time_point_is_taken_out(asked, engine, told):
     viewer, widget = asked
     values = np.random.default_rng(0).integers(0, 255, (3, 5, 20, 30), dtype=np.uint8)
     viewer.add_image(values, name="movie", scale=(1, 3, 0.5, 0.5), translate=(0, 7, 0, 0), units=("s", "mm", "mm", "mm"))
     assert widget.questions.time.isVisible()
+    widget.start.click()
+    widget.wait()
+    assert widget.status.words == WHICH_TIME
+    assert told() == []
     widget.questions.time.setValue(1)
     widget.questions.show_time.click()
     assert [layer.name for layer in viewer.layers] == ["movie", "movie [1]"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtWidgets import QFileDialog
 
 from napari_apprentice import files
 from napari_apprentice._napari.contributions import get_reader, image_layer
@@ -103,6 +105,64 @@ def test_a_save_that_was_asked_for_is_done_though_the_session_closes(working, tm
     gate.set()
     working.wait()
     assert (tmp_path / "scan_labels.nii.gz").exists()
+
+
+def test_what_an_earlier_session_saved_is_not_overwritten_unasked(working, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(ApprenticeWidget, "_ask_whether", lambda _, path: asked.append(path))
+    add_mask(working.bridge._desk.session, 1)
+    for _ in range(2):  # once more is no question
+        working.save.click()
+        working.wait()
+    assert asked == []
+    working.start.click()  # closes it
+    working.wait()
+    working.start.click()
+    working.wait()
+    working.save.click()
+    working.wait()
+    path = tmp_path / "scan_labels.nii.gz"
+    assert asked == [path]
+    assert files.read_labels(path).any()
+
+
+def test_every_time_point_of_a_series_is_saved_to_a_file_of_its_own(qtbot, engine, tmp_path):
+    values = np.random.default_rng(0).normal(size=(20, 20, 6, 3)).astype(np.float32)
+    series = nibabel.Nifti1Image(values, np.diag([0.5, 0.5, 2, 1]))
+    series.header.set_xyzt_units("mm", "sec")
+    nibabel.save(series, tmp_path / "series.nii.gz")
+    viewer = ViewerModel()
+    widget = ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    widget.show()
+    shown(viewer, tmp_path / "series.nii.gz")
+    for time_point in (0, 2):
+        widget.questions.time.setValue(time_point)
+        for button in (widget.questions.show_time, widget.start, widget.save, widget.start):
+            if button is widget.save:
+                add_mask(engine.session, time_point + 1)
+            button.click()
+            qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    assert [files.read_labels(tmp_path / f"series_t{each}_labels.nii.gz").max() for each in (0, 2)] == [1, 3]
+    assert not (tmp_path / "series_labels.nii.gz").exists()
+    widget.leave()
+    assert widget.bridge.worker.join(60)
+
+
+def test_where_nothing_can_be_written_another_place_is_asked_for(working, tmp_path, monkeypatch):
+    asked, elsewhere = [], tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def choose(_, title, proposal, kinds):
+        asked.append(proposal)
+        return str(elsewhere / "mine"), ""
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", choose)
+    monkeypatch.setattr("os.access", lambda path, *_, **__: Path(path) != tmp_path)
+    working.save.click()
+    working.wait()
+    assert asked == [str(Path.home() / "scan_labels.nii.gz")]
+    assert (elsewhere / "mine.nii.gz").exists()
 
 
 # --- places ---

@@ -105,6 +105,18 @@ def test_accepting_is_answered_twice_and_what_is_outdated_comes_after_learning(s
     assert again == [(0, 1, 0)]
 
 
+def test_an_object_without_a_click_is_said_to_teach_nothing(sitting, errands):
+    sitting.paint(stroke(slice(2, 3), slice(5, 9), slice(5, 9), before=0, after=1))
+    sitting.accept(lambda *_: None)
+    errands.wait()
+    assert errands.heard[-1] == "accepted: object 1; it has no click, so it teaches nothing"
+    assert sitting.session.finished == (1,)
+    sitting.click(CLICKS[0])
+    sitting.accept(lambda *_: None)
+    errands.wait()
+    assert "accepted: object 2" not in errands.heard[-1]
+
+
 def test_seeds_show_in_the_place_of_clicks_until_the_object_is_split(sitting, errands):
     for col in (10, 20):
         sitting.click(Click((4, 20, col)))
@@ -133,6 +145,74 @@ def test_without_seeds_nothing_is_split(sitting, errands):
     sitting.split()
     assert errands.heard == [CLICK_PARTS, "nothing was split"]
     assert sitting.told == [True, False]
+
+
+@pytest.fixture
+def splitting(sitting, errands):
+    """One object of two disks, about to be split."""
+    for col in (10, 20):
+        sitting.click(Click((4, 20, col)))
+    errands.wait()
+    sitting.split()
+    return sitting
+
+
+def test_a_part_that_is_not_in_the_object_is_not_taken(splitting, errands):
+    splitting.click(Click((4, 20, 8)))
+    splitting.click(Click((4, 2, 2)))
+    assert errands.heard[-1].startswith("this place is not in object 1")
+    splitting.click(Click((4, 20, 22)))
+    splitting.split()
+    errands.wait()
+    assert errands.heard[-1] == "object 1 is split"
+
+
+def test_undo_takes_back_the_part_named_last_and_then_the_wish_to_split(splitting, errands):
+    clicks = splitting.session.clicks
+    for col in (8, 22):
+        splitting.click(Click((4, 20, col)))
+    splitting.undo()
+    assert splitting.desk.clicks == (Click((4, 20, 8)),)
+    splitting.undo()
+    assert [each for each in splitting.told if isinstance(each, bool)] == [True]
+    splitting.undo()
+    assert errands.heard[-1] == "nothing was split"
+    assert [each for each in splitting.told if isinstance(each, bool)] == [True, False]
+    errands.wait()
+    assert splitting.session.clicks == clicks
+    check_equal(splitting)
+
+
+def test_one_part_is_no_split_and_the_next_one_may_still_be_named(splitting, errands):
+    splitting.click(Click((4, 20, 8)))
+    splitting.split()
+    assert "one part is the whole object" in errands.heard[-1]
+    splitting.click(Click((4, 20, 22)))
+    splitting.split()
+    errands.wait()
+    assert errands.heard[-1] == "object 1 is split"
+
+
+def test_who_opens_another_object_splits_none(splitting, errands):
+    splitting.click(Click((4, 20, 8)))
+    splitting.act("selecting", lambda session: session.select(5), "")
+    errands.wait()
+    assert [each for each in splitting.told if isinstance(each, bool)] == [True, False]
+    check_equal(splitting)
+
+
+def test_a_key_that_is_held_down_is_no_error(sitting, errands, told):
+    sitting.click(CLICKS[0])
+    for wish, done, nothing in ((sitting.undo, "undone", "undo"), (sitting.redo, "redone", "redo")):
+        for _ in range(3):
+            wish()
+        errands.wait()
+        assert [words for words in errands.heard if words in (done, f"there is nothing to {nothing}")][
+            -1
+        ] == f"there is nothing to {nothing}"
+        check_equal(sitting)
+    assert sitting.session.clicks == (CLICKS[0],)
+    assert told() == []
 
 
 def test_an_action_on_an_object_means_the_one_that_was_open_when_it_was_asked_for(sitting, errands):

@@ -30,6 +30,7 @@ __all__ = [
     "Answer",
     "CalledOffError",
     "Cancellable",
+    "Fingerprint",
     "Opened",
     "Propagation",
     "Saving",
@@ -306,10 +307,10 @@ class Acceptance:
         """The object and every axis across which it should be propagated again."""
 
     def accept(self) -> Answer:
-        """Finish the open object."""
-        label = self._session.label
+        """Finish the open object. One that was painted or carried alone teaches nothing, since there is no click to answer."""
+        label, why = self._session.label, "" if self._session.clicks else "; it has no click, so it teaches nothing"
         self.outdated = tuple((label, axis) for axis in self._session.outdated(label))
-        answer = act(self._session, lambda session: session.accept(learn=False), f"accepted: object {label}")
+        answer = act(self._session, lambda session: session.accept(learn=False), f"accepted: object {label}{why}")
         self._label = label if answer.error is None else None
         return answer
 

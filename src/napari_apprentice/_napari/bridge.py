@@ -404,13 +404,13 @@ class Bridge(QObject):
             self._errands.send("exporting", lambda: session.export(number, path), then)
 
     def may_write(self, path: Path) -> bool:
-        """Whether ``path`` is free, or holds what this window wrote there itself, unchanged since."""
-        return self._saver.may_write(path)
+        """Whether ``path`` is free, or holds what the open session wrote there from this window, unchanged since."""
+        return self._open is not None and self._saver.may_write(path, self._open.desk.folder)
 
     def save(self, path: Path) -> None:
         """Write the labels, as they are when all earlier actions are done, with the image's geometry."""
         if self._open is not None:
-            self._saver.save(self._open.session, path)
+            self._saver.save(self._open.session, self._open.desk.folder, path)
 
     @property
     def saving(self) -> bool:

@@ -180,7 +180,7 @@ def _displayable(colours: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(*S, 3) colours as napari shows them: uint8, or floats from 0 to 1."""
     if colours.dtype == np.uint8:
         return colours
-    low, high = float(colours.min()), float(colours.max())
+    low, high = float(np.nanmin(colours)), float(np.nanmax(colours))
     width = max(high - low, float(np.finfo(np.float32).tiny))
     return ((colours - low) / width).astype(np.float32)
 

@@ -170,6 +170,10 @@ class Desk:
         """Id of the object under the pointer; 0 where there is none."""
         return self.mask.label_at(self._viewer.cursor.position)
 
+    def label_of(self, voxel: tuple[int, ...]) -> int:
+        """Id of the object that is shown at a voxel of the image; 0 where there is none."""
+        return int(self.mask.layer.data[voxel])
+
     @property
     def plane(self) -> Plane | None:
         """The plane of the image that the viewer shows, if it shows one."""

@@ -12,7 +12,7 @@ import numpy as np
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 from qtpy.QtCore import QModelIndex, Qt, Signal
-from qtpy.QtWidgets import QAbstractItemView, QComboBox, QFileDialog, QFormLayout, QMessageBox, QPushButton, QTableView, QVBoxLayout
+from qtpy.QtWidgets import QAbstractItemView, QComboBox, QFormLayout, QMessageBox, QPushButton, QTableView, QVBoxLayout
 
 from napari_apprentice import files, measure
 from napari_apprentice._napari.answers import CalledOffError, Cancellable
@@ -22,6 +22,7 @@ from napari_apprentice._napari.panels import Dockable, Status, button, row
 from napari_apprentice._napari.placement import LEGEND_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.storage import newest_folder
 from napari_apprentice._napari.table_model import TableModel
+from napari_apprentice._napari.where import ask_where
 from napari_apprentice._napari.worker import Task, Worker
 from napari_apprentice.journal import replay_labels
 from napari_apprentice.legend import Legend, legend_path, read_legend
@@ -237,8 +238,7 @@ class MeasureTable(Dockable):
     def _ask(self, name: str, title: str, kinds: str) -> Path | None:
         beside = self._found.image.path if self._found is not None else None
         proposal = beside.with_name(name) if beside is not None else Path(name)
-        chosen, _ = QFileDialog.getSaveFileName(self, title, str(proposal), kinds)
-        return Path(chosen) if chosen else None
+        return ask_where(self, title, proposal, kinds)
 
     def _may_overwrite(self, names: Sequence[str]) -> bool:
         """The dialog before asked for a name that is none of these."""

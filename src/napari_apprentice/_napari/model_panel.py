@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QListWid
 
 from napari_apprentice._napari.keys import PEEK, readable
 from napari_apprentice._napari.panels import Fold, button, row
+from napari_apprentice._napari.where import ask_where
 from napari_apprentice.versions import Catalogue, Effort, Version
 
 __all__ = ["ModelPanel", "saved"]
@@ -220,9 +221,9 @@ class ModelPanel(Fold):
 
     def _on_export(self) -> None:
         number = self._chosen()
-        chosen, _ = QFileDialog.getSaveFileName(self, "Export", f"model-{number}.safetensors", _FILES)
-        if chosen:
-            self.export_clicked.emit(number, Path(chosen))
+        path = ask_where(self, "Export", Path(f"model-{number}.safetensors"), _FILES)
+        if path is not None:
+            self.export_clicked.emit(number, path)
 
 
 def saved(efforts: tuple[Effort, ...]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QColorDialog, QComboBox, QLabel, QSizePolicy, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QColorDialog, QComboBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_apprentice._napari.keys import OPEN_HERE, readable
-from napari_apprentice._napari.panels import Fold, button, row
+from napari_apprentice._napari.panels import Fold, button, id_box, row
 from napari_apprentice.legend import Legend
 
 __all__ = ["ObjectsPanel"]
@@ -23,13 +23,13 @@ class ObjectsPanel(Fold):
     named = Signal(str, object)
     """Name of its class, and "#rrggbb" or None for the colour that it has."""
     delete_clicked = Signal()
-    merge_clicked = Signal(int)
+    merge_clicked = Signal(object)
     """The object that it is to be a part of."""
-    relabel_clicked = Signal(int)
+    relabel_clicked = Signal(object)
     """The id that it is to have."""
     split_clicked = Signal()
 
-    def __init__(self, most_objects: int) -> None:
+    def __init__(self) -> None:
         super().__init__("Objects")
         self._label, self._legend = 0, Legend()
         self.name = QComboBox()
@@ -46,16 +46,13 @@ class ObjectsPanel(Fold):
         self.color.clicked.connect(self._on_color)
         self.counts = QLabel()
         self.counts.setWordWrap(True)
-        self.other = QSpinBox()
-        self.other.setRange(1, most_objects)
-        self.other.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.other.setToolTip("The other object, or the new number.")
+        self.other = id_box("The other object, or the new number.")
         self.merge = button("Merge into", "Make the open object a part of that one (can be undone).")
         self.relabel = button("Renumber to", "Give the open object that number, if it is free (can be undone).")
         self.split = button(_SPLIT, "Press, click once in every part of the open object, and press again (can be undone).", checkable=True)
         self.delete = button("Delete", "Delete the open object (can be undone).")
-        self.merge.clicked.connect(lambda: self.merge_clicked.emit(self.other.value()))
-        self.relabel.clicked.connect(lambda: self.relabel_clicked.emit(self.other.value()))
+        self.merge.clicked.connect(lambda: self.merge_clicked.emit(int(self.other.value())))
+        self.relabel.clicked.connect(lambda: self.relabel_clicked.emit(int(self.other.value())))
         self.split.clicked.connect(self.split_clicked)
         self.delete.clicked.connect(self.delete_clicked)
         self.hint = QLabel()

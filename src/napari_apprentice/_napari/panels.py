@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDockWidget,
+    QDoubleSpinBox,
     QFormLayout,
     QFrame,
     QHBoxLayout,
@@ -27,10 +28,12 @@ from qtpy.QtWidgets import (
 from napari_apprentice._napari.click_layer import NEGATIVE_COLOR, POSITIVE_COLOR
 from napari_apprentice._napari.keys import KEYS, SWITCH_SIGN, cheat_sheet, readable
 from napari_apprentice._napari.machine import memory_in_use
+from napari_apprentice.labelmap import LARGEST_ID
 
-__all__ = ["Dockable", "Fold", "KeySheet", "More", "SignSwitch", "Status", "button", "line", "row"]
+__all__ = ["Dockable", "Fold", "KeySheet", "More", "SignSwitch", "Status", "button", "id_box", "line", "row"]
 
 _MEMORY_EVERY_MS = 2000
+_ID_WIDTH_PX = 96
 
 
 def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
@@ -39,6 +42,18 @@ def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
     made.setToolTip(tooltip)
     made.setCheckable(checkable)
     made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    return made
+
+
+def id_box(tooltip: str) -> QDoubleSpinBox:
+    """A field for the number of an object, which may be larger than Qt's own whole numbers are."""
+    made = QDoubleSpinBox()
+    made.setDecimals(0)
+    made.setRange(1, LARGEST_ID)
+    made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+    made.setMinimumWidth(_ID_WIDTH_PX)
+    made.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+    made.setToolTip(tooltip)
     return made
 
 

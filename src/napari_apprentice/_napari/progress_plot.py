@@ -42,7 +42,7 @@ class ProgressPlot(QWidget):
         layout.setVerticalSpacing(1)
         for column, (words, plot) in enumerate(((self.clicks_words, self.clicks), (self.shares_words, self.shares))):
             words.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
-            layout.setColumnStretch(column, 2 + column)
+            layout.setColumnStretch(column, 1 + column)
             layout.addWidget(words, 0, column)
             layout.addWidget(plot, 1, column)
         self.clicks_words.setToolTip(f"Clicks that the last {_LATELY} accepted objects took, on average; below, those of every object.")

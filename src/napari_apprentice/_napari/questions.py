@@ -13,9 +13,10 @@ from napari_apprentice._napari.placement import lacks_spacing, time_points_of
 if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
 
-__all__ = ["HOW_LARGE", "Questions"]
+__all__ = ["HOW_LARGE", "WHICH_TIME", "Questions"]
 
 HOW_LARGE = "say first how large a voxel is (above), or that nobody knows"
+WHICH_TIME = "take one time point first (above)"
 _MM_PER = {"mm": 1.0, "µm": 1e-3, "nm": 1e-6}
 _UNSAID = "?"
 

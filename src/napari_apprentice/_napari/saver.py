@@ -1,4 +1,4 @@
-"""Labels that are being written to a file, and the files that this window wrote."""
+"""Labels that are being written to a file, and the files that were written from this window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, Signal
 
-from napari_apprentice._napari.answers import Saving, fingerprint
+from napari_apprentice._napari.answers import Fingerprint, Saving, fingerprint
 from napari_apprentice._napari.errands import Errands
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ NOT_SAVED = "nothing was saved; an older file is as it was"
 
 
 class Saver(QObject):
-    """Writes the labels of a session, once at a time, and knows its own files again.
+    """Writes the labels of a session, once at a time, and knows the files of every session again.
 
     Parameters
     ----------
@@ -34,23 +34,23 @@ class Saver(QObject):
         super().__init__()
         self._errands = errands
         self._saving: Saving | None = None
-        self._written: dict[Path, tuple[int, int]] = {}
+        self._written: dict[Path, tuple[Path, Fingerprint]] = {}
 
     @property
     def going(self) -> bool:
         """Whether labels are being written, or are about to be."""
         return self._saving is not None
 
-    def may_write(self, path: Path) -> bool:
-        """Whether ``path`` is free, or holds what was written there by this very object, unchanged since."""
-        return not path.exists() or self._written.get(path.resolve()) == fingerprint(path)
+    def may_write(self, path: Path, folder: Path) -> bool:
+        """Whether ``path`` is free, or holds what the session in ``folder`` wrote there through this very object, unchanged since."""
+        return not path.exists() or self._written.get(path.resolve()) == (folder, fingerprint(path))
 
-    def save(self, session: Session, path: Path) -> None:
-        """Write the labels, as they are when all that was sent before is done; nothing if that goes on already."""
+    def save(self, session: Session, folder: Path, path: Path) -> None:
+        """Write the labels of the session in ``folder``, as they are when all that was sent before is done; one file at a time."""
         if self._saving is not None:
             return
         self._saving = Saving(session, path)
-        self._errands.send("saving", self._saving, self._on_saved, otherwise=self.let_go)
+        self._errands.send("saving", self._saving, lambda result: self._on_saved(folder, result), otherwise=self.let_go)
         self.going_changed.emit(True)
 
     def cancel(self) -> None:
@@ -64,12 +64,12 @@ class Saver(QObject):
             self._saving = None
             self.going_changed.emit(False)
 
-    def _on_saved(self, result: tuple[Path, tuple[int, int]] | None) -> None:
+    def _on_saved(self, folder: Path, result: tuple[Path, Fingerprint] | None) -> None:
         self.let_go()
         if result is None:
             self._errands.say(NOT_SAVED)
             return
         written, mark = result
-        self._written[written] = mark
+        self._written[written] = (folder, mark)
         self._errands.say(f"saved to {written.name}")
         show_info(f"The labels are saved in {written}.")

@@ -25,6 +25,8 @@ OTHER_MASKS = "good? press {}; {} shows another mask; or click where this one is
 LABELS_KEPT = "The labels belong to the session, so they were put back; duplicate the layer to edit all of it at once."
 SPLIT_NOW = "“Split now”"
 CLICK_PARTS = f"click once in every part of the object, then press {SPLIT_NOW}"
+NOT_SPLIT = "nothing was split"
+NOTHING_TO_UNDO, NOTHING_TO_REDO = "there is nothing to undo", "there is nothing to redo"
 
 
 class Sitting:
@@ -93,10 +95,10 @@ class Sitting:
     def click(self, click: Click) -> None:
         """Add a click to the open object, or to the parts that it is split into. It is drawn at once; its mask follows."""
         if self._seeds is not None:
-            self._seeds.append(click)
-            self.show()
-            words = f"{len(self._seeds)} parts; click in the next one, or press {SPLIT_NOW}"
-            self._errands.say(words if len(self._seeds) > 1 else CLICK_PARTS)
+            if self._asked or self.desk.label_of(click.voxel) == self.state.label:  # what is shown may be about to change
+                self._show_seeds([*self._seeds, click])
+            else:
+                self._errands.say(f"this place is not in object {self.state.label}; {CLICK_PARTS}")
             return
         self._asked.append(click)
         self.show()
@@ -105,18 +107,23 @@ class Sitting:
         self._errands.send("predicting", lambda: add(session, click, good, others, opens), self._take_click, between=True)
 
     def undo(self) -> None:
-        """Take the last action back: click, mask and model together."""
-        if self.state.can_undo or self._errands.worker.waiting:
-            self.act("undoing", lambda session: session.undo(), "undone", between=True)
+        """Take the last action back: click, mask and model together; or, of an object that is being split, the last part that was named."""
+        if self._seeds:
+            self._show_seeds(self._seeds[:-1])
+        elif self._seeds is not None:
+            self._end_splitting()
+            self._errands.say(NOT_SPLIT)
+        elif self.state.can_undo or self._errands.worker.waiting:
+            self.ask("undoing", _undo, between=True)
         else:
-            self._errands.say("there is nothing to undo")
+            self._errands.say(NOTHING_TO_UNDO)
 
     def redo(self) -> None:
         """Do again what was taken back last."""
         if self.state.can_redo or self._errands.worker.waiting:
-            self.act("redoing", lambda session: session.redo(), "redone")
+            self.ask("redoing", _redo)
         else:
-            self._errands.say("there is nothing to redo")
+            self._errands.say(NOTHING_TO_REDO)
 
     def accept(self, outdated: Callable[[int, int], None]) -> None:
         """Finish the open object: one task to accept it, which shows at once, and one to learn from it, between whose steps clicks come.
@@ -142,13 +149,17 @@ class Sitting:
             self._splitting(True)
             self._errands.say(CLICK_PARTS)
             return
+        if len(self._seeds) == 1:
+            self._splitting(True)  # the button that was pressed came up
+            self._errands.say(f"one part is the whole object; {CLICK_PARTS}")
+            return
         seeds = [click.voxel for click in self._seeds]
         self._end_splitting()
         self.show()
         if seeds:
             self.act_on_object("splitting", lambda session, label: session.split(label, seeds), "object {} is split")
         else:
-            self._errands.say("nothing was split")
+            self._errands.say(NOT_SPLIT)
 
     def paint(self, stroke: Stroke) -> None:
         """Let the session take over what was painted with napari's own tools."""
@@ -169,7 +180,9 @@ class Sitting:
     # --- answers ---
 
     def take(self, answer: Answer, *, draw: bool = True) -> None:
-        """Show an answer; without ``draw`` the labels follow with the next one."""
+        """Show an answer; without ``draw`` the labels follow with the next one. Another open object is not the one that is being split."""
+        if answer.state.label != self.state.label:
+            self._end_splitting()
         self.state = answer.state
         self._overtaken()
         self._late.extend(answer.boxes)
@@ -213,7 +226,24 @@ class Sitting:
         self._asked.popleft()
         self.take(answer, draw=not self._asked)
 
+    def _show_seeds(self, seeds: list[Click]) -> None:
+        """These clicks say so far where the parts are."""
+        self._seeds = seeds
+        self.show()
+        words = f"{len(seeds)} parts; click in the next one, or press {SPLIT_NOW}"
+        self._errands.say(words if len(seeds) > 1 else CLICK_PARTS)
+
     def _end_splitting(self) -> None:
         if self._seeds is not None:
             self._seeds = None
             self._splitting(False)
+
+
+def _undo(session: Session) -> Answer:
+    """Of a key that is held down, more presses may wait than there are actions."""
+    return act(session, lambda session: session.undo(), "undone") if session.can_undo else Answer(State.of(session), words=NOTHING_TO_UNDO)
+
+
+def _redo(session: Session) -> Answer:
+    """As `_undo`."""
+    return act(session, lambda session: session.redo(), "redone") if session.can_redo else Answer(State.of(session), words=NOTHING_TO_REDO)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari.layers import Image as ImageLayer
 from napari.layers import Labels
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QApplication, QComboBox, QFileDialog, QLabel, QMessageBox, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QApplication, QComboBox, QLabel, QMessageBox, QVBoxLayout, QWidget
 
 from napari_apprentice import files
 from napari_apprentice._napari.answers import SliceView, State
@@ -20,13 +20,25 @@ from napari_apprentice._napari.keys import ACCEPT, APPROVE, DISCARD, DOUBTFUL, N
 from napari_apprentice._napari.model_panel import ModelPanel
 from napari_apprentice._napari.objects_panel import ObjectsPanel
 from napari_apprentice._napari.outline import OUTLINE_KEY
-from napari_apprentice._napari.panels import Dockable, Fold, KeySheet, More, SignSwitch, Status, button, line, row
-from napari_apprentice._napari.placement import LEGEND_KEY, SERIES_KEY, apart, image_of, is_in_mm, look_upright, state_spacing, time_point
+from napari_apprentice._napari.panels import Dockable, Fold, KeySheet, More, SignSwitch, Status, button, id_box, line, row
+from napari_apprentice._napari.placement import (
+    LEGEND_KEY,
+    SERIES_KEY,
+    apart,
+    image_of,
+    is_in_mm,
+    look_upright,
+    state_spacing,
+    time_point,
+    time_points_of,
+)
 from napari_apprentice._napari.progress_plot import ProgressPlot
-from napari_apprentice._napari.questions import HOW_LARGE, Questions
+from napari_apprentice._napari.questions import HOW_LARGE, WHICH_TIME, Questions
 from napari_apprentice._napari.strip import SliceStrip
+from napari_apprentice._napari.where import ask_where
 from napari_apprentice._napari.worker import Task
 from napari_apprentice.cohorts import cohorts
+from napari_apprentice.types import WriteError
 
 if TYPE_CHECKING:
     import napari
@@ -34,7 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["ApprenticeWidget"]
 
 _NO_LABELS = "nothing"
-_MOST_OBJECTS = 65535
 _PROPAGATE, _SAVE, _CANCEL = "Propagate", "Save labels", "Cancel"
 
 
@@ -73,11 +84,8 @@ class ApprenticeWidget(Dockable):
         self.start = button("Start", "Begin a new session on this image.\nEverything you do is kept on disk at once.")
         self.resume = button("Resume", "Go on with the newest earlier session of this image.")
         self.sign = SignSwitch()
-        self.object = QSpinBox()
-        self.object.setRange(1, _MOST_OBJECTS)
+        self.object = id_box("The open object. Choose another number to open that object.")
         self.object.setKeyboardTracking(False)
-        self.object.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
-        self.object.setToolTip("The open object. Choose another number to open that object.")
         self.clicks = QLabel()
         self.clicks.setToolTip("How many clicks the open object has.")
         self.accept = button("Accept", "The mask is good: finish and protect this object, learn from it, go on to the next.")
@@ -95,7 +103,7 @@ class ApprenticeWidget(Dockable):
         self.redo = button("Redo", "Do again what was taken back.")
         self.discard = button("Discard", "Drop this object's clicks and mask (can be undone).")
         self.save = button(_SAVE, "Write the labels beside the image, in its own format and geometry.")
-        self.objects = ObjectsPanel(_MOST_OBJECTS)
+        self.objects = ObjectsPanel()
         self.model = ModelPanel(shipped_networks())
         self.more = More(POLICIES, DEVICES)
         self.sheet = KeySheet()
@@ -156,7 +164,7 @@ class ApprenticeWidget(Dockable):
         self.start.clicked.connect(self._on_start)
         self.resume.clicked.connect(self._on_resume)
         self.sign.changed.connect(self._on_sign)
-        self.object.valueChanged.connect(bridge.select)
+        self.object.valueChanged.connect(lambda label: bridge.select(int(label)))
         self.next_mask.clicked.connect(bridge.next_mask)
         self.accept.clicked.connect(bridge.accept)
         self.propagate.clicked.connect(bridge.propagate)
@@ -217,6 +225,8 @@ class ApprenticeWidget(Dockable):
         index = self._images.index(wanted) if wanted in self._images else len(self._images) - 1
         _choose(self.image, index)
         if self.chosen_image != chosen:
+            if self.chosen_image is not None and self.bridge.state is None and not self.bridge.opening:
+                self.bridge.say(NOTHING_OPEN)  # what was said was about another image
             self._on_image_chosen()
         names = [layer.name for layer in self._viewer.layers if isinstance(layer, Labels) and OUTLINE_KEY not in layer.metadata]
         _refill(self.more.labels, [_NO_LABELS, *names])
@@ -252,7 +262,9 @@ class ApprenticeWidget(Dockable):
             self.bridge.stop()
         elif self.questions.unanswered:
             self.bridge.say(HOW_LARGE)
-        elif (layer := self.chosen_image) is not None:
+        elif (layer := self.chosen_image) is not None and layer.ndim == 4:
+            self.bridge.say(WHICH_TIME)
+        elif layer is not None:
             labels = self._chosen_labels
             if labels is not None and is_in_mm(labels) and is_in_mm(layer) and (how := apart(labels, layer)) is not None:
                 self.bridge.tell(f"the labels {labels.name!r} {how} the image {layer.name!r}; expected labels on the grid of the image")
@@ -360,22 +372,34 @@ class ApprenticeWidget(Dockable):
         image = self.bridge.image
         if image is None:
             return
-        path = files.labels_path(image) if image.path is not None else self._ask_where(files.labels_path(image))
-        if path is not None and image.path is not None and not self.bridge.may_write(path):
+        count, shown = (1, 0) if self.chosen_image is None else time_points_of(self.chosen_image)
+        path: Path | None = files.labels_path(image, time=shown if count > 1 else None)
+        assert path is not None
+        if image.path is None:
+            path = self._ask_where(path)
+        elif not os.access(path.parent, os.W_OK):
+            self.bridge.say(f"nothing can be written to {path.parent}; choose another place for {path.name}")
+            path = self._ask_where(Path.home() / path.name)
+        elif not self.bridge.may_write(path):
             path = self._ask_whether(path)
-        if path is not None:
+        if path is None:
+            return
+        try:
+            files.check_place(path, like=image)
+        except WriteError as error:
+            self.bridge.report(error)
+        else:
             self.bridge.save(path)
 
     def _ask_where(self, proposal: Path) -> Path | None:
         """The path that the user chose (and, if there is a file, agreed to overwrite), or None."""
         patterns = " ".join(f"*{extension}" for extension in files.WRITABLE)
-        chosen, _ = QFileDialog.getSaveFileName(self, "Save labels", str(proposal), f"Label maps ({patterns})")
-        return Path(chosen) if chosen else None
+        return ask_where(self, "Save labels", proposal, f"Label maps ({patterns})")
 
     def _ask_whether(self, path: Path) -> Path | None:
-        """What to do about a file that this window did not write."""
+        """What to do about a file that this session did not write."""
         question = QMessageBox(self)
-        question.setText(f"{path.name} exists already, and was not written from this window.")
+        question.setText(f"{path.name} exists already, and was not written by this session.")
         question.setInformativeText(f"In {path.parent}")
         overwrite = question.addButton("Overwrite", QMessageBox.ButtonRole.DestructiveRole)
         elsewhere = question.addButton("Save as …", QMessageBox.ButtonRole.ActionRole)

@@ -22,6 +22,7 @@ __all__ = [
     "POLICIES",
     "add_device",
     "add_each",
+    "add_time",
     "add_unit",
     "by_case",
     "ious",
@@ -52,11 +53,17 @@ def add_unit(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_image(path: Path) -> Image:
-    """Read an image; where nothing says how large its voxels are, that is said on stderr."""
+def add_time(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--time", type=int, metavar="T", help="which time point of a series, counted from 0")
+
+
+def read_image(path: Path, *, time: int | None = None, out: Path | None = None) -> Image:
+    """Read an image whose labels can go to ``out``; where nothing says how large its voxels are, that is said on stderr."""
     from napari_apprentice import files
 
-    image = files.read(path)
+    image = files.read(path, time=time)
+    if out is not None:
+        files.check_place(out, like=image)
     if remark := files.unstated_spacing(image):
         print(f"apprentice: {remark}", file=sys.stderr)
     return image

@@ -13,6 +13,7 @@ from napari_apprentice.cli._arguments import (
     POLICIES,
     add_device,
     add_each,
+    add_time,
     add_unit,
     by_case,
     is_folder,
@@ -20,7 +21,7 @@ from napari_apprentice.cli._arguments import (
     read_image,
     write_labels,
 )
-from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
+from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError, WriteError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
 
@@ -75,6 +76,7 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
     add_each(parser)
+    add_time(parser)
     parser.add_argument("--policy", default=DEFAULT_POLICY, metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
     parser.add_argument("--cohort", metavar="NAME", help="begin with what this study has learnt, and add to it")
@@ -87,7 +89,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly
     from napari_apprentice.replay import read_recording, replay, starting_labels
 
-    image = read_image(arguments.image)
+    image = read_image(arguments.image, time=arguments.time, out=arguments.out)
     events = read_recording(arguments.clicks)
     labels = starting_labels(arguments.clicks)
     session = assembly.open_session(
@@ -121,6 +123,7 @@ def add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--labels", type=Path, required=True, metavar="IN", help="label file; slices that hold an object are given ones")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="label file to write; its extension is the format")
     add_each(parser)
+    add_time(parser)
     parser.add_argument("--label", type=int, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help="the slices lie across it (default: %(default)s, z)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
@@ -131,7 +134,8 @@ def add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _propagate(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, files
 
-    image, labels = read_image(arguments.image), files.read_labels(arguments.labels)
+    image = read_image(arguments.image, time=arguments.time, out=arguments.out)
+    labels = files.read_labels(arguments.labels, like=image)
     session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
     lines = []
     with progress_bar() as progress:
@@ -163,6 +167,7 @@ def add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("labels", type=Path, nargs="+", metavar="LABELS", help="label files on the image's grid, or the folder of them")
     parser.add_argument("--out", type=Path, required=True, metavar="TABLE.csv", help="the table to write")
     parser.add_argument("--journal", type=Path, metavar="JOURNAL", help="a session's journal: adds clicks, seconds and model of an object")
+    add_time(parser)
     add_unit(parser)
     parser.set_defaults(run=_measure)
 
@@ -174,6 +179,8 @@ def _measure(arguments: argparse.Namespace) -> None:
     from napari_apprentice.texts import write_text
     from napari_apprentice.work import work_in
 
+    if arguments.out.name.lower().endswith(files.READABLE):
+        raise WriteError(f"the table {arguments.out} was asked for; expected a text file such as .csv")
     cases = list(_cases(arguments.image, arguments.labels))
     if arguments.journal is not None and len(cases) > 1:
         raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")
@@ -181,7 +188,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     with progress_bar() as progress:
         task = progress.add_task("label maps", total=sum(len(paths) for _, paths in cases))
         for image_path, paths in cases:
-            image = read_image(image_path)
+            image = read_image(image_path, time=arguments.time)
             work = work_in(arguments.journal, image) if arguments.journal is not None else None
             for path in paths:
                 legend = legend_path(path)

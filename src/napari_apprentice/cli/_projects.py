@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, progress_bar
-from napari_apprentice.types import DEFAULT_POLICY, InputError, SessionError
+from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
     from napari_apprentice.casework import Outcome
@@ -237,6 +237,8 @@ def _project_of(arguments: argparse.Namespace) -> Project:
     if arguments.out is None:
         if first.is_dir() and len(arguments.paths) == 1:
             return open_project(first)  # which says what is wrong with it
+        if not first.exists():
+            raise ReadError(f"{str(first)!r} does not exist; expected a project, or images")
         raise InputError(f"{len(arguments.paths)} images arrived without --out; expected a folder for what comes of them, or one project")
     if (arguments.out / PROJECT_NAME).exists():
         known = open_project(arguments.out)

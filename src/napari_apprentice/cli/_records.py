@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import add_device, add_unit, by_case, is_folder, progress_bar
+from napari_apprentice.cli._arguments import add_device, add_time, add_unit, by_case, is_folder, progress_bar
 from napari_apprentice.types import InputError, ReadError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
     parser.add_argument("--check", type=Path, metavar="LABELS", help="label file to compare with")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: those that the journal names)")
+    add_time(parser)
     add_device(parser)
     parser.set_defaults(run=_replay)
 
@@ -119,7 +120,8 @@ def _replay(arguments: argparse.Namespace) -> int:
 
     if arguments.check is not None and arguments.check.resolve() == arguments.out.resolve():
         raise InputError(f"{arguments.out} arrived both to write and to compare with; expected two files")
-    image = files.read(arguments.image)
+    image = files.read(arguments.image, time=arguments.time)
+    files.check_place(arguments.out, like=image)
     header, events = read_journal(arguments.journal)
     check = files.read_labels(arguments.check, like=image) if arguments.check is not None else None
     assembly.compute_as(header.computer)

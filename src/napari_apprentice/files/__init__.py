@@ -60,6 +60,7 @@ from napari_apprentice.types import FileError, Image, ImageError, LabelsError, R
 __all__ = [
     "READABLE",
     "WRITABLE",
+    "check_place",
     "labels_path",
     "object_paths",
     "read",
@@ -244,6 +245,31 @@ def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image, 
         return put()
 
 
+def check_place(path: Path | str, *, like: Image) -> None:
+    """Refuse beforehand what `write` would refuse at the end of long work, as far as that can be known; and to replace the image itself.
+
+    Parameters
+    ----------
+    path : where a label map is to go
+    like : the image that it will belong to
+
+    Raises
+    ------
+    WriteError : no format of label maps, none for such an image, no folder, no permission, or the file of the image
+    """
+    path = Path(path)
+    chosen = _format(path, WRITABLE, WriteError)
+    if chosen is _PNG and like.ndim != 2:
+        raise WriteError(
+            f"{path.name!r} was asked for, which cannot hold a volume; expected a format such as {_NIFTI.name} or {_TIFF.name}"
+        )
+    target = _target(path)
+    if like.path is not None and target == Path(os.path.realpath(like.path)):
+        raise WriteError(f"{path.name!r} is the image itself; expected another file for its labels")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise WriteError(_why_not_written(path, target.parent, PermissionError(errno.EACCES, "is write-protected")))
+
+
 def _written(
     path: Path, labels: npt.ArrayLike | BlockArray, like: Image, go_on: Callable[[], None]
 ) -> AbstractContextManager[Callable[[], Path]]:
@@ -321,20 +347,22 @@ def save_image(path: Path | str, image: Image) -> Path:
         return put()
 
 
-def labels_path(image: Image) -> Path:
+def labels_path(image: Image, *, time: int | None = None) -> Path:
     """Where the labels of an image go unless the user says otherwise: beside it, in its own format.
 
     ``scan.nii.gz`` -> ``scan_labels.nii.gz``; ``photo.jpg`` -> ``photo_labels.png`` (JPEG changes labels), ``scan.mhd`` ->
     ``scan_labels.mha`` (one file instead of two); an image that is from no file -> ``<name>_labels.tif`` in the working directory; labels
-    that a session keeps on the disk -> ``.ome.zarr``, whatever the image is.
+    that a session keeps on the disk -> ``.ome.zarr``, whatever the image is. Every ``time`` point of a series has a file of its own:
+    ``scan.nii.gz`` -> ``scan_t3_labels.nii.gz``.
     """
+    kind = "_labels" if time is None else f"_t{time}_labels"
     extension = _extension(image.path) if image.path is not None else None
     large = is_large(image.shape)
     if image.path is None or extension is None:
         name = re.sub(r"[^\w.-]+", "_", image.name).strip("._") or "image"
-        return Path.cwd() / f"{name}_labels{'.ome.zarr' if large else '.tif'}"
+        return Path.cwd() / f"{name}{kind}{'.ome.zarr' if large else '.tif'}"
     ending = image.path.name[len(image.path.name) - len(extension) :]
-    return image.path.with_name(f"{stem(image.path)}_labels{'.ome.zarr' if large else _STAND_INS.get(extension, ending)}")
+    return image.path.with_name(f"{stem(image.path)}{kind}{'.ome.zarr' if large else _STAND_INS.get(extension, ending)}")
 
 
 def stem(path: Path) -> str:
@@ -464,11 +492,7 @@ def _beside(
         _flush_to_disk(target.parent)
         return path
 
-    target = Path(os.path.realpath(path))
-    if target.is_dir() and _extension(path) not in _FOLDERS:
-        raise WriteError(f"{path.name!r} is a folder; expected the name of a file")
-    if target.exists() and _extension(path) in _FOLDERS and not _ZARR.codec.is_own(target):
-        raise WriteError(f"{path.name!r} is there and was not written by this program; expected a name that is free")
+    target = _target(path)
     extension = _extension(target) or _extension(path) or ""
     temporary = target.with_name(f".{target.name[: len(target.name) - len(extension)]}.{secrets.token_hex(4)}{extension}")
     aside = temporary.with_name(f"{temporary.name}.old")
@@ -490,6 +514,16 @@ def _beside(
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> Path:
+    """What a path means, if that may be replaced."""
+    target = Path(os.path.realpath(path))
+    if target.is_dir() and _extension(path) not in _FOLDERS:
+        raise WriteError(f"{path.name!r} is a folder; expected the name of a file")
+    if target.exists() and _extension(path) in _FOLDERS and not _ZARR.codec.is_own(target):
+        raise WriteError(f"{path.name!r} is there and was not written by this program; expected a name that is free")
+    return target
 
 
 def _why_not_written(path: Path, folder: Path, error: Exception) -> str:
