@@ -15,6 +15,7 @@ slice is used up, or no slice is left to look at. Both ways start from the same 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -58,20 +59,20 @@ class Work:
     seconds: float  # of propagation, for one slice
 
 
-def objects(labelled: LabelledSet, at_least: int, most: int) -> Iterator[tuple[Image, Mask]]:
-    """Images and (S) masks of 3D objects that reach through enough slices, spread evenly over the set."""
-    for key in keys(labelled, at_least, most):
+def objects(labelled: LabelledSet, slices: range, most: int) -> Iterator[tuple[Image, Mask]]:
+    """Images and (S) masks of 3D objects that reach through so many slices, spread evenly over the set."""
+    for key in keys(labelled, slices, most):
         yield volume(labelled, key)
 
 
-def keys(labelled: LabelledSet, at_least: int, most: int) -> list[Key]:
+def keys(labelled: LabelledSet, slices: range, most: int) -> list[Key]:
     """Case, target and id of these objects."""
     refs = [ref for ref in labelled.objects() if ref.plane.axis == 0]
     runs: dict[Key, int] = {}
     for ref in refs:
         key = (ref.case, ref.target, ref.id)
         runs[key] = runs.get(key, 0) + 1
-    long = [key for key, count in runs.items() if count >= at_least]
+    long = [key for key, count in runs.items() if count in slices]
     return [long[i] for i in sorted(set(np.linspace(0, len(long) - 1, min(most, len(long))).round().astype(int)))]
 
 
@@ -218,7 +219,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         running = {}
         for folder in options.sets:
-            chosen = keys(open_set(folder), options.at_least, options.objects)
+            chosen = keys(open_set(folder), range(options.at_least, sys.maxsize), options.objects)
             running[folder.resolve().name] = [(key, pool.submit(measure, folder, key, options)) for key in chosen]
         for name, works in running.items():
             found = []

@@ -18,7 +18,7 @@ def test_it_is_a_share_and_no_sign_makes_it_smaller(signs, name, more):
     assert expected_error(signs._replace(**{name: getattr(signs, name) + more})) >= error
 
 
-@pytest.mark.parametrize("name", ["away", "lost", "changed", "small", "open"])
+@pytest.mark.parametrize("name", ["away", "lost", "against", "doubted", "small", "open", "apart"])
 def test_these_count(name):
     quiet = Signs(*[0.0] * len(Signs._fields))
     assert expected_error(quiet._replace(**{name: 1.0})) > expected_error(quiet) + 0.01

@@ -83,7 +83,7 @@ def test_identical_slices_keep_the_mask():
     moving.propagate()
     there = {doubt.plane.index: doubt.error for doubt in moving.doubtful()}
     for doubt in session.doubtful():
-        assert doubt.error < there[doubt.plane.index + 4]  # as far from the slice that was painted
+        assert doubt.error <= there[doubt.plane.index + 4]  # as far from the slice that was painted
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -104,6 +104,23 @@ def test_a_longer_step_is_trusted_less():
         session.propagate()
     errors = [{doubt.plane.index: doubt.error for doubt in session.doubtful()} for session in (near, far)]
     assert all(errors[1][index] > errors[0][index] for index in (5, 7))
+
+
+@pytest.mark.parametrize("unit", [0.01, 1000.0])
+def test_the_unit_of_the_spacing_does_not_matter(unit):
+    plain, other = (painted(scene(MOVING, (2 * length, length, length)), (3, 7)) for length in (1.0, unit))
+    (_, expected), (_, found) = plain.propagate(), other.propagate()
+    np.testing.assert_array_equal(other.labels, plain.labels)
+    assert found.carried == pytest.approx(expected.carried, abs=1e-3)
+    for index, signs in expected.signs.items():
+        assert found.signs[index] == pytest.approx(signs, abs=1e-4)
+
+
+def test_how_far_a_slice_is_follows_from_the_nearest_that_was_accepted():
+    one, two = ({i: signs.away for i, signs in painted(slices=some).propagate()[1].signs.items()} for some in ((3,), (3, 9)))
+    assert all(two[index] < one[index] for index in (7, 8, 10))
+    assert two[4] == one[4]
+    assert sorted((4, 5, 6), key=two.get) == [4, 5, 6]
 
 
 def test_the_network_is_heeded_where_it_finds_what_was_accepted():

@@ -19,11 +19,8 @@ class Signs(NamedTuple):
     ----------
     away : logarithm of one and the number of slices to the nearest accepted one
     lost : negative logarithm of what should be left of the mask after all steps, by the round trips of the flow and their lengths
-    faded : share of the object's contrast that is gone
     against : 1 - IoU of what the network says and the mask that the flow brought
     doubted : 1 - the IoU that the network gives itself; 0.5 where it gives none
-    deaf : share by which the network is not listened to
-    changed : 1 - IoU with the mask of the slice before
     small : share of the mask that one pixel of its contour would make, of a disk of its area
     open : 1 where there is an accepted slice on one side alone, else 0
     apart : 1 - IoU of the masks from both sides; 0 where there is one alone
@@ -31,11 +28,8 @@ class Signs(NamedTuple):
 
     away: float
     lost: float
-    faded: float
     against: float
     doubted: float
-    deaf: float
-    changed: float
     small: float
     open: float = 1.0
     apart: float = 0.0
@@ -46,8 +40,8 @@ class Signs(NamedTuple):
         return mixed._replace(away=min(self.away, other.away), open=0.0, apart=apart)
 
 
-_BIAS = -4.06
-_WEIGHTS = Signs(away=0.88, lost=1.95, faded=0.23, against=0.07, doubted=0.47, deaf=1.11, changed=1.60, small=0.94, open=1.71, apart=0.13)
+_BIAS = -3.54
+_WEIGHTS = Signs(away=0.80, lost=1.75, against=0.78, doubted=1.54, small=1.65, open=1.64, apart=0.59)
 
 
 def expected_error(signs: Signs) -> float:

@@ -280,8 +280,7 @@ class _Walk:
         logits = np.where(found, np.maximum(logits, _LEAST_LOGIT), np.minimum(logits, -_LEAST_LOGIT)).astype(np.float32)
         answer, passed = Prediction(logits, box, pixels.shape), known.passed + 1
         lost, small = -math.log(max(sure, 1e-3)), min(2 * math.sqrt(math.pi / found.sum()), 1.0)
-        deaf, changed = 1 - known.heed, 1 - overlap(found, mask)
-        signs = Signs(math.log1p(passed), lost, 1 - left, against, doubted, deaf, changed, small)
+        signs = Signs(math.log1p(passed), lost, against, doubted, small)
         return _Known(pixels, answer.mask, sure, known.heed, stood_out, passed), _Carried(answer, signs)
 
     def _in_steps(self, distance: Logits) -> Logits:
@@ -370,7 +369,7 @@ def _start(way: range) -> int:
 
 def _of_none(passed: int) -> Signs:
     """The signs of a way that has ended before: much was lost, and of the rest nothing is known."""
-    return Signs(math.log1p(passed), lost=1.0, faded=0.5, against=0.5, doubted=0.5, deaf=0.5, changed=0.5, small=0.1)
+    return Signs(math.log1p(passed), lost=1.0, against=0.5, doubted=0.5, small=0.1)
 
 
 def _about(mask: Mask, margin: float) -> Box:
