@@ -49,7 +49,9 @@ def segmenter() -> NetworkSegmenter:
 
 
 def small(name: str, **changes: object) -> Adaptation:
-    return replace(POLICIES[name], **({"size": SIZE, "ia_rate": 2e-3, "ia_steps": 3, "sa_rate": 1e-3, "post_rounds": 1} | changes))
+    """The policy of that name in small windows, without the guards that have tests of their own."""
+    few = {"size": SIZE, "procedural": 0, "plausible": 0.0, "ia_rate": 2e-3, "ia_steps": 3, "sa_rate": 1e-3, "post_rounds": 1}
+    return replace(POLICIES[name], **(few | changes))
 
 
 def disk(row: float = 35, col: float = 40, radius: float = 14) -> np.ndarray:
@@ -331,7 +333,7 @@ def test_the_network_is_shown_some_of_the_clicks_and_a_positive_one(signs, steps
 
 
 def test_the_gate_judges_sequence_adaptation_too(segmenter):
-    good = small("pi", post_rate=4e-3, gate_margin=1.0, rehearsed=0, post_rounds=2)
+    good = small("pi", post_rate=4e-3, gate_margin=float("inf"), rehearsed=0, post_rounds=2)
     for _ in range(8):
         good.on_accept(segmenter, lesson())
     known = segmenter.snapshot()
@@ -373,7 +375,7 @@ def test_a_step_out_of_range_leaves_everything_as_it_was(segmenter, monkeypatch,
 @pytest.mark.parametrize("name", ["mi", "ia"])
 def test_a_lesson_after_which_the_click_is_disobeyed_is_taken_back(segmenter, name):
     """Upside down: a rate below zero unlearns the click that it should teach."""
-    good = small("pi", post_rate=4e-3, gate_margin=1.0, rehearsed=0, post_rounds=2)
+    good = small("pi", post_rate=4e-3, gate_margin=float("inf"), rehearsed=0, post_rounds=2)
     for _ in range(8):
         good.on_accept(segmenter, lesson())
     known, clicks = segmenter.snapshot(), (ON, Click((33, 42)))

@@ -37,10 +37,8 @@ def taught(start: Knowledge) -> Knowledge:
     first = Tensors({k: torch.randn(2, 3, generator=generator) * 1e-12 for k in fresh})
     second = Tensors({k: torch.rand(2, 3, generator=generator) * 1e-30 for k in fresh})
     clicks = ((WindowClick(1 / 3, 0.1, True), WindowClick(2.5, -0.5, False)), (WindowClick(7.0, 1e-7, True),))
-    remembered = tuple(
-        Remembered(torch.randn(2, 3, 8, 8, generator=generator).half(), torch.rand(2, 1, 8, 8, generator=generator) > 0.5, clicks[::order])
-        for order in (1, -1)
-    )
+    images, targets = torch.randn(2, 2, 3, 8, 8, generator=generator).half(), torch.rand(2, 2, 1, 8, 8, generator=generator) > 0.5
+    remembered = tuple(Remembered(images[i], targets[i], clicks[:: 1 - 2 * i], (1 / 3, 0.1 + i)) for i in range(2))
     return Knowledge(Tensors({**start.weights, **fresh}), first, second, 7, (1 / 3, 0.1 + 0.2, 1.9), remembered, worth=(-1 / 3, 2.44))
 
 
@@ -57,7 +55,7 @@ def assert_equal(found: Knowledge, expected: Knowledge) -> None:
         assert mine.images.dtype == theirs.images.dtype
         assert torch.equal(mine.targets, theirs.targets)
         assert mine.targets.dtype == theirs.targets.dtype
-        assert mine.clicks == theirs.clicks
+        assert (mine.clicks, mine.best) == (theirs.clicks, theirs.best)
 
 
 @pytest.fixture
@@ -161,6 +159,9 @@ def rewritten(path: Path, *, drop: str = "", tensor: tuple[str, torch.Tensor] | 
         {"clicks": "[[[[1, 2]]]]"},
         {"extent_log": "[1, 2]"},
         {"worth": "[1, 2, 3]"},
+        {"best": "[[0.5, 0.5]]"},
+        {"best": "[[0.5], [0.5]]"},
+        {"best": "[[0.5, 0.5], [0.5, null]]"},
         {"drop": "second/stem.weight"},
         {"drop": "memory/1/targets"},
         {"tensor": ("weight/stem.weight", torch.zeros(5))},
@@ -171,6 +172,13 @@ def rewritten(path: Path, *, drop: str = "", tensor: tuple[str, torch.Tensor] | 
 )
 def test_damage_inside_the_file_is_refused(store, saved, damage):
     refusal(store, rewritten(saved, **damage))
+
+
+def test_what_an_older_version_wrote_is_read(store, saved):
+    rewritten(saved, drop="worth")
+    loaded = store.load(rewritten(saved, drop="best"))
+    plain = taught(store.base)
+    assert_equal(loaded, replace(plain, worth=(0.0, 0.0), memory=tuple(replace(one, best=(0.0, 0.0)) for one in plain.memory)))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -67,16 +67,18 @@ class Remembered:
     images : (V, 3, n, n) standardised pixels, half precision
     targets : (V, 1, n, n) bool
     clicks : the user's clicks in the pixels of each view
+    best : the best that a model in force ever reached on it: mean IoU from the first click alone, and from all clicks
     """
 
     images: Tensor
     targets: Tensor
     clicks: tuple[tuple[WindowClick, ...], ...]
+    best: tuple[float, float] = (0.0, 0.0)
 
     def view(self, number: int) -> Remembered:
         """The object in one of its views alone."""
         one = slice(number, number + 1)
-        return Remembered(self.images[one], self.targets[one], self.clicks[one])
+        return replace(self, images=self.images[one], targets=self.targets[one], clicks=self.clicks[one])
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,7 @@ class Knowledge:
         it learnt from them
     marks : how right these weights are about each object of the memory (IoU from the first click alone, and from all clicks), as far as
         that was found out; not kept on disk
+    source_mark : the same from all clicks, mean over the procedural objects that stand for the source domain; None if it is not known
     """
 
     weights: Tensors
@@ -108,6 +111,7 @@ class Knowledge:
     before_object: Knowledge | None = None
     worth: tuple[float, float] = (0.0, 0.0)
     marks: tuple[tuple[float, float], ...] = ()
+    source_mark: float | None = None
 
 
 class Shelf:
@@ -219,6 +223,7 @@ class KnowledgeStore:
             "extent_log": json.dumps(snapshot.extent_log),
             "worth": json.dumps(snapshot.worth),
             "clicks": json.dumps([item.clicks for item in snapshot.memory]),
+            "best": json.dumps([item.best for item in snapshot.memory]),
         }
 
     def load(self, path: Path) -> Knowledge:
@@ -252,9 +257,11 @@ class KnowledgeStore:
         device = next(iter(self.base.weights.values())).device
         named = {k: v.to(device) for k, v in tensors.items() if not k.startswith("memory/")}
         first, second = (Tensors({k.removeprefix(p): v for k, v in named.items() if k.startswith(p)}) for p in ("first/", "second/"))
+        clicked = json.loads(facts["clicks"])
+        reached = json.loads(facts.get("best", json.dumps([(0, 0)] * len(clicked))))  # older files do not say
         memory = tuple(
-            Remembered(tensors[f"memory/{i}/images"], tensors[f"memory/{i}/targets"], _clicks(views))
-            for i, views in enumerate(json.loads(facts["clicks"]))
+            Remembered(tensors[f"memory/{i}/images"], tensors[f"memory/{i}/targets"], _clicks(views), (float(first), float(every)))
+            for i, (views, (first, every)) in enumerate(zip(clicked, reached, strict=True))
         )
         if first.keys() != second.keys():
             raise ValueError("moments")

@@ -447,7 +447,7 @@ class LearningReport:
     message : one sentence
     loss_before, loss_after : loss on the lesson itself, NaN where not measured
     elapsed_s : seconds of model time
-    refused : whether a guard kept off an update that had been made
+    refused : whether a guard kept off an update, or did not let one be made
     remembered_before, remembered_after : mean IoU on remembered objects, as the guard measured it; NaN where it did not
     """
 

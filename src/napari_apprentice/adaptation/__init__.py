@@ -2,8 +2,8 @@
 
 A policy is made of up to two of these: *image adaptation* (IA) and *sequence adaptation* (SA) of Learning from Corrections
 (Kontogianni et al., 2020), *mid-interaction* (MI) and *post-interaction* (PI) of You Point, I Learn (2025). Ours on top: the hard click
-constraint, normalised click weights, rehearsal of remembered objects, corrections to practise on so that the model keeps listening, and a
-gate that refuses what makes remembered objects worse.
+constraint, normalised click weights, rehearsal of remembered objects and of procedural ones, corrections to practise on so that the model
+keeps listening, a gate that refuses what makes either worse, and doubt about masks for which nothing speaks.
 
 A policy is a frozen configuration. All that is learnt lives in the segmenter's `Knowledge`, which is never changed in place: an undo is a
 `restore`, and it is exact.
@@ -18,10 +18,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image
-from napari_apprentice.adaptation._memory import Update, answered, doubted, gated, lesson_windows, remember, with_extent
+from napari_apprentice.adaptation._doubt import doubted, replayed
+from napari_apprentice.adaptation._gate import Update, gated, implausible, marks_now
+from napari_apprentice.adaptation._memory import lesson_windows, remember, with_extent
 from napari_apprentice.adaptation._object import after_object, begins_object
 from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
 from napari_apprentice.adaptation._settings import Settings
+from napari_apprentice.adaptation._source import source_of
 from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
 from napari_apprentice.types import Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt, outcome
 
@@ -67,20 +70,28 @@ class Adaptation(Settings):
             return LearningReport(False, "nothing to learn")
         with segmenter.timed("adapt"):
             new = remember(segmenter, lesson, self.size)
-            let_go = (yield from doubted(self, segmenter, new)) if self.full_doubt else 0.0
-            before, known = segmenter.snapshot(), answered(segmenter, new)
+            known, *_ = answers = replayed(segmenter, new)
+            if objection := implausible(self, segmenter.snapshot().memory, new, answers[-1]):
+                return LearningReport(False, f"learning was refused: {objection}; nothing is remembered of it", refused=True)
+            yield
+            let_go = (yield from doubted(self, segmenter, new, answers)) if self.full_doubt else 0.0
+            if let_go:
+                ((known, _),) = marks_now(segmenter, (new,))
+            source = (yield from source_of(segmenter, self.procedural, self.size)) if self.procedural else None
+            before = segmenter.snapshot()
             updates: list[Update] = []
             if self.sa and lesson.clicks:
                 updates.append(SequenceAdaptation(self, segmenter, before, new, lesson).steps())
             if self.post:
-                updates.append(PostInteraction(self, segmenter, before, new, known).steps())
-            report = yield from gated(self, segmenter, new, known, _in_turn(updates))
+                updates.append(PostInteraction(self, segmenter, before, new, known, source).steps())
+            report = yield from gated(self, segmenter, new, known, source, _in_turn(updates))
         after = segmenter.snapshot()
+        newest = replace(new, best=after.marks[-1]) if after.marks else new
         segmenter.restore(
             replace(
                 after,
                 extent_log=with_extent(before.extent_log, lesson.mask) if self.extents else before.extent_log,
-                memory=(*before.memory, new)[-self.remembered :],
+                memory=(*after.memory, newest)[-self.remembered :],
                 marks=after.marks[-self.remembered :],
             )
         )

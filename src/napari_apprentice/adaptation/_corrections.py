@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from napari_apprentice.adaptation._memory import Batch, Update, lesson_windows, told
+from napari_apprentice.adaptation._gate import Update
+from napari_apprentice.adaptation._memory import Batch, lesson_windows, told
 from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._step import advance

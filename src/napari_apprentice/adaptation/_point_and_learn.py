@@ -8,12 +8,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from napari_apprentice.adaptation._memory import Batch, Update
+from napari_apprentice.adaptation._gate import Update
+from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
+from napari_apprentice.adaptation._source import Source
 from napari_apprentice.adaptation._step import advance
 from napari_apprentice.adaptation._targets import hardened, mask_in_window
 from napari_apprentice.guidance import WindowClick
@@ -51,55 +54,76 @@ def click_loss(settings: Settings, logits: Tensor, targets: Tensor, clicks: Sequ
 
 
 class PostInteraction:
-    """PI: one update from a finished object and some that are remembered.
+    """PI: one update from a finished object, and in turn from one that is remembered and from a procedural one.
 
     Parameters
     ----------
     before : what was known before the object
     new : the object
     known : how right its first click was answered before, 0..1
+    source : procedural objects; None to rehearse remembered ones alone
     """
 
-    def __init__(self, settings: Settings, segmenter: NetworkSegmenter, before: Knowledge, new: Remembered, known: float) -> None:
-        self.settings, self.segmenter, self.before, self.new, self.known = settings, segmenter, before, new, known
+    def __init__(
+        self, settings: Settings, segmenter: NetworkSegmenter, before: Knowledge, new: Remembered, known: float, source: Source | None
+    ) -> None:
+        self.settings, self.segmenter, self.before, self.new, self.source = settings, segmenter, before, new, source
+        self.rate = settings.post_rate * (min((1 - known) / settings.full_error, 1.0) if settings.full_error else 1.0)
         self.rng = np.random.default_rng([17, before.steps, len(before.memory)])
 
     def steps(self) -> Update:
         """Rounds of two steps."""
-        rounds, rate = [], self.settings.post_rate * self._need()
-        for _ in range(self.settings.post_rounds):
-            losses = yield from self._round(rate)
+        rounds = []
+        for number in range(self.settings.post_rounds):
+            losses = yield from self._round(number)
             if losses is None:
                 return None
             rounds.append(losses)
         return (rounds[0][0], rounds[-1][1]) if rounds else (float("nan"), float("nan"))
 
-    def _need(self) -> float:
-        """How much there is to learn, 0..1: the error of the answers to the first click, as long as it is small."""
-        return min((1 - self.known) / self.settings.full_error, 1.0) if self.settings.full_error else 1.0
-
-    def _round(self, rate: float) -> Update:
-        """One step from first clicks and one from corrections, on the new object and a few remembered ones, in one view of each."""
+    def _round(self, number: int) -> Update:
+        """One step from first clicks and one from corrections, on the new object and an old one, in one view of each."""
         yield
-        memory = self.before.memory
-        objects = [self.new, *(memory[i] for i in self.rng.permutation(len(memory))[: self.settings.rehearsed])]
-        batch = Batch([o.view(int(self.rng.integers(len(o.clicks)))) for o in objects], self.segmenter.device)
-        radius = self.settings.hard_radius_px
-        targets = torch.stack([hardened(t[None], c, radius)[0] for t, c in zip(batch.targets, batch.clicks, strict=True)])
+        new = self.new.view(int(self.rng.integers(len(self.new.clicks))))
+        old, said = self._rehearsed(number)
+        batch = Batch([new, *old], self.segmenter.device)
+        known = 1 if said is not None else len(batch.clicks)  # rows whose mask is known
+        pairs = zip(batch.targets[:known], batch.clicks[:known], strict=True)
+        targets = torch.stack([hardened(t[None], c, self.settings.hard_radius_px)[0] for t, c in pairs])
         logits = batch.logits(self.segmenter, batch.firsts)
-        loss = click_loss(self.settings, logits, targets, batch.firsts)
-        if not advance(self.segmenter, loss, rate, self.settings.anchor):
+        loss = self._loss(logits, targets, batch.firsts, None if said is None else said[0])
+        if not advance(self.segmenter, loss, self.rate, self.settings.anchor):
             return None
         yield
         probability = torch.sigmoid(logits.detach())
-        corrected = [
+        clicks = [
             [*f, *corrections(p > 0.5, t > 0.5, self.rng)]
-            for f, p, t in zip(batch.firsts, probability[:, 0].cpu().numpy(), targets[:, 0].cpu().numpy(), strict=True)
+            for f, p, t in zip(batch.firsts, probability[:known, 0].cpu().numpy(), targets[:, 0].cpu().numpy(), strict=False)
         ]
-        second = click_loss(self.settings, batch.logits(self.segmenter, corrected, probability), targets, corrected)
-        if not advance(self.segmenter, second, rate, self.settings.anchor):
+        if said is not None:
+            clicks.append(list(batch.clicks[-1]))
+            probability[-1, 0] = said[0]
+        second = self._loss(batch.logits(self.segmenter, clicks, probability), targets, clicks, None if said is None else said[1])
+        if not advance(self.segmenter, second, self.rate, self.settings.anchor):
             return None
         return float(loss.detach()), float(second.detach())
+
+    def _rehearsed(self, number: int) -> tuple[list[Remembered], Tensor | None]:
+        """What a round repeats: a procedural object and what the untaught model said of it (2, n, n), or remembered ones."""
+        memory = self.before.memory
+        if self.source is not None and (number % 2 == 0 or not memory):
+            which = int(self.rng.integers(len(self.source.objects)))
+            return [self.source.objects[which]], self.source.answers[which]
+        chosen = [memory[i] for i in self.rng.permutation(len(memory))[: self.settings.rehearsed]]
+        return [o.view(int(self.rng.integers(len(o.clicks)))) for o in chosen], None
+
+    def _loss(self, logits: Tensor, targets: Tensor, clicks: Sequence[Sequence[WindowClick]], said: Tensor | None) -> Tensor:
+        """The loss on the rows whose masks are known, and on the last one against the probabilities that the untaught model ``said``."""
+        known = len(targets)
+        loss = click_loss(self.settings, logits[:known], targets, clicks[:known])
+        if said is None:
+            return loss
+        return loss + self.settings.replay_weight * F.binary_cross_entropy_with_logits(logits[-1, 0], said)
 
 
 def corrections(mask: npt.NDArray[np.bool_], target: npt.NDArray[np.bool_], rng: np.random.Generator, most: int = 10) -> list[WindowClick]:

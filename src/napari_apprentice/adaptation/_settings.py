@@ -33,8 +33,14 @@ class Settings:
     hard_radius_px : around every click the target says what the user said, in window pixels; 0 is the clicked pixel alone
     anchor : share of the way back to the shipped weights in every step of You Point, I Learn
     remembered : objects kept to rehearse and to judge by
-    rehearsed : of these, how many join every step
-    gate_margin : an update is refused if remembered objects lose more than this mean IoU; infinite for no gate
+    rehearsed : of these, how many join a step
+    procedural : procedural objects to rehearse and to judge by, which stand for all that the untaught model can do; 0 for none
+    replay_weight : weight of what the untaught model says of them, beside the loss on accepted objects
+    gate_margin : an update is refused if remembered objects lose more than this mean IoU; infinite for no gate: nothing is refused
+    best_margin : it is refused as well if they fall further than this below the best that was ever reached on each of them
+    source_margin : the same for procedural objects, below what the untaught model reaches on them
+    plausible : a mask that the model gives at most this IoU from all its clicks has to stand out from its surroundings to be learnt from
+    standing_out : at least by this share of what is usual among the remembered objects
     full_doubt : mean IoU by which the taught model has to be worse than the untaught one, on the newest accepted objects before it learnt
         from them, for all that it learnt to be let go; in part if by less. 0 for never
     ia, sa : Learning from Corrections: adapt to the object while it is clicked, and forget that after it; adapt to the sequence of objects
@@ -68,7 +74,13 @@ class Settings:
     anchor: float = 2e-3
     remembered: int = 8
     rehearsed: int = 1
+    procedural: int = 6
+    replay_weight: float = 1.0
     gate_margin: float = 0.01
+    best_margin: float = 0.03
+    source_margin: float = 0.02
+    plausible: float = 0.6
+    standing_out: float = 0.5
     full_doubt: float = 0.1
     ia: bool = False
     sa: bool = False

@@ -49,7 +49,7 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
     if not bool(torch.isfinite(torch.stack([value.sum() for values in (weights, seconds) for value in values.values()])).all()):
         return False
     learnt = replace(old, weights=_with(old.weights, weights), first=_with(old.first, firsts), second=_with(old.second, seconds))
-    segmenter.restore(replace(learnt, steps=old.steps + 1, marks=()))
+    segmenter.restore(replace(learnt, steps=old.steps + 1, marks=(), source_mark=None))
     return True
 
 
