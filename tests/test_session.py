@@ -673,6 +673,35 @@ def test_what_was_painted_by_hand_is_told_to_the_model_and_stays():
     assert session.pending[0].mask[30:32, 30:32].all()
 
 
+def test_an_object_that_was_only_painted_teaches_and_undo_takes_that_back():
+    session = make(PICTURE, 3.0, FakePolicy(0, 0))
+    session.paint((slice(10, 16), slice(10, 16)), np.ones((6, 6), int))
+    assert session.worked_in == (Plane(0, 0),)
+    session.accept(learn=False)
+    (lesson,) = session.pending
+    assert lesson.clicks == ()
+    assert lesson.mask.sum() == 36
+    session.undo()
+    assert session.pending == ()
+    session.undo()
+    assert session.worked_in == ()
+
+
+def test_strokes_of_one_slice_teach_and_balls_do_not():
+    session = make(VOLUME, 2.0, FakePolicy(0, 0))
+    session.paint((slice(2, 5), slice(3, 8), slice(3, 8)), np.ones((3, 5, 5), int))
+    assert session.worked_in == ()
+    session.paint((slice(3, 4), slice(3, 10), slice(3, 8)), np.ones((1, 7, 5), int))
+    assert session.worked_in == (Plane(0, 3),)
+    session.paint((slice(1, 5), slice(3, 8), slice(9, 10)), np.full((4, 5, 1), 2))
+    assert session.worked_in == (Plane(0, 3),)  # of another object
+    session.add(Click((2, 5, 5)))
+    assert session.worked_in == (Plane(0, 2), Plane(0, 3))
+    session.accept(learn=False)
+    assert [lesson.mask.any() for lesson in session.pending] == [True, True]
+    assert session.worked_in == ()
+
+
 def test_discard_keeps_the_id_and_the_other_objects():
     session = make()
     session.add(Click((2, 5, 5)))

@@ -79,6 +79,7 @@ class State:
     firsts : the answers to the first click in every plane of the open object in which there was nothing of it yet
     versions : the versions of the model
     legend : what objects are called
+    strokes : planes in which the open object was painted by hand, by strokes that lie in one plane
     """
 
     label: int
@@ -92,6 +93,12 @@ class State:
     firsts: Mapping[Plane, Prediction] = field(default_factory=dict)
     versions: Catalogue = field(default_factory=Catalogue)
     legend: Legend = field(default_factory=Legend)
+    strokes: tuple[Plane, ...] = ()
+
+    @property
+    def worked_in(self) -> tuple[Plane, ...]:
+        """Planes in which the user clicked for the open object, or painted it."""
+        return tuple(dict.fromkeys((*(click.plane for click in self.clicks), *self.strokes)))
 
     def origin(self, label: int) -> Origin:
         """Where the slices of an object come from."""
@@ -125,7 +132,7 @@ class State:
     def opening(self, label: int) -> State:
         """The same with another object open, or the same object afresh."""
         finished = tuple(i for i in self.finished if i != label)
-        return replace(self, label=label, clicks=(), predictions={}, firsts={}, finished=finished)
+        return replace(self, label=label, clicks=(), predictions={}, firsts={}, finished=finished, strokes=())
 
     def accepted(self, lessons: tuple[Lesson, ...]) -> State:
         """The same with the open object finished and the next free id open."""
@@ -145,7 +152,9 @@ class State:
         before, after = patch.before, patch.after
         ids = np.union1d(before[before != after], after[before != after]).tolist()
         origins = {**self.origins, **{label: self.origin(label).corrected(planes) for label in ids if label}}
-        return replace(self, highest=max(self.highest, int(after.max())), origins=origins)
+        flat = (Plane(0, 0),) if len(patch.region) == 2 else tuple(planes) if len(planes) == 1 else ()
+        strokes = tuple(dict.fromkeys((*self.strokes, *flat))) if self.label in ids else self.strokes
+        return replace(self, highest=max(self.highest, int(after.max())), origins=origins, strokes=strokes)
 
     def propagated(self, label: int, axis: int, carried: Mapping[int, float]) -> State:
         """The same after an object was propagated across ``axis``, see `Origin.refilled`."""

@@ -56,6 +56,11 @@ class Overview:
         return self._state.clicks
 
     @property
+    def worked_in(self) -> tuple[Plane, ...]:
+        """Planes that the user clicked or painted in for the open object: what it teaches when it is accepted."""
+        return self._state.worked_in
+
+    @property
     def predictions(self) -> Mapping[Plane, Prediction]:
         """The newest answer in every plane of the open object that was clicked in."""
         return MappingProxyType(dict(self._state.predictions))

@@ -40,9 +40,9 @@ __all__ = ["Apprentice", "lessons_of"]
 
 
 def lessons_of(image: Image, labels: LabelMap, state: State) -> tuple[Lesson, ...]:
-    """What there is to learn from the open object as it is now: every plane that was clicked in and holds some of it."""
+    """What there is to learn from the open object as it is now: every plane that was clicked or painted in and holds some of it."""
     lessons = []
-    for plane in dict.fromkeys(click.plane for click in state.clicks):
+    for plane in state.worked_in:
         ids = labels.plane(plane)
         mask, others = ids == state.label, (ids != 0) & (ids != state.label)
         if mask.any():

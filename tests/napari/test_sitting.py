@@ -105,16 +105,16 @@ def test_accepting_is_answered_twice_and_what_is_outdated_comes_after_learning(s
     assert again == [(0, 1, 0)]
 
 
-def test_an_object_without_a_click_is_said_to_teach_nothing(sitting, errands):
-    sitting.paint(stroke(slice(2, 3), slice(5, 9), slice(5, 9), before=0, after=1))
+def test_an_object_that_nobody_worked_on_is_said_to_teach_nothing(sitting, errands):
+    sitting.paint(stroke(slice(2, 5), slice(5, 9), slice(5, 9), before=0, after=1))  # a ball of three slices
     sitting.accept(lambda *_: None)
     errands.wait()
-    assert errands.heard[-1] == "accepted: object 1; it has no click, so it teaches nothing"
+    assert errands.heard[-1] == "accepted: object 1; it was neither clicked nor painted in, so it teaches nothing"
     assert sitting.session.finished == (1,)
-    sitting.click(CLICKS[0])
+    sitting.paint(stroke(slice(2, 3), slice(15, 19), slice(5, 9), before=0, after=2))
     sitting.accept(lambda *_: None)
     errands.wait()
-    assert "accepted: object 2" not in errands.heard[-1]
+    assert "accepted: object 2;" not in errands.heard[-1]
 
 
 def test_seeds_show_in_the_place_of_clicks_until_the_object_is_split(sitting, errands):
