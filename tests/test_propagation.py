@@ -13,7 +13,7 @@ from napari_apprentice.history import Origin
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.labelmap import LabelMap
 from napari_apprentice.painting import implied, previous_answer
-from napari_apprentice.propagation import Carrying, propagate
+from napari_apprentice.propagation import Carrying, Outcome, Stop, propagate
 from napari_apprentice.replay import replay
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import Box, Click, Image, Plane, Prediction, SessionError
@@ -164,6 +164,14 @@ def test_a_single_slice_has_nowhere_to_go():
 
 
 # --- what it must not touch ---
+
+
+def test_the_sentence_says_every_reason_once():
+    gone, split = "the object is gone", "the object splits"
+    stops = (Stop(2, gone, 0.3), Stop(9, gone, 0.3), Stop(12, split, 0.75))
+    said = Outcome(0, None, {index: 0.1 for index in range(2, 13)}, stops).sentence
+    assert said == f"8 slices were filled; it ended at slices 2 and 9: {gone}; it ended at slice 12: {split}"
+    assert Outcome(0, None, {3: 0.1, 4: 0.3}, (Stop(4, gone, 0.3),)).sentence == f"1 slice was filled; it ended at slice 4: {gone}"
 
 
 @settings(max_examples=12, deadline=None)

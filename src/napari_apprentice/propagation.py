@@ -115,7 +115,10 @@ class Outcome:
         """What there is to say of it in a status line."""
         count = len(self.carried) - len(self.stops)
         told = ["no slice was filled" if not count else "1 slice was filled" if count == 1 else f"{count} slices were filled"]
-        return "; ".join([*told, *(f"it ended at slice {stop.index}: {stop.reason}" for stop in self.stops)])
+        for reason in dict.fromkeys(stop.reason for stop in self.stops):
+            where = [str(stop.index) for stop in self.stops if stop.reason == reason]
+            told.append(f"it ended at slice{'s' * (len(where) > 1)} {' and '.join(where)}: {reason}")
+        return "; ".join(told)
 
 
 def propagate(

@@ -84,7 +84,7 @@ class Adaptation(Settings):
                 updates.append(SequenceAdaptation(self, segmenter, before, new, lesson).steps())
             if self.post:
                 updates.append(PostInteraction(self, segmenter, before, new, known, source).steps())
-            report = yield from gated(self, segmenter, new, known, source, _in_turn(updates))
+            report = yield from gated(self, segmenter, new, source, _in_turn(updates))
         after = segmenter.snapshot()
         newest = replace(new, best=after.marks[-1]) if after.marks else new
         segmenter.restore(

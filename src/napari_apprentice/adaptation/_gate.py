@@ -88,7 +88,7 @@ def implausible(settings: Settings, memory: Sequence[Remembered], new: Remembere
 
 
 def gated(
-    settings: Settings, segmenter: NetworkSegmenter, new: Remembered, known: float, source: Source | None, update: Update
+    settings: Settings, segmenter: NetworkSegmenter, new: Remembered, source: Source | None, update: Update
 ) -> Generator[None, None, LearningReport]:
     """Do an update unless remembered objects or procedural ones pay for it: all of it, or a quarter of the way, or nothing.
 
@@ -97,7 +97,6 @@ def gated(
     Parameters
     ----------
     new : the object that is learnt from
-    known : how right its first click was answered before
     source : procedural objects; None to judge by remembered ones alone
     update : changes the segmenter's weights
     """
@@ -127,9 +126,8 @@ def gated(
         if not (objection := _objection(settings, standard, reached, _means([one.best for one in old]), len(old))):
             memory = tuple(_better(one, mark) for one, mark in zip(old, found[:-1], strict=True))
             segmenter.restore(replace(segmenter.snapshot(), memory=memory, marks=found, source_mark=kept))
-            message = f"learnt from this object: its first click alone gives IoU {found[-1][0]:.2f} now, {known:.2f} before"
             judged = (standard[1], reached[1]) if old else (math.nan, math.nan)
-            return LearningReport(True, message, *losses, remembered_before=judged[0], remembered_after=judged[1])
+            return LearningReport(True, "learnt from this object", *losses, remembered_before=judged[0], remembered_after=judged[1])
     segmenter.restore(before)
     segmenter.restore(replace(before, marks=(*marks, *marks_now(segmenter, (new,))), source_mark=held))
     return LearningReport(False, f"learning was refused: {objection}; the model stays", refused=True)
