@@ -169,7 +169,7 @@ def test_a_single_slice_has_nowhere_to_go():
 def test_the_sentence_says_every_reason_once():
     gone, split = "the object is gone", "the object splits"
     stops = (Stop(2, gone, 0.3), Stop(9, gone, 0.3), Stop(12, split, 0.75))
-    said = Outcome(0, None, {index: 0.1 for index in range(2, 13)}, stops).sentence
+    said = Outcome(0, None, dict.fromkeys(range(2, 13), 0.1), stops).sentence
     assert said == f"8 slices were filled; it ended at slices 2 and 9: {gone}; it ended at slice 12: {split}"
     assert Outcome(0, None, {3: 0.1, 4: 0.3}, (Stop(4, gone, 0.3),)).sentence == f"1 slice was filled; it ended at slice 4: {gone}"
 
