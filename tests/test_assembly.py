@@ -174,8 +174,8 @@ def test_given_labels_are_kept_and_protected(weights):
         (np.zeros((2, 2, 2, 2, 2)), ImageError, "shape"),
         (np.zeros((0, 5)), ImageError, "empty"),
         (np.full((20, 20), 3), ImageError, "constant"),
-        (np.where(np.eye(20) > 0, np.nan, 1.0), ImageError, "NaN"),
-        (np.where(np.eye(20) > 0, np.inf, 1.0), ImageError, "infinite"),
+        (np.full((20, 20), np.nan), ImageError, "NaN"),
+        (np.where(np.eye(20) > 0, np.inf, np.nan), ImageError, "infinite"),
         (np.array([["a", "b"]]), ImageError, "values"),
         (np.ones((4, 4), complex), ImageError, "complex"),
     ],
@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written_and_one_that_is_taken_are_refused(weigh
 
 def test_a_bad_slice_is_refused_when_it_is_clicked_and_the_session_stays(weights):
     data = volume().data.astype(np.float32)
-    data[0, 1, 3, 3], data[0, 3] = np.nan, 5.0
+    data[0, 1], data[0, 3] = np.nan, 5.0
     session = open_session(Image(data), weights=weights, device="cpu")
     session.add(Click((2, 15, 18)))
     labels, known = session.labels.copy(), knowledge(session)
