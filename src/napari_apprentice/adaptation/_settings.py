@@ -74,7 +74,7 @@ class Settings:
     anchor: float = 2e-3
     remembered: int = 8
     rehearsed: int = 1
-    procedural: int = 6
+    procedural: int = 0
     replay_weight: float = 1.0
     gate_margin: float = 0.01
     best_margin: float = 0.03
