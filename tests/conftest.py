@@ -69,6 +69,27 @@ def disks_set(make_set: Callable[..., Path]) -> Path:
     return make_set('objects = "id"\nmin_area_px = 5\n[classes]\nids = "one disk each"\n', cases, "disks")
 
 
+@pytest.fixture(scope="session")
+def tiny_segmenter() -> Callable[..., Any]:
+    """``tiny_segmenter(seed=0, importance=None)``: a small random U-Net that answers clicks; every weight matters ``importance`` much."""
+    import torch
+
+    from napari_apprentice.networks import build
+    from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
+    from napari_apprentice.weights import LoadedWeights
+
+    def make(seed: int = 0, importance: float | None = None) -> NetworkSegmenter:
+        torch.manual_seed(seed)
+        network = build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4})
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.03 * torch.randn_like(parameter))
+        known = {} if importance is None else {k: torch.full_like(v, importance) for k, v in network.named_parameters()}
+        return NetworkSegmenter(LoadedWeights(network.eval(), "unet", {}, "0", known), "cpu", ZoomConfig(size=32, first_size=32))
+
+    return make
+
+
 @pytest.fixture
 def data_folder() -> Path:
     """Real labelled sets, where the environment variable APPRENTICE_DATA says that there are some."""

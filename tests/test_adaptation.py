@@ -29,10 +29,8 @@ from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
 from napari_apprentice.losses import dice_focal
-from napari_apprentice.networks import build
-from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
+from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt, outcome
-from napari_apprentice.weights import LoadedWeights
 from napari_apprentice.windows import click_in_window
 
 TINY = {"widths": [8, 16, 16, 16, 16], "groups": 4}
@@ -45,17 +43,8 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def tiny_segmenter(seed: int = 0) -> NetworkSegmenter:
-    torch.manual_seed(seed)
-    network = build("unet", TINY)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.03 * torch.randn_like(parameter))
-    return NetworkSegmenter(LoadedWeights(network.eval(), "unet", {}, "0"), "cpu", ZoomConfig(size=32, first_size=32))
-
-
 @pytest.fixture
-def segmenter() -> NetworkSegmenter:
+def segmenter(tiny_segmenter) -> NetworkSegmenter:
     return tiny_segmenter()
 
 
@@ -105,7 +94,7 @@ def same(first: Prediction, second: Prediction) -> bool:
 
 
 @pytest.fixture(scope="module")
-def learnt() -> Knowledge:
+def learnt(tiny_segmenter) -> Knowledge:
     """What a tiny network knows that gets one disk right."""
     segmenter, policy = tiny_segmenter(), small("pi", post_rate=4e-3, gate_margin=float("inf"), rehearsed=0)
     for _ in range(8):
@@ -130,7 +119,7 @@ def test_an_untaught_model_has_nothing_to_let_go(segmenter):
     assert segmenter.snapshot() is before
 
 
-def test_what_helps_is_kept_bit_for_bit(learnt):
+def test_what_helps_is_kept_bit_for_bit(tiny_segmenter, learnt):
     segmenter = tiny_segmenter()
     segmenter.restore(learnt)
     before = tensors(learnt)
@@ -142,7 +131,7 @@ def test_what_helps_is_kept_bit_for_bit(learnt):
     assert equal(dict(after.weights.items()), parameters(segmenter))
 
 
-def test_what_harms_is_let_go_by_as_much(learnt):
+def test_what_harms_is_let_go_by_as_much(tiny_segmenter, learnt):
     """Taught that a disk is meant; what is meant now is what an untaught model says anyway."""
     fresh = tiny_segmenter()
     said = fresh.predict(picture(), Prompt((Click((35, 40)),))).mask
@@ -163,7 +152,7 @@ def test_what_harms_is_let_go_by_as_much(learnt):
         assert after.memory == learnt.memory
 
 
-def test_a_lesson_says_how_much_was_let_go(learnt):
+def test_a_lesson_says_how_much_was_let_go(tiny_segmenter, learnt):
     segmenter = tiny_segmenter()
     said = segmenter.predict(picture(), Prompt((Click((35, 40)),))).mask
     segmenter.restore(replace(learnt, worth=(0.0, 0.0)))
@@ -173,7 +162,7 @@ def test_a_lesson_says_how_much_was_let_go(learnt):
     assert "let go" not in small("pi").on_accept(segmenter, lesson()).message
 
 
-def test_evidence_fades(learnt):
+def test_evidence_fades(tiny_segmenter, learnt):
     segmenter = tiny_segmenter()
     segmenter.restore(replace(learnt, worth=(10.0, 10.0)))
     for _ in let_go(small("pi"), segmenter, new_object(segmenter, disk())):
@@ -240,7 +229,7 @@ def taught_loss(policy: Adaptation, segmenter: NetworkSegmenter, pixels: ImageSl
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_later_click_brings_the_loss_on_what_it_taught_down(seed):
+def test_a_later_click_brings_the_loss_on_what_it_taught_down(tiny_segmenter, seed):
     segmenter, pixels, policy = tiny_segmenter(seed), picture(), small("mi")
     prompt = two_clicks(segmenter, pixels)
     said = segmenter.predict(pixels, prompt)
@@ -253,7 +242,7 @@ def test_a_later_click_brings_the_loss_on_what_it_taught_down(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_corrected_click_is_needed_less_the_next_time(seed):
+def test_a_corrected_click_is_needed_less_the_next_time(tiny_segmenter, seed):
     """Without the click, the model says more of what the click said than before."""
     segmenter, pixels, policy = tiny_segmenter(seed), picture(), small("mi", mid_rate=5e-4, mid_steps=4)
     prompt = two_clicks(segmenter, pixels)
@@ -524,7 +513,7 @@ def test_the_anchor_pulls_towards_the_shipped_weights(segmenter):
     assert distances[1] == pytest.approx(0.5 * distances[0], rel=1e-3)
 
 
-def test_a_step_is_adams(segmenter):
+def test_a_step_is_adams(tiny_segmenter, segmenter):
     """Against torch's own optimiser, over three steps with carried moments."""
     torch.manual_seed(4)
     inputs = [torch.randn(1, c, 32, 32) for c in (3, 2, 1)]
@@ -587,7 +576,7 @@ def act(segmenter: NetworkSegmenter, policy: Adaptation, sequence: list) -> list
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "none"])
 @settings(max_examples=5)
 @given(actions, st.permutations(range(6)), st.sampled_from([0, 1 << 30]))
-def test_every_state_can_be_had_back_bit_for_bit(name, sequence, order, budget):
+def test_every_state_can_be_had_back_bit_for_bit(tiny_segmenter, name, sequence, order, budget):
     segmenter = tiny_segmenter()
     segmenter._shelf.budget_bytes = budget
     start, weights = segmenter.snapshot(), parameters(segmenter)
@@ -607,7 +596,7 @@ def test_every_state_can_be_had_back_bit_for_bit(name, sequence, order, budget):
 @pytest.mark.parametrize("name", ["mi+pi", "ia+sa"])
 @settings(max_examples=5)
 @given(actions)
-def test_the_same_work_teaches_the_same(name, sequence):
+def test_the_same_work_teaches_the_same(tiny_segmenter, name, sequence):
     trails = [act(tiny_segmenter(), small(name, ia_steps=2, post_rounds=1), sequence) for _ in range(2)]
     for (_, first), (_, second) in zip(*trails, strict=True):
         assert equal(first, second)
@@ -664,8 +653,8 @@ def test_corrections_are_one_true_word_on_each_of_the_largest_errors(seed, most)
 
 @settings(max_examples=40)
 @given(st.integers(0, 69), st.integers(0, 79), st.integers(0, 30))
-def test_remembered_views_show_the_object_and_its_clicks(row, col, radius):
-    segmenter, mask = SEGMENTER, disk(row, col, radius)
+def test_remembered_views_show_the_object_and_its_clicks(tiny_segmenter, row, col, radius):
+    segmenter, mask = tiny_segmenter(), disk(row, col, radius)
     click = Click((row, col))
     far, near = lesson_windows(segmenter, mask, (click,))
     rows, cols = np.nonzero(mask)
@@ -694,22 +683,19 @@ def test_remembered_views_show_the_object_and_its_clicks(row, col, radius):
         ((Click((35, 10), False), Click((30, 40))), [False, True]),
     ],
 )
-def test_an_object_is_remembered_with_a_click_that_says_where_it_is(clicks, signs):
-    kept = remember(SEGMENTER, lesson(clicks=clicks), 32)
+def test_an_object_is_remembered_with_a_click_that_says_where_it_is(tiny_segmenter, clicks, signs):
+    kept = remember(tiny_segmenter(), lesson(clicks=clicks), 32)
     assert [[c.positive for c in view] for view in kept.clicks] == [signs, signs]
     for (first,), target in zip(Batch([kept], torch.device("cpu")).firsts, kept.targets, strict=True):
         assert first.positive
         assert target[0, round(first.row), round(first.col)]
 
 
-SEGMENTER = tiny_segmenter()
-
-
 # --- step by step ---
 
 
 @pytest.mark.parametrize("name", ["pi", "mi+pi", "ia+sa"])
-def test_a_segmenter_that_is_used_between_the_steps_learns_the_same(name):
+def test_a_segmenter_that_is_used_between_the_steps_learns_the_same(tiny_segmenter, name):
     ends = []
     for used in (False, True):
         segmenter = tiny_segmenter()

@@ -16,10 +16,8 @@ from napari_apprentice.adaptation import POLICIES, Adaptation, _corrections, rem
 from napari_apprentice.adaptation._corrections import SequenceAdaptation, click_cross_entropy, clicked_pixels, correction_loss, drift
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Knowledge, KnowledgeStore
-from napari_apprentice.networks import build
-from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter, ZoomConfig
+from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
 from napari_apprentice.types import Click, ImageSlice, InputError, Lesson, Prediction, Prompt
-from napari_apprentice.weights import LoadedWeights
 
 SHAPE = (70, 80)
 SIZE = 32
@@ -32,19 +30,8 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
-def tiny_segmenter(importance: float | None = None) -> NetworkSegmenter:
-    """A random network; every weight is said to matter ``importance`` much."""
-    torch.manual_seed(0)
-    network = build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4})
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.03 * torch.randn_like(parameter))
-    known = {} if importance is None else {k: torch.full_like(v, importance) for k, v in network.named_parameters()}
-    return NetworkSegmenter(LoadedWeights(network.eval(), "unet", {}, "0", known), "cpu", ZoomConfig(size=SIZE, first_size=SIZE))
-
-
 @pytest.fixture
-def segmenter() -> NetworkSegmenter:
+def segmenter(tiny_segmenter) -> NetworkSegmenter:
     return tiny_segmenter()
 
 
@@ -201,7 +188,7 @@ def test_after_the_object_the_weights_are_given_back_bit_for_bit(segmenter):
     assert equal(parameters(segmenter), weights)
 
 
-def test_an_object_that_was_never_accepted_leaves_nothing_to_the_next(segmenter):
+def test_an_object_that_was_never_accepted_leaves_nothing_to_the_next(tiny_segmenter, segmenter):
     policy, clean = small("ia"), tiny_segmenter()
     work(policy, segmenter, (Click((10, 70)), OFF))
     mine, theirs = work(policy, segmenter), work(policy, clean)
@@ -210,7 +197,7 @@ def test_an_object_that_was_never_accepted_leaves_nothing_to_the_next(segmenter)
 
 
 @pytest.mark.parametrize(("with_image", "without"), [("ia+sa", "sa"), ("ia+pi", "pi")])
-def test_what_stays_is_what_would_stay_without_image_adaptation(segmenter, with_image, without):
+def test_what_stays_is_what_would_stay_without_image_adaptation(tiny_segmenter, segmenter, with_image, without):
     other = tiny_segmenter()
     for _ in range(2):
         work(small(with_image), segmenter)
@@ -232,7 +219,7 @@ def test_without_the_click_term_the_click_is_obeyed_less(segmenter):
     assert gains[0] > gains[1]
 
 
-def test_the_stiffer_the_weights_the_closer_they_stay():
+def test_the_stiffer_the_weights_the_closer_they_stay(tiny_segmenter):
     distances = []
     for gamma in (0.0, 1.0, 100.0):
         segmenter = tiny_segmenter()
@@ -241,19 +228,19 @@ def test_the_stiffer_the_weights_the_closer_they_stay():
     assert distances[0] > distances[1] > distances[2] > 0
 
 
-def test_importance_stiffens_and_its_absence_holds_all_alike():
+def test_importance_stiffens_and_its_absence_holds_all_alike(tiny_segmenter):
     distances = {}
     for importance in (None, 1.0, 100.0):
-        segmenter = tiny_segmenter(importance)
+        segmenter = tiny_segmenter(importance=importance)
         work(small("ia"), segmenter)
         distances[importance] = distance(segmenter)
     assert distances[None] == pytest.approx(distances[1.0], rel=1e-5)
     assert distances[100.0] < distances[1.0]
     assert "not known" in tiny_segmenter().describe()["importance of weights"]
-    assert tiny_segmenter(1.0).describe()["importance of weights"] == "known"
+    assert tiny_segmenter(importance=1.0).describe()["importance of weights"] == "known"
 
 
-def test_a_negative_click_on_a_given_mask_begins_an_object_too(segmenter):
+def test_a_negative_click_on_a_given_mask_begins_an_object_too(tiny_segmenter, segmenter):
     given = Prompt((Click((30, 40)), OFF), replace(Prediction.from_mask(disk(30)), given=True))  # what is implied comes first
     work(small("ia"), segmenter, (ON,))  # an object that was left before it was finished
     answers = [small("ia").on_click(one, picture(), given) for one in (segmenter, tiny_segmenter())]
@@ -313,11 +300,11 @@ def test_the_loss_of_a_lesson_is_the_papers(segmenter, target):
 
 @settings(max_examples=25)
 @given(st.lists(st.booleans(), min_size=1, max_size=7), st.integers(0, 50))
-def test_the_network_is_shown_some_of_the_clicks_and_a_positive_one(signs, steps):
+def test_the_network_is_shown_some_of_the_clicks_and_a_positive_one(tiny_segmenter, signs, steps):
     clicks = tuple(Click((30 + i, 40), sign) for i, sign in enumerate(signs))
-    one, known = lesson(clicks), replace(SEGMENTER.snapshot(), steps=steps)
-    new = remember(SEGMENTER, one, SIZE)
-    learner = SequenceAdaptation(small("sa", sa_regularise_to="accepted"), SEGMENTER, known, new, one)
+    one, known = lesson(clicks), replace(tiny_segmenter().snapshot(), steps=steps)
+    new = remember(tiny_segmenter(), one, SIZE)
+    learner = SequenceAdaptation(small("sa", sa_regularise_to="accepted"), tiny_segmenter(), known, new, one)
     counts = set()
     for _ in range(30):
         far, near = learner._shown()
@@ -328,7 +315,7 @@ def test_the_network_is_shown_some_of_the_clicks_and_a_positive_one(signs, steps
         assert [new.clicks[0].index(c) for c in far] == [new.clicks[1].index(c) for c in near]
         counts.add(len(far))
     assert len(counts) > 1 or len(signs) < 3
-    whole = SequenceAdaptation(small("sa", sa_regularise_to="accepted", sa_guidance="all"), SEGMENTER, known, new, one)
+    whole = SequenceAdaptation(small("sa", sa_regularise_to="accepted", sa_guidance="all"), tiny_segmenter(), known, new, one)
     assert [tuple(view) for view in whole._shown()] == list(new.clicks)
 
 
@@ -404,6 +391,3 @@ def test_what_is_known_within_an_object_can_be_saved_and_loaded(segmenter, tmp_p
         policy.on_accept(segmenter, lesson())
         reports.append(segmenter.snapshot())
     assert same_knowledge(*reports)
-
-
-SEGMENTER = tiny_segmenter()

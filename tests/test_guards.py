@@ -17,10 +17,8 @@ from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.adaptation._plausible import contrast
 from napari_apprentice.adaptation._source import Source, source_of
 from napari_apprentice.knowledge import Knowledge, Remembered
-from napari_apprentice.networks import build
-from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
+from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import Click, ImageSlice, Lesson, outcome
-from napari_apprentice.weights import LoadedWeights
 
 TINY = {"widths": [8, 16, 16, 16, 16], "groups": 4}
 SHAPE = (70, 80)
@@ -32,15 +30,6 @@ NOISE = 0.1 * np.random.default_rng(0).standard_normal((3, *SHAPE)).astype(np.fl
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-def tiny_segmenter(seed: int = 0) -> NetworkSegmenter:
-    torch.manual_seed(seed)
-    network = build("unet", TINY)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.03 * torch.randn_like(parameter))
-    return NetworkSegmenter(LoadedWeights(network.eval(), "unet", {}, "0"), "cpu", ZoomConfig(size=SIZE, first_size=SIZE))
 
 
 def small(**changes: object) -> Adaptation:
@@ -64,7 +53,7 @@ def lesson(mask: np.ndarray | None = None, click: tuple[int, int] = MIDDLE, seen
 
 
 @pytest.fixture(scope="module")
-def learnt() -> Knowledge:
+def learnt(tiny_segmenter) -> Knowledge:
     """What a tiny network knows that gets one disk right, and remembers it eight times."""
     segmenter = tiny_segmenter()
     for _ in range(8):
@@ -73,7 +62,7 @@ def learnt() -> Knowledge:
 
 
 @pytest.fixture
-def taught(learnt) -> NetworkSegmenter:
+def taught(learnt, tiny_segmenter) -> NetworkSegmenter:
     segmenter = tiny_segmenter()
     segmenter.restore(learnt)
     return segmenter
@@ -115,7 +104,7 @@ def test_what_makes_nothing_worse_is_never_refused(marks, first, every):
     assert _gate._forgotten(small(gate_margin=inf), best[1], now[1], 0.0) == ""
 
 
-def test_the_best_that_was_reached_on_an_object_is_kept_with_it():
+def test_the_best_that_was_reached_on_an_object_is_kept_with_it(tiny_segmenter):
     segmenter, policy = tiny_segmenter(), small(post_rate=2e-3, procedural=0, plausible=0.0, remembered=4)
     highest: list[tuple[float, float]] = []
     for number in range(6):
@@ -133,7 +122,7 @@ def test_the_best_that_was_reached_on_an_object_is_kept_with_it():
 # --- procedural objects -----------------------------------------------------------------------------------------------------------------
 
 
-def test_procedural_objects_are_the_same_for_everybody_and_made_once():
+def test_procedural_objects_are_the_same_for_everybody_and_made_once(tiny_segmenter):
     one, other = (outcome(source_of(tiny_segmenter(seed), 3, SIZE)) for seed in (0, 1))
     for mine, theirs in zip(one.objects, other.objects, strict=True):
         assert torch.equal(mine.images, theirs.images)
@@ -148,7 +137,7 @@ def test_procedural_objects_are_the_same_for_everybody_and_made_once():
     assert outcome(source_of(segmenter, 2, 48)).objects[0].images.shape == (1, 3, 48, 48)
 
 
-def test_clicks_on_procedural_objects_say_what_is_true():
+def test_clicks_on_procedural_objects_say_what_is_true(tiny_segmenter):
     for one in outcome(source_of(tiny_segmenter(), 6, SIZE)).objects:
         (clicks,) = one.clicks
         assert clicks[0].positive
@@ -156,7 +145,7 @@ def test_clicks_on_procedural_objects_say_what_is_true():
         assert all(click.positive == bool(one.targets[0, 0, int(click.row), int(click.col)]) for click in clicks)
 
 
-def test_what_is_said_of_procedural_objects_is_the_untaught_models_word(taught, learnt):
+def test_what_is_said_of_procedural_objects_is_the_untaught_models_word(tiny_segmenter, taught, learnt):
     before, fresh = weights(taught), outcome(source_of(tiny_segmenter(), 2, SIZE))
     steps = source_of(taught, 2, SIZE)
     for _ in steps:
@@ -190,7 +179,7 @@ def test_replay_asks_nothing_of_an_untaught_model_and_something_of_a_taught_one(
     assert sizes[1][0] > 1e-3
 
 
-def test_with_replay_less_is_forgotten():
+def test_with_replay_less_is_forgotten(tiny_segmenter):
     left = []
     for number in (0, 2):
         segmenter = tiny_segmenter()

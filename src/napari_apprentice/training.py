@@ -1,7 +1,7 @@
 """Offline training with simulated clicks: one recipe file in, one weights file out.
 
-Click simulation follows RITM (Sofiiuk et al., 2022): first clicks at random, then rounds of prediction and correction without gradient, the
-newest click drawn among the pixels deep inside the larger error, and one forward pass with gradient at the end.
+As in RITM (Sofiiuk et al., 2022): first clicks (`training_clicks`), then rounds of prediction and correction without gradient, and one
+forward pass with gradient at the end.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from typing import Any, NamedTuple, cast
 
 import lightning_fabric
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -36,6 +34,7 @@ from napari_apprentice.losses import LOSSES, OF_CANDIDATES, soft_dice
 from napari_apprentice.networks import Output, build, config_of, configuration
 from napari_apprentice.samples import VIEWS, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
+from napari_apprentice.training_clicks import a_pixel, bent, careless_click, clicks_on, first_clicks, next_click
 from napari_apprentice.types import RecipeError
 from napari_apprentice.weights import load_weights, save_weights
 
@@ -60,6 +59,7 @@ class Recipe:
     held_out : share of the cases of every set that is only scored, never learnt from
     rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
     given : chance that a batch is about masks that the network did not make: the true ones, bent, as when they are carried to a slice
+    careless : share of the users who click anywhere in the largest error (`training_clicks.careless_click`), also at first
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
     terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
     dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
@@ -89,6 +89,7 @@ class Recipe:
     held_out: float = 0.1
     rounds: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
     given: float = 0.0
+    careless: float = 0.0
     loss: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     dice_weight: float = 0.5
@@ -166,7 +167,13 @@ def _complaint(recipe: Recipe) -> str:
     for name in ("learning_rate", "weight_decay", "warmup", "stop_after", "workers", "dice_weight", "iou_weight", "seed"):
         if not getattr(recipe, name) >= 0:
             return f"gives {name} = {getattr(recipe, name)}; expected 0 or more"
-    shares = {"synthetic": recipe.synthetic, "held_out": recipe.held_out, "average": recipe.average, "given": recipe.given}
+    shares = {
+        "synthetic": recipe.synthetic,
+        "held_out": recipe.held_out,
+        "average": recipe.average,
+        "given": recipe.given,
+        "careless": recipe.careless,
+    }
     for name, value in shares.items():
         if not 0 <= value <= 1:
             return f"gives {name} = {value}; expected a share between 0 and 1"
@@ -198,89 +205,7 @@ def _numbers(values: Any, count: int | None = None) -> bool:
     return there and (len(values) == count if count else len(values) > 0)
 
 
-# --- simulated clicks -------------------------------------------------------------------------------------------------------------------
-
-
-def _depth(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Distance to the outside at half resolution (a quarter of the work; a draw among deep pixels needs no more); borders are outside."""
-    rows, cols = region.shape[0] // 2, region.shape[1] // 2
-    half = np.asarray(region[: 2 * rows, : 2 * cols].reshape(rows, 2, cols, 2).all(axis=(1, 3)))
-    return np.asarray(ndimage.distance_transform_edt(np.pad(half, 1))[1:-1, 1:-1])
-
-
-def _pick(rng: np.random.Generator, region: npt.NDArray[np.bool_], deep: float) -> tuple[float, float] | None:
-    """A random pixel of the region whose depth exceeds ``deep`` times the largest; any pixel of a region too thin to have depth."""
-    depth = _depth(region)
-    if depth.max() > 0:
-        rows, cols = np.nonzero(depth > deep * depth.max())
-        i = int(rng.integers(len(rows)))
-        return 2.0 * rows[i] + float(rng.integers(2)), 2.0 * cols[i] + float(rng.integers(2))
-    rows, cols = np.nonzero(region)
-    if len(rows) == 0:
-        return None
-    i = int(rng.integers(len(rows)))
-    return float(rows[i]), float(cols[i])
-
-
-def _count(rng: np.random.Generator, decay: float = 0.7, most: int = 12) -> int:
-    """k with P(k) ∝ decay^k."""
-    return int(min(rng.geometric(1 - decay) - 1, most))
-
-
-def first_clicks(rng: np.random.Generator, target: npt.NDArray[np.bool_]) -> list[WindowClick]:
-    """One positive click most of the time, else several of both signs (after RITM's initial clicks)."""
-    clicks: list[WindowClick] = []
-    at = _pick(rng, target, 0.7 if rng.random() < 0.6 else 0.15)
-    if at is not None:
-        clicks.append(WindowClick(*at, True))
-    if rng.random() < 0.35:
-        for _ in range(_count(rng)):
-            if (at := _pick(rng, target, 0.1)) is not None:
-                clicks.append(WindowClick(*at, True))
-        near = ndimage.binary_dilation(target, iterations=8) & ~ndimage.binary_dilation(target, iterations=1)
-        for _ in range(_count(rng)):
-            if (at := _pick(rng, near if rng.random() < 0.5 else ~target, 0.0)) is not None:
-                clicks.append(WindowClick(*at, False))
-    return clicks
-
-
-def next_click(
-    rng: np.random.Generator, target: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_], deep: float = 0.5
-) -> WindowClick | None:
-    """A click deep inside the larger error (by inscribed circle); None if all is right."""
-    missed, extra = target & ~mask, ~target & mask
-    depth = _depth(missed).max(), _depth(extra).max()
-    positive = bool(depth[0] > depth[1]) if max(depth) > 0 else bool(missed.sum() >= extra.sum())
-    at = _pick(rng, missed if positive else extra, deep)
-    return None if at is None else WindowClick(*at, positive)
-
-
-def bent(rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """A mask (h, w) as it may come from the slice before or from elsewhere: shifted, grown or shrunk, and smoothly bent.
-
-    The shifts are up to a fifth or so of its extent; a mask of which hardly anything would be left is returned as it is.
-    """
-    extent = float(np.sqrt(mask.sum()))
-    amount = extent * float(np.exp(rng.uniform(np.log(0.06), np.log(0.35))))
-    shape = mask.shape
-    field = [ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), rng.uniform(0.06, 0.2) * shape[0]) for _ in range(3)]
-    waves = [wave / (np.abs(wave).max() + 1e-9) for wave in field]
-    rows, cols = np.indices(shape, dtype=np.float32)
-    at = [axis + amount * (wave + rng.uniform(-0.6, 0.6)) for axis, wave in zip((rows, cols), waves, strict=False)]
-    inside = ndimage.distance_transform_edt(mask) - ndimage.distance_transform_edt(~mask)
-    moved = ndimage.map_coordinates(inside.astype(np.float32), at, order=1, mode="nearest")
-    out = np.asarray(moved > amount * (0.7 * waves[2] + rng.uniform(-0.5, 0.5)))
-    return out if (out & mask).sum() > 0.2 * mask.sum() else mask
-
-
-def _clicks_on(rng: np.random.Generator, truth: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> list[WindowClick]:
-    """Clicks on a mask that was given: one in its middle most of the time, as if it were derived, and at times a correction."""
-    clicks = []
-    if (at := _pick(rng, mask, 0.9)) is not None and rng.random() < 0.8:
-        clicks.append(WindowClick(*at, True))
-    if (not clicks or rng.random() < 0.7) and (correction := next_click(rng, truth, mask)) is not None:
-        clicks.append(correction)
-    return clicks
+# --- what the network is asked ----------------------------------------------------------------------------------------------------------
 
 
 def _maps(clicks: Sequence[Sequence[WindowClick]], size: int, network: nn.Module, device: torch.device) -> Tensor:
@@ -297,8 +222,12 @@ def _rounds(
     rng: np.random.Generator,
     deep: float,
     previous: Tensor | None = None,
+    careless: Sequence[bool] = (),
 ) -> tuple[Tensor, list[Tensor]]:
-    """``rounds`` predictions without gradient, each followed by a correction in every image; the newest probability, and all masks."""
+    """``rounds`` predictions without gradient, each followed by a correction in every image; the newest probability, and all masks.
+
+    ``careless`` : the images whose users click anywhere in the largest error; by default none
+    """
     size = target.shape[-1]
     previous = torch.zeros_like(target) if previous is None else previous
     masks = []
@@ -310,7 +239,9 @@ def _rounds(
         masks.append(previous > 0.5)
         found = masks[-1][:, 0].cpu().numpy()
         for image, truth in enumerate(truths):
-            if (click := next_click(rng, truth, found[image], deep)) is not None:
+            anywhere = bool(careless) and careless[image]
+            click = careless_click(rng, truth, found[image]) if anywhere else next_click(rng, truth, found[image], deep)
+            if click is not None:
                 clicks[image].append(click)
     return previous, masks
 
@@ -326,15 +257,19 @@ class _Asked(NamedTuple):
 def _asked(network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator) -> _Asked:
     """Clicks as the recipe draws them, after rounds of corrections without gradient; or those on masks that were given."""
     truths = target[:, 0].cpu().numpy() > 0.5
+    careless = list(rng.random(len(truths)) < recipe.careless) if recipe.careless else []
     given = None
     if recipe.given and rng.random() < recipe.given:
         masks = [bent(rng, truth) for truth in truths]
-        clicks = [_clicks_on(rng, truth, mask) for truth, mask in zip(truths, masks, strict=True)]
+        clicks = [clicks_on(rng, truth, mask) for truth, mask in zip(truths, masks, strict=True)]
         given = torch.from_numpy(np.stack(masks)[:, None]).to(target)
     else:
         clicks = [first_clicks(rng, truth) for truth in truths]
+        for image in np.flatnonzero(careless):
+            if (click := careless_click(rng, truths[image], np.zeros_like(truths[image]))) is not None:
+                clicks[image] = [click]
     rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
-    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5, given)
+    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5, given, careless)
     return _Asked(_maps(clicks, target.shape[-1], network, target.device), previous, clicks)
 
 
@@ -402,7 +337,7 @@ def _score(network: nn.Module, images: Tensor, targets: Tensor, clicks: int = 5)
         image, target = image.to(device), target.to(device)
         first = []
         for truth in target[:, 0].cpu().numpy() > 0.5:
-            at = _pick(rng, truth, 0.98)
+            at = a_pixel(rng, truth, 0.98)
             first.append([WindowClick(*at, True)] if at is not None else [])
         with torch.no_grad():
             features = encode(image)
