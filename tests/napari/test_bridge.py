@@ -97,6 +97,27 @@ def test_both_layers_stand_where_the_image_stands(desk):
     assert desk.labels.preserve_labels
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_image_comes_in_front_of_those_that_cover_it_and_its_labels_in_front_of_it(desk, resume):
+    layer, folder = closed_with_work(desk)
+    if not resume:
+        desk.viewer.layers.remove(layer)
+    viewer, other = desk.viewer, desk.viewer.add_labels(np.zeros(desk.image_layer.data.shape, int), name="my notes")
+    viewer.add_image(desk.image_layer.data, name="hidden", visible=False, scale=desk.image_layer.scale)
+    viewer.add_image(desk.image_layer.data, name="another", scale=desk.image_layer.scale)
+    desk.image_layer.visible = False
+    for _ in range(2):  # what is in front already stays where it is
+        names = resumed(desk, folder if resume else None)
+        assert names[:5] == ["my notes", "hidden", "another", "scan", "scan labels"]
+        assert names[-1] == "scan clicks"
+        assert desk.image_layer.visible
+        assert (viewer.layers[4] is layer) is resume
+        desk.bridge.stop()
+        desk.wait()
+    assert other.visible
+    assert not viewer.layers["hidden"].visible
+
+
 def test_the_labels_layer_shares_no_memory_with_the_session(desk):
     desk.click(2, 20, 20)
     desk.wait()

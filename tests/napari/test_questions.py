@@ -177,9 +177,18 @@ def test_another_time_point_of_a_file_is_offered(asked, tmp_path, engine, told):
     widget.wait()
     np.testing.assert_array_equal(engine.session.image.data[0], values[..., 2].T)
     assert not widget.questions.isVisible(), "a session is about one time point"
-    (tmp_path / "series.nii.gz").unlink()
     widget.start.click()
     widget.wait()
+    labels = viewer.layers[1]
+    assert labels.visible
+    widget.questions.time.setValue(3)
+    widget.questions.show_time.click()
+    widget.wait()
+    assert not labels.visible, "they are of another time point"
+    assert labels in viewer.layers
+    assert widget.status.words == "time point 3 of 4; the labels of the one before are hidden"
+    (tmp_path / "series.nii.gz").unlink()
+    widget.questions.time.setValue(2)
     widget.questions.show_time.click()
     widget.wait()
     assert "does not exist" in told()[-1]

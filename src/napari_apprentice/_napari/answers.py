@@ -308,10 +308,8 @@ class Acceptance:
 
     def accept(self) -> Answer:
         """Finish the open object. One that was carried or loaded as it is teaches nothing."""
-        label, why = (
-            self._session.label,
-            "" if self._session.worked_in else "; it was neither clicked nor painted in, so it teaches nothing",
-        )
+        label = self._session.label
+        why = "" if self._session.worked_in else "; it was neither clicked nor painted in, so it teaches nothing"
         self.outdated = tuple((label, axis) for axis in self._session.outdated(label))
         answer = act(self._session, lambda session: session.accept(learn=False), f"accepted: object {label}{why}")
         self._label = label if answer.error is None else None

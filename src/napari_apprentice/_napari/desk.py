@@ -133,8 +133,11 @@ class Desk:
         )
         self._looking = False
         self.outline = Outline(viewer, image_layer, image.shape)
+        _raise_above_images(viewer, image_layer)
         if left is None:
             viewer.add_layer(self.mask.layer)
+        else:
+            _raise_above_images(viewer, left)
         viewer.add_layer(self.clicks.layer)
         for layer in self._layers:
             self._keys.bind(layer)
@@ -200,3 +203,12 @@ class Desk:
         leave(self.mask.layer, self.folder)
         if self.clicks.layer in self._viewer.layers:
             self._viewer.layers.remove(self.clicks.layer)
+
+
+def _raise_above_images(viewer: ViewerModel, layer: Layer) -> None:
+    """Show a layer, in front of the images that would cover it."""
+    layer.visible = True
+    layers = viewer.layers
+    covering = [i for i, other in enumerate(layers) if i > layers.index(layer) and other.visible and hasattr(other, "contrast_limits")]
+    if covering:
+        layers.move(layers.index(layer), covering[-1] + 1)

@@ -15,7 +15,7 @@ from napari.layers import Labels, Layer
 from napari_apprentice._napari.placement import apart
 from napari_apprentice.blocks import BlockArray
 
-__all__ = ["leave", "left_by", "same", "take_over"]
+__all__ = ["hide_left", "leave", "left_by", "same", "take_over"]
 
 _LEFT_KEY = "napari-apprentice-left"
 """The metadata of a layer that was left hold folder of the session and id of the layer (which a duplicate of it does not have)."""
@@ -30,8 +30,15 @@ def leave(layer: Labels, folder: Path) -> None:
 
 def left_by(folder: Path, image_layer: Layer, layers: Iterable[Layer]) -> list[Labels]:
     """Those of ``layers`` that the session in ``folder`` left where its image is, and that nobody has changed since; the newest first."""
-    left = [layer for layer in layers if layer.metadata.get(_LEFT_KEY) == (folder, layer.unique_id)]
-    return [layer for layer in reversed(left) if isinstance(layer, Labels) and apart(layer, image_layer) is None]
+    return [layer for layer in _left(image_layer, layers) if layer.metadata[_LEFT_KEY][0] == folder]
+
+
+def hide_left(image_layer: Layer, layers: Iterable[Layer]) -> int:
+    """Hide what sessions left where an image is, as it shows something else now; how many of ``layers`` that were."""
+    shown = [layer for layer in _left(image_layer, layers) if layer.visible]
+    for layer in shown:
+        layer.visible = False
+    return len(shown)
 
 
 def take_over(layer: Labels) -> None:
@@ -45,6 +52,12 @@ def same(first: Any, second: Any) -> bool:
     """Whether two label maps, in memory or on the disk, hold the same ids. Goes through all of them, so it is for the worker."""
     known = all(isinstance(each, np.ndarray | BlockArray) for each in (first, second)) and first.shape == second.shape
     return known and all(np.array_equal(first[index], second[index]) for index in range(first.shape[0]))
+
+
+def _left(image_layer: Layer, layers: Iterable[Layer]) -> list[Labels]:
+    """What any session left where an image is, the newest first."""
+    left = [layer for layer in layers if isinstance(layer, Labels) and layer.metadata.get(_LEFT_KEY, ())[1:] == (layer.unique_id,)]
+    return [layer for layer in reversed(left) if apart(layer, image_layer) is None]
 
 
 def _on_change(event: Any) -> None:

@@ -17,6 +17,7 @@ from napari_apprentice._napari.bridge import NOTHING_OPEN, Bridge
 from napari_apprentice._napari.contributions import LayerTuple, image_layer
 from napari_apprentice._napari.engine import DEVICES, POLICIES, Engine, Wish, default_engine, shipped_networks
 from napari_apprentice._napari.keys import ACCEPT, APPROVE, DISCARD, DOUBTFUL, NEXT_MASK, PROPAGATE, REDO, SWITCH_SIGN, UNDO, readable
+from napari_apprentice._napari.leftovers import hide_left
 from napari_apprentice._napari.model_panel import ModelPanel
 from napari_apprentice._napari.objects_panel import ObjectsPanel
 from napari_apprentice._napari.outline import OUTLINE_KEY
@@ -297,7 +298,8 @@ class ApprenticeWidget(Dockable):
             data, arguments, _ = shown
             layer.data = data
             layer.metadata = {**layer.metadata, **arguments["metadata"], SERIES_KEY: (count, time)}
-            self.bridge.say(f"time point {time} of {count}")
+            hidden = hide_left(layer, self._viewer.layers)
+            self.bridge.say(f"time point {time} of {count}" + "; the labels of the one before are hidden" * bool(hidden))
             self._on_image_chosen()
 
         def work() -> LayerTuple:
@@ -373,15 +375,7 @@ class ApprenticeWidget(Dockable):
         if image is None:
             return
         count, shown = (1, 0) if self.chosen_image is None else time_points_of(self.chosen_image)
-        path: Path | None = files.labels_path(image, time=shown if count > 1 else None)
-        assert path is not None
-        if image.path is None:
-            path = self._ask_where(path)
-        elif not os.access(path.parent, os.W_OK):
-            self.bridge.say(f"nothing can be written to {path.parent}; choose another place for {path.name}")
-            path = self._ask_where(Path.home() / path.name)
-        elif not self.bridge.may_write(path):
-            path = self._ask_whether(path)
+        path = self._place(files.labels_path(image, time=shown if count > 1 else None), known=image.path is not None)
         if path is None:
             return
         try:
@@ -390,6 +384,18 @@ class ApprenticeWidget(Dockable):
             self.bridge.report(error)
         else:
             self.bridge.save(path)
+
+    def _place(self, path: Path, *, known: bool) -> Path | None:
+        """Where labels are to be written: ``path``, unless the user has to say; None if the user says nowhere.
+
+        ``known`` : the image has a file, and so its folder is the user's choice
+        """
+        if not known:
+            return self._ask_where(path)
+        if not os.access(path.parent, os.W_OK):
+            self.bridge.say(f"nothing can be written to {path.parent}; choose another place for {path.name}")
+            return self._ask_where(Path.home() / path.name)
+        return path if self.bridge.may_write(path) else self._ask_whether(path)
 
     def _ask_where(self, proposal: Path) -> Path | None:
         """The path that the user chose (and, if there is a file, agreed to overwrite), or None."""

@@ -98,20 +98,20 @@ def _answered(segmenter: NetworkSegmenter, pixels: Tensor, target: npt.NDArray[n
     segmenter.restore(segmenter.base)
     try:
         with torch.no_grad():
-            one = Remembered(pixels.half(), torch.from_numpy(target)[None, None], ((_deepest(target, True),),))
+            one = Remembered(pixels.half(), torch.from_numpy(target)[None, None], ((_deepest(target, target),),))
             batch = Batch([one], segmenter.device)
             first = torch.sigmoid(batch.logits(segmenter, batch.firsts))
             wrong, count = ndimage.label((first[0, 0] > 0.5).cpu().numpy() != target)
             areas = np.bincount(wrong.ravel(), minlength=2)[1:]
             largest = (wrong == part + 1 for part in np.argsort(-areas)[: min(count, _CORRECTIONS)])
-            clicks = (*one.clicks[0], *(_deepest(part, bool(target[deepest(part)])) for part in largest))
+            clicks = (*one.clicks[0], *(_deepest(part, target) for part in largest))
             every = torch.sigmoid(batch.logits(segmenter, [clicks], first))
     finally:
         segmenter.restore(taught)
     return replace(one, clicks=(clicks,)), torch.cat([first, every], 1)
 
 
-def _deepest(part: npt.NDArray[np.bool_], positive: bool) -> WindowClick:
-    """A click in the middle of a part of the window."""
+def _deepest(part: npt.NDArray[np.bool_], target: npt.NDArray[np.bool_]) -> WindowClick:
+    """A click in the middle of a part of the window, which says what is true there."""
     row, col = deepest(part)
-    return WindowClick(float(row), float(col), positive)
+    return WindowClick(float(row), float(col), bool(target[row, col]))

@@ -106,9 +106,8 @@ class Likeness(nn.Module):
         batch, _, height, width = features.shape
         found = self.embed(features)
         places = found.reshape(batch * self.SPACES, -1, height * width)
-        positive, negative = (
-            self._distance(found, places, F.adaptive_avg_pool2d(guidance[:, sign : sign + 1], (height, width))) for sign in (0, 1)
-        )
+        clicked = F.adaptive_avg_pool2d(guidance, (height, width))
+        positive, negative = (self._distance(found, places, of_sign) for of_sign in (clicked[:, :1], clicked[:, 1:]))
         sharpness = self.log_sharpness.exp()[None, :, None]
         like, unlike = torch.exp(-sharpness * positive), torch.exp(-sharpness * negative)
         nearer = (negative - positive) / (negative + positive + 1.0)
