@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -31,6 +31,7 @@ from scipy.stats import rankdata
 
 from napari_apprentice import Click, Image, Session, load_segmenter, make_policy
 from napari_apprentice.datasets import LabelledSet, open_set
+from napari_apprentice.propagation import Outcome
 from napari_apprentice.report import host, machine, table
 from napari_apprentice.simulation import CentreRobot
 from napari_apprentice.texts import write_text
@@ -119,8 +120,10 @@ def slice_by_slice(session: Session, truth: Mask, sample: int, good: float) -> t
     return _overlap(session.labels[chosen] == label, truth[chosen])[1], clicks * len(there) / len(chosen)
 
 
-def with_propagation(session: Session, truth: Mask, budget: float, good: float) -> dict[str, Any]:
-    """What `Work` says of it."""
+def with_propagation(
+    session: Session, truth: Mask, budget: float, good: float, noticed: Callable[[Outcome], None] = lambda _: None
+) -> dict[str, Any]:
+    """What `Work` says of it; ``noticed`` gets what every propagation came to."""
     there = np.flatnonzero(truth.any(axis=(1, 2)))
     label, looks, ranked, given_up, seconds, filled = session.label, 0, [], set(), 0.0, 0
     clicks = click_slice(session, truth, int(there[len(there) // 2]), label, good)
@@ -130,7 +133,7 @@ def with_propagation(session: Session, truth: Mask, budget: float, good: float) 
             session.accept()
             session.select(label)
         began = time.perf_counter()
-        session.propagate(label)
+        noticed(session.propagate(label)[1])
         doubts = session.doubtful()
         seconds, filled = seconds + time.perf_counter() - began, filled + len(doubts)
         ious = {d.plane: _overlap(session.labels[d.plane.index] == label, truth[d.plane.index])[0] for d in doubts}

@@ -1,76 +1,82 @@
-"""Fit the weights of `expectation`: how wrong is a slice that propagation filled, by the signs that were noticed on the way?
+"""Fit the weights of `expectation`: how wrong is a slice that propagation filled or left empty, by the signs that were noticed on the way?
 
-    python benchmarks/propagation_errors.py SET_DIR... [--objects 8] [--rounds 2] [--weights FILE] [--rows FILE]
+    python benchmarks/propagation_errors.py SET_DIR... [--objects 8] [--policy pi] [--jobs 2] [--weights FILE]
 
-Labelled volumes to train on, never those to measure on. Some slices of an object, anywhere, are accepted, up to a third of all: its true
-mask there, bent until about as much of it is right as of what a person clicks, in few clicks or in many. Sometimes an empty slice beyond
-an end is accepted too. The object is propagated, and the IoU of every slice that was filled is its error. The weights minimise the
-cross-entropy of 1 - IoU, every set counting as much as any other; none of them may be negative, since every sign is one of doubt. The area
-under the curve of "IoU < 0.85" is told for each set, once with the weights that were fitted to all sets, once with those of the others. Of
-the places where propagation ended, it tells how often the object went on.
+Labelled volumes to train on, never those to measure on. The simulated user of `propagation.py` works on every object, with three clicks
+for each of its slices, and every slice that a propagation filled meanwhile is a sample. The weights minimise the cross-entropy of 1 - IoU,
+every set counting as much as any other, and in it every object; none of them may be negative, since every sign is one of doubt. The area
+under the curve of "IoU < 0.85" is told for each set, once with the weights that were fitted to all sets, once with those of the others.
+Where the object seemed to be gone, the same is done for whether it was there.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from propagation import WRONG_IOU, auc, objects
-from rich.progress import track
-from scipy import ndimage, optimize
+from propagation import WRONG_IOU, Key, auc, keys, volume, with_propagation
+from scipy import optimize
 
-from napari_apprentice import load_segmenter
+from napari_apprentice import Session, load_segmenter, make_policy
 from napari_apprentice.datasets import open_set
-from napari_apprentice.expectation import Signs
-from napari_apprentice.history import Origin
-from napari_apprentice.labelmap import LabelMap
-from napari_apprentice.propagation import propagate
-from napari_apprentice.shapes import overlap, signed_distance
-from napari_apprentice.types import Image, Plane, Segmenter
+from napari_apprentice.expectation import Ending, Signs
+from napari_apprentice.propagation import Outcome
+from napari_apprentice.shapes import overlap
+from napari_apprentice.types import DEFAULT_POLICY, Image
 
 Mask = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.float64]
 
-CLICKED_IOU = 0.7, 0.95  # of accepted slices
+CLICKS = 3  # for every slice of an object
+GOOD_IOU = 0.9
 BEYOND = 12  # slices of the image at either end of an object
 RIDGE = 3e-4
 
 
-def bent(mask: Mask, generator: np.random.Generator) -> Mask:
-    """(H, W) mask, smoothly bent, of an IoU within `CLICKED_IOU` with the one that it was."""
-    aim = generator.uniform(*CLICKED_IOU)
-    extent = float(np.sqrt(mask.sum()))
-    field = [ndimage.gaussian_filter(generator.normal(size=mask.shape), 0.2 * extent + 0.5) for _ in range(2)]
-    field = [part / part.std() for part in field]
-    distance = signed_distance(mask)
-    found, grid = mask, np.indices(mask.shape)
-    for amplitude in np.arange(0.1, 8, 0.1):
-        last = found
-        found = ndimage.map_coordinates(distance, grid + amplitude * np.stack(field), order=1, mode="nearest") > 0
-        if overlap(found, mask) < aim:
-            return last
-    return found
+class Samples(NamedTuple):
+    """Signs in columns, after them what was wrong (0..1), and last how much the sample counts.
+
+    ``filled`` : of slices that were filled; ``gone`` : of places where the object seemed to be gone
+    """
+
+    filled: Rows
+    gone: Rows
 
 
-def rows(image: Image, truth: Mask, segmenter: Segmenter, generator: np.random.Generator) -> tuple[Rows, list[tuple[str, bool]]]:
-    """(N, signs and IoU) of one propagation, and reasons for its ends with whether the object went on."""
-    image, truth = about(image, truth)
-    there = np.flatnonzero(truth.any(axis=(1, 2)))
-    full = generator.choice(there, int(generator.integers(1, max(len(there) // 3, 1) + 1)), replace=False)
-    beyond = there[0] - generator.integers(1, 5), there[-1] + generator.integers(1, 5)
-    empty = [index for index in beyond if 0 <= index < len(truth) and generator.random() < 0.5]
-    labels = np.zeros(image.shape, np.uint8)
-    for index in full:
-        labels[index] = bent(truth[index], generator)
-    origin = Origin(frozenset(Plane(0, int(index)) for index in (*full, *empty)))
-    outcome = propagate(image, segmenter, LabelMap(image.shape, labels), origin, 1)
-    if outcome.patch is not None:
-        labels[outcome.patch.region] = outcome.patch.after
-    found = [(*signs, overlap(labels[index] == 1, truth[index])) for index, signs in outcome.signs.items()]
-    return np.array(found).reshape(-1, len(Signs._fields) + 1), [(stop.reason, bool(truth[stop.index].any())) for stop in outcome.stops]
+def samples(folder: Path, key: Key, options: argparse.Namespace) -> Samples:
+    """Of one object."""
+    torch.set_num_threads(options.threads)
+    image, truth = about(*volume(open_set(folder), key))
+    session = Session(image, load_segmenter(options.weights, device=options.device), make_policy(options.policy))
+    filled: list[tuple[float, ...]] = []
+    gone: list[tuple[float, ...]] = []
+
+    def noticed(outcome: Outcome) -> None:
+        labels = session.labels == session.label
+        filled.extend((*signs, 1 - overlap(labels[index], truth[index])) for index, signs in outcome.signs.items())
+        gone.extend((*logs(stop.ending), float(truth[stop.index].any())) for stop in outcome.stops if stop.ending is not None)
+
+    with_propagation(session, truth, CLICKS * int(truth.any(axis=(1, 2)).sum()), GOOD_IOU, noticed)
+    return Samples(*(weighed(found, columns) for found, columns in ((filled, len(Signs._fields)), (gone, len(Ending._fields)))))
+
+
+def logs(ending: Ending) -> tuple[float, float, float]:
+    """What `expectation.expected_to_go_on` adds up."""
+    return math.log1p(ending.passed), math.log(ending.shrunk), ending.doubted
+
+
+def weighed(found: Sequence[tuple[float, ...]], columns: int) -> Rows:
+    """Rows of one object, which together count as one."""
+    rows = np.array(found, float).reshape(-1, columns + 1)
+    return np.c_[rows, np.full(len(rows), 1 / max(len(rows), 1))]
 
 
 def about(image: Image, truth: Mask) -> tuple[Image, Mask]:
@@ -80,10 +86,11 @@ def about(image: Image, truth: Mask) -> tuple[Image, Mask]:
     return Image(image.data[:, part], np.diag([*image.spacing, 1.0]), image.units), truth[part]
 
 
-def fitted(*sets: Rows) -> npt.NDArray[np.float64]:
-    """Bias and weights."""
-    samples, shares = np.concatenate(sets), np.concatenate([np.full(len(some), 1 / len(some) / len(sets)) for some in sets])
-    signs, errors = np.c_[np.ones(len(samples)), samples[:, :-1]], 1 - samples[:, -1]
+def fitted(sets: Sequence[Rows], *, doubts: bool) -> npt.NDArray[np.float64]:
+    """Bias and weights, which add to the error where they are ``doubts``, and take from it otherwise."""
+    every = np.concatenate(sets)
+    shares = np.concatenate([some[:, -1] / some[:, -1].sum() / len(sets) for some in sets])
+    signs, errors = np.c_[np.ones(len(every)), every[:, :-2]], every[:, -2]
 
     def loss(weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         told = signs @ weights
@@ -91,57 +98,55 @@ def fitted(*sets: Rows) -> npt.NDArray[np.float64]:
         slope = signs.T @ (shares * (1 / (1 + np.exp(-told)) - errors))
         return float(value), slope + 2 * RIDGE * np.r_[0, weights[1:]]
 
-    bounds = [(None, None)] + [(0, None)] * (signs.shape[1] - 1)
+    bounds = [(None, None)] + [(0, None) if doubts else (None, 0)] * (signs.shape[1] - 1)
     return np.asarray(optimize.minimize(loss, np.zeros(signs.shape[1]), jac=True, bounds=bounds, method="L-BFGS-B").x)
 
 
-def ranked(samples: Rows, weights: npt.NDArray[np.float64]) -> float:
+def ranked(rows: Rows, weights: npt.NDArray[np.float64]) -> float:
     """Area under the curve."""
-    told = weights[0] + samples[:, :-1] @ weights[1:]
-    return auc(list(zip(told.tolist(), (samples[:, -1] < WRONG_IOU).tolist(), strict=True)))
+    told = weights[0] + rows[:, :-2] @ weights[1:]
+    return auc(list(zip(told.tolist(), (rows[:, -2] > 1 - WRONG_IOU).tolist(), strict=True)))
+
+
+def tell(what: str, names: Sequence[str], sets: dict[str, Rows], *, doubts: bool) -> None:
+    """Print the weights of one of the two functions, and how well it ranks."""
+    weights = fitted(list(sets.values()), doubts=doubts)
+    print(f"{what}: {sum(map(len, sets.values()))} samples; bias {weights[0]:.2f}")
+    print(", ".join(f"{name} {weight:.2f}" for name, weight in zip(names, weights[1:], strict=True)))
+    for name, some in sets.items():
+        others = fitted([s for n, s in sets.items() if n != name], doubts=doubts) if len(sets) > 1 else weights
+        wrong = float((some[:, -2] > 1 - WRONG_IOU).mean())
+        aucs = f"AUC {ranked(some, weights):.3f}, with the weights of the others {ranked(some, others):.3f}"
+        print(f"    {name}: {len(some)} samples, {100 * wrong:.0f} % wrong, mean error {some[:, -2].mean():.2f}, {aucs}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", type=Path, nargs="+", metavar="SET_DIR")
     parser.add_argument("--objects", type=int, default=8, help="of each set, spread evenly (default: %(default)s)")
-    parser.add_argument("--at-most", type=int, default=80, help="slices that an object reaches through (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=2, help="propagations of each object (default: %(default)s)")
+    parser.add_argument("--at-most", type=int, default=60, help="slices that an object reaches through (default: %(default)s)")
+    parser.add_argument("--policy", default=DEFAULT_POLICY)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rows", type=Path, help="keep what was found in this file")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="objects at the same time (default: %(default)s)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    segmenter, generator = load_segmenter(options.weights, device=options.device), np.random.default_rng(0)
-    samples: dict[str, Rows] = {}
-    ends: list[tuple[str, bool]] = []
-    for folder in options.sets:
-        labelled, parts = open_set(folder), []
-        for image, truth in track(objects(labelled, range(5, options.at_most + 1), options.objects), labelled.name, options.objects):
-            for _ in range(options.rounds):
-                found, ended = rows(image, truth, segmenter, generator)
-                parts.append(found)
-                ends += ended
-        if not parts:
-            raise SystemExit(f"{folder} has no object that reaches through at least 5 slices; expected sets of labelled volumes")
-        samples[labelled.name] = np.concatenate(parts)
-        if options.rows is not None:
-            np.savez(options.rows, **samples)
-    every = np.concatenate(list(samples.values()))
-    weights = fitted(*samples.values())
-    print(f"{len(every)} slices; bias {weights[0]:.2f}")
-    for name, weight, mean in zip(Signs._fields, weights[1:], every.mean(axis=0), strict=False):
-        print(f"{name:8} weight {weight:5.2f}, mean {mean:.2f}")
-    for name, some in samples.items():
-        others = fitted(*(s for n, s in samples.items() if n != name)) if len(samples) > 1 else weights
-        wrong = float((some[:, -1] < WRONG_IOU).mean())
-        aucs = f"AUC {ranked(some, weights):.3f}, with the weights of the others {ranked(some, others):.3f}"
-        print(f"{name}: {len(some)} slices, {100 * wrong:.0f} % wrong, {aucs}")
-    print(f"all: AUC {ranked(every, weights):.3f}")
-    for reason in sorted({reason for reason, _ in ends}):
-        went_on = [on for other, on in ends if other == reason]
-        print(f"{reason}: {len(went_on)} times, the object went on in {100 * float(np.mean(went_on)):.0f} %")
+    found: dict[str, list[Samples]] = {}
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        tasks = []
+        for folder in options.sets:
+            labelled = open_set(folder)
+            chosen = keys(labelled, range(5, options.at_most + 1), options.objects)
+            if not chosen:
+                raise SystemExit(f"{folder} has no object that reaches through at least 5 slices; expected sets of labelled volumes")
+            tasks += [(labelled.name, pool.submit(samples, folder, key, options)) for key in chosen]
+        for name, task in tasks:
+            found.setdefault(name, []).append(task.result())
+            print(name, *map(len, found[name][-1]), flush=True)
+    filled = {name: np.concatenate([one.filled for one in of_set]) for name, of_set in found.items()}
+    tell("filled", Signs._fields, filled, doubts=True)
+    gone = {name: rows for name, of_set in found.items() if len(rows := np.concatenate([one.gone for one in of_set]))}
+    tell("gone, though there", Ending._fields, gone, doubts=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Laws of the expected error: it is a share, every sign adds to it, and between two slices it does not matter from where one looks."""
+"""Laws of the expected error: it is a share, every sign counts one way, and between two slices it does not matter from where one looks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_apprentice.expectation import Signs, expected_error
+from napari_apprentice.expectation import Ending, Signs, expected_error, expected_to_go_on
 
 SIGNS = st.builds(Signs, *[st.floats(0, 3)] * len(Signs._fields))
 
@@ -36,3 +36,15 @@ def test_between_two_slices_both_sides_tell_the_same(first, last, share, apart):
 def test_at_either_end_are_its_own_signs(signs, apart):
     other = Signs(*[5.0] * len(Signs._fields))
     assert signs.towards(other, 0.0, apart) == pytest.approx(signs._replace(open=0.0, apart=apart))
+
+
+@given(st.builds(Ending, st.integers(0, 60), st.floats(0.3, 40), st.floats(0, 1)), st.sampled_from(Ending._fields), st.integers(1, 9))
+def test_what_speaks_for_the_end_of_an_object_makes_it_less_likely_that_it_goes_on(ending, name, more):
+    likely = expected_to_go_on(ending)
+    assert 0 < likely < 1
+    assert expected_to_go_on(ending._replace(**{name: getattr(ending, name) + more})) <= likely
+
+
+def test_a_large_mask_that_the_network_believes_in_has_hardly_ended_and_a_shrunken_doubted_one_has():
+    assert expected_to_go_on(Ending(passed=0, shrunk=1.0, doubted=0.05)) > 0.8
+    assert expected_to_go_on(Ending(passed=6, shrunk=5.0, doubted=0.4)) < 0.1

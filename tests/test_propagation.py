@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_apprentice.expectation import expected_to_go_on
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.ground import Slice, accepted_slices, worths
 from napari_apprentice.history import Origin
@@ -27,6 +30,17 @@ class Echo(DiskSegmenter):
 
     def predict(self, image_slice, prompt):
         return super().predict(image_slice, prompt) if prompt.previous is None else prompt.previous
+
+
+class Sure(Echo):
+    """Says again what it is told, and gives that an IoU."""
+
+    def __init__(self, score: float) -> None:
+        super().__init__()
+        self.score = score
+
+    def predict(self, image_slice, prompt):
+        return replace(super().predict(image_slice, prompt), score=self.score)
 
 
 def disk(row: float, col: float, radius: float) -> np.ndarray:
@@ -71,6 +85,23 @@ def test_a_disk_that_moves_is_followed_and_its_end_is_noticed():
     assert not session.labels[0].any()
     assert not session.labels[12].any()
     assert {stop.reason for stop in outcome.stops} == {"the object is gone"}
+
+
+@pytest.mark.parametrize(("score", "last"), [(0.95, 12), (0.6, 4)])
+def test_an_object_that_fades_is_followed_as_long_as_the_network_believes_in_it(score, last):
+    there = disk(20, 22, 8)
+    rng = np.random.default_rng(0)
+    ground = 80 + 10 * np.sin(ROWS / 3)
+    fading = [ground + 60 * there * 0.7**index + rng.normal(0, 4, ROWS.shape) for index in range(SHAPE[0])]
+    session = Session(Image(np.stack(fading)[None]), Sure(score), FakePolicy())
+    session.paint((slice(0, 1),), there[None].astype(np.uint8))
+    _, outcome = session.propagate()
+    reached = np.flatnonzero((session.labels == 1).any(axis=(1, 2)))
+    assert reached[-1] >= last if score > 0.9 else reached[-1] <= last
+    for stop in outcome.stops:
+        assert stop.ending is not None
+        assert stop.ending.doubted == pytest.approx(1 - score)
+        assert stop.error == expected_to_go_on(stop.ending)
 
 
 def test_identical_slices_keep_the_mask():

@@ -1,6 +1,6 @@
-"""How wrong a slice that propagation filled is expected to be: a logistic function of the signs that were noticed on the way.
+"""How wrong a slice is expected to be that propagation filled, or left empty: logistic functions of the signs that were noticed on the way.
 
-The weights were fitted to propagated slices of the training volumes by ``benchmarks/propagation_errors.py``; see
+The weights were fitted to propagations of the training volumes by ``benchmarks/propagation_errors.py``; see
 ``docs/decisions/0011-propagation.md``.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-__all__ = ["Signs", "expected_error"]
+__all__ = ["Ending", "Signs", "expected_error", "expected_to_go_on"]
 
 
 class Signs(NamedTuple):
@@ -46,5 +46,33 @@ _WEIGHTS = Signs(away=0.80, lost=1.75, against=0.78, doubted=1.54, small=1.65, o
 
 def expected_error(signs: Signs) -> float:
     """1 - IoU, 0 to 1."""
-    told = _BIAS + sum(weight * sign for weight, sign in zip(_WEIGHTS, signs, strict=True))
+    return _logistic(_BIAS + sum(weight * sign for weight, sign in zip(_WEIGHTS, signs, strict=True)))
+
+
+class Ending(NamedTuple):
+    """What was noticed where the object seemed to be gone.
+
+    Attributes
+    ----------
+    passed : slices that were filled on the way there
+    shrunk : area of the mask where the way began, over that of the last slice
+    doubted : 1 - the IoU that the network gives the mask that was brought there; 0.5 where it gives none
+    """
+
+    passed: int
+    shrunk: float
+    doubted: float
+
+
+_GOING_ON = 2.05
+_AGAINST = 0.48, 1.41, 4.58  # of the logarithms of 1 + passed and of shrunk, and of doubted
+
+
+def expected_to_go_on(ending: Ending) -> float:
+    """Probability that the object is there all the same, 0 to 1: the error that is expected of leaving the slice empty."""
+    signs = math.log1p(ending.passed), math.log(ending.shrunk), ending.doubted
+    return _logistic(_GOING_ON - sum(weight * sign for weight, sign in zip(_AGAINST, signs, strict=True)))
+
+
+def _logistic(told: float) -> float:
     return 1 / (1 + math.exp(-told))

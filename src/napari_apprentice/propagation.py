@@ -8,8 +8,9 @@ One step goes from a slice whose mask is known to the next one:
 3. *The network* is shown the next slice, the moved mask as its previous answer, and a click in the middle of it. Its logits are added
    as far as it finds the accepted mask where it is asked the same about the slice that the way began in; where it disagrees with the
    moved mask, that slice is doubted.
-4. *The end*: the object no longer stands out from what is around it as it did, splits, meets another object, or the way has become too
-   doubtful. The doubt adds up from step to step: by what the flow does not bring back, and by the step's length over the object's width.
+4. *The end*: the object no longer stands out from what is around it as it did, and the network does not believe in it either; or it
+   splits, meets another object, or the way has become too doubtful. The doubt adds up from step to step: by what the flow does not bring
+   back, and by the step's length over the object's width.
 
 Between two accepted slices the steps come from both ends, and their logits are blended, the nearer end's more, with the shape in between
 (Raya & Udupa 1990): the more of it the more the accepted masks overlap, and in place of a way that ends early. How wrong a slice is
@@ -28,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from napari_apprentice.expectation import Signs, expected_error
+from napari_apprentice.expectation import Ending, Signs, expected_error, expected_to_go_on
 from napari_apprentice.geometry import clip, grow, union
 from napari_apprentice.ground import Ground, accepted_slices
 from napari_apprentice.history import Origin
@@ -48,7 +49,7 @@ _SURROUNDINGS_PX = 12  # beside the margin
 _DEAF = 0.7  # IoU with an accepted mask up to which the network is not listened to
 _LOST = 0.1  # of the expected IoU, on a step as long as the object is wide
 _FAINT = 0.2  # standard deviations by which an object hardly stands out
-_GONE = 0.3  # expected error where an object has ended
+_CUT_OFF = 0.75  # expected error where a walk had to end, though the object is there
 _NO_WORD = 0.5  # the IoU of a network that gives itself none
 
 
@@ -61,7 +62,8 @@ class Carrying:
     trust : logits of the moved mask one slice step away from its contour
     network : weight of the network's logits where it finds accepted masks exactly; 0 does not ask it
     margin : how much of its own extent the mask may grow to every side in one step
-    faded : the object counts as gone where less of its contrast is left
+    faded : the object counts as gone where less of its contrast is left,
+    unbelieved : and the network gives the moved mask an IoU that is further from 1
     smallest_px : a smaller mask counts as gone
     split : a part of at least this share of the largest one makes two of one object
     doubtful : the walk stops where a larger error (1 - IoU) is expected
@@ -71,6 +73,7 @@ class Carrying:
     network: float = 1.0
     margin: float = 0.35
     faded: float = 0.5
+    unbelieved: float = 0.15
     smallest_px: int = 6
     split: float = 0.25
     doubtful: float = 0.6
@@ -84,11 +87,13 @@ class Stop(NamedTuple):
     index : of the slice
     reason : "the object is gone", and the like
     error : that is expected of leaving the slice empty
+    ending : what that follows from, where the object seemed to be gone; else None
     """
 
     index: int  # type: ignore[assignment] # a stop is no sequence to search in
     reason: str
     error: float
+    ending: Ending | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +180,7 @@ class _Known:
     ----------
     sure : the IoU that the mask is expected to have by the flow alone, which decides when to stop
     heed : how far the network is listened to on this way
+    began : pixels of the mask where the way began
     stood_out : how far the object stood out where the way began; None there
     passed : slices since then
     """
@@ -183,6 +189,7 @@ class _Known:
     mask: Mask
     sure: float
     heed: float
+    began: int
     stood_out: float | None = None
     passed: int = 0
 
@@ -195,11 +202,11 @@ class _Carried(NamedTuple):
 
 
 class _Stopped(Exception):  # noqa: N818 (it is none)
-    """A walk ends before a slice; ``error`` is how far that is expected to be wrong."""
+    """A walk ends before a slice: why, and what was noticed where the object seemed to be gone."""
 
-    def __init__(self, reason: str, error: float = 0.75) -> None:
+    def __init__(self, reason: str, ending: Ending | None = None) -> None:
         super().__init__(reason)
-        self.error = error
+        self.ending = ending
 
 
 class _Walk:
@@ -237,7 +244,8 @@ class _Walk:
                 known, reached[index] = self._step(known, index)
             except _Stopped as stopped:
                 self._tell(len(way) - passed)
-                return reached, Stop(index, str(stopped), stopped.error)
+                error = _CUT_OFF if stopped.ending is None else expected_to_go_on(stopped.ending)
+                return reached, Stop(index, str(stopped), error, stopped.ending)
             self._tell(1)
         return reached, None
 
@@ -259,7 +267,7 @@ class _Walk:
             box = _about(mask, self._carrying.margin)
             found = overlap(self._asked(pixels, mask[box.slices], box)[0] > 0, mask[box.slices])
             heed = self._carrying.network * float(np.clip((found - _DEAF) / (1 - _DEAF), 0.0, 1.0))
-        return _Known(pixels, mask, 1.0, heed)
+        return _Known(pixels, mask, 1.0, heed, int(mask.sum()))
 
     def _step(self, known: _Known, index: int) -> tuple[_Known, _Carried]:
         """From a known slice to slice ``index``."""
@@ -271,20 +279,21 @@ class _Walk:
         before, after = motion.pictures
         stood_out = standing_out(before, mask) if known.stood_out is None else known.stood_out
         left = self._left(standing_out(after, moved), stood_out)
-        if not moved.any() or left < self._carrying.faded:
-            raise _Stopped("the object is gone", _GONE)
-        sure = known.sure * self._kept(motion, mask, moved)
-        against, doubted = 0.0, 0.0
-        if self._carrying.network:
+        against, doubted = 0.0, 1 - _NO_WORD
+        if self._carrying.network and moved.any():
             word, itself = self._asked(pixels, moved, box)
             against, doubted = 1 - overlap(word > 0, moved), 1 - itself
             logits = logits + known.heed * word
-        found = self._judged(logits > 0, mask, free, sure)
+        gone = _Stopped("the object is gone", Ending(known.passed, known.began / int(mask.sum()), doubted))
+        if not moved.any() or (left < self._carrying.faded and doubted > self._carrying.unbelieved):
+            raise gone
+        sure = known.sure * self._kept(motion, mask, moved)
+        found = self._judged(logits > 0, mask, free, sure, gone)
         logits = np.where(found, np.maximum(logits, _LEAST_LOGIT), np.minimum(logits, -_LEAST_LOGIT)).astype(np.float32)
         answer, passed = Prediction(logits, box, pixels.shape), known.passed + 1
         lost, small = -math.log(max(sure, 1e-3)), min(2 * math.sqrt(math.pi / found.sum()), 1.0)
         signs = Signs(math.log1p(passed), lost, against, doubted, small)
-        return _Known(pixels, answer.mask, sure, known.heed, stood_out, passed), _Carried(answer, signs)
+        return _Known(pixels, answer.mask, sure, known.heed, known.began, stood_out, passed), _Carried(answer, signs)
 
     def _in_steps(self, distance: Logits) -> Logits:
         """Logits of what lies at a distance from the contour, one slice step on."""
@@ -312,12 +321,12 @@ class _Walk:
         """How much of an object's standing out is left, 0 to 1; what hardly stood out says little."""
         return float(np.clip((now * np.sign(then) + _FAINT) / (abs(then) + _FAINT), 0.0, 1.0))
 
-    def _judged(self, found: Mask, before: Mask, free: Mask, sure: float) -> Mask:
-        """What of ``found`` counts; raises where the walk has to end."""
+    def _judged(self, found: Mask, before: Mask, free: Mask, sure: float, gone: _Stopped) -> Mask:
+        """What of ``found`` counts; raises where the walk has to end, ``gone`` where nothing is left."""
         kept, pieces = large_pieces(found & free, 0.1)
         if kept.sum() < self._carrying.smallest_px:
             if found.sum() < self._carrying.smallest_px:
-                raise _Stopped("the object is gone", _GONE)
+                raise gone
             raise _Stopped("another object is there")
         if kept.sum() < 0.5 * found.sum():
             raise _Stopped("another object is there")
