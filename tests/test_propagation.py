@@ -153,6 +153,28 @@ def test_it_stops_before_a_slice_that_shows_nothing():
     assert any(stop.index == 8 and "constant" in stop.reason for stop in outcome.stops)
 
 
+def test_from_an_accepted_slice_that_shows_nothing_the_shape_is_carried_to_the_next_accepted_one():
+    values = SCENE.data.copy()
+    values[0, 3] = 7.0
+    session = painted(Image(values), (3, 8), [MOVING[6]] * SHAPE[0])
+    _, outcome = session.propagate()
+    assert set(range(4, 8)) <= set(outcome.carried)
+    assert all(iou(session.labels[index] == 1, MOVING[6]) > 0.85 for index in range(4, 8))
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 30), (5, 30, 1), (5, 1, 1), (5, 2, 300)])
+def test_slices_that_are_one_voxel_wide_are_carried_without_motion(shape):
+    image = Image(np.repeat(np.random.default_rng(0).normal(size=(1, 1, *shape[1:])), 5, axis=1) + np.arange(5)[:, None, None])
+    labels = np.zeros(shape, np.uint8)
+    labels[2, : shape[1] // 2 + 1, : shape[2] // 2 + 1] = 1
+    session = Session(image, Echo(), FakePolicy(), labels=labels)
+    _, outcome = session.propagate(1)
+    assert set(outcome.carried) <= {0, 1, 3, 4}
+    assert (session.labels[2] == labels[2]).all()
+    if max(shape[1:]) > 6:
+        assert (session.labels == labels[2]).all()
+
+
 def test_a_single_slice_has_nowhere_to_go():
     session = Session(Image(SCENE.data[:, 6:7]), Echo(), FakePolicy())
     session.paint((slice(0, 1),), MOVING[6][None].astype(np.uint8))

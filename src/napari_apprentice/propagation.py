@@ -352,7 +352,7 @@ class _Walk:
                 passed = ((forth, index - first), (back, last - index))
                 signs = [carried[index].signs if index in carried else _of_none(slices) for carried, slices in passed]
                 apart = 1 - overlap(words[0] > 0, words[1] > 0)
-                answer = Prediction(logits, box, self._pixels(first).shape)
+                answer = Prediction(logits, box, accepted[first].shape)
                 blended[index] = _Carried(answer, signs[0].towards(signs[1], share, apart))
         return blended
 
