@@ -488,6 +488,22 @@ def test_accept_makes_a_lesson_of_every_clicked_plane_that_holds_the_object():
     assert first.case == "volume"
 
 
+@pytest.mark.parametrize("learn", [True, False])
+def test_a_painted_slice_that_shows_nothing_is_accepted_and_is_no_lesson(learn):
+    data = VOLUME.data.copy()
+    data[0, 0] = 0
+    session = make(Image(data))
+    session.add(Click((2, 5, 5)))
+    session.paint((slice(0, 1), slice(4, 6), slice(4, 6)), np.ones((1, 2, 2), int))
+    session.accept(learn=learn)
+    assert session.finished == (1,)
+    assert [lesson.image_slice.plane for lesson in session.pending] == ([] if learn else [Plane(0, 2)])
+    picture = make(Image(np.zeros((1, 12, 10))))
+    picture.paint((slice(4, 6), slice(4, 6)), np.ones((2, 2), int))
+    picture.accept(learn=learn)
+    assert (picture.finished, picture.pending) == ((1,), ())
+
+
 def test_accept_without_learning_leaves_the_model_alone_until_learn():
     session = make(policy=FakePolicy(0, 0.5))
     session.add(Click((2, 5, 4)))

@@ -140,7 +140,7 @@ class Session(Overview):
     def accept(self, *, learn: bool = True) -> Change:
         """Finish the open object and open the next id. With ``learn``, `learn` is part of the action.
 
-        Every plane that was clicked or painted in and holds some of the object becomes a lesson.
+        Every plane that was clicked or painted in and holds some of the object becomes a lesson, if the image shows anything there.
 
         Raises
         ------
