@@ -764,6 +764,23 @@ def test_what_is_refused_of_whole_objects_changes_nothing():
     assert observed(session) == before
 
 
+def test_an_object_that_gets_the_id_of_one_that_was_painted_away_inherits_nothing_of_it():
+    session = make()
+    for voxel in ((1, 3, 3), (3, 8, 7)):
+        session.add(Click(voxel))
+        session.accept(learn=False)
+    session.paint((slice(1, 2),), np.zeros((1, *SHAPE[1:]), int))
+    lessons, origin = session.pending, session._state.origin(2)
+    session.relabel(2, 1)
+    assert session.finished == (1,)
+    assert [(lesson.label, lesson.image_slice) for lesson in session.pending] == [(1, lessons[1].image_slice)]
+    assert session._state.origins == {1: origin}
+    session.paint((slice(3, 4),), np.zeros((1, *SHAPE[1:]), int))
+    session.add(Click((2, 5, 5)))
+    session.relabel(3, 1)
+    assert (session.label, session.finished, session.pending) == (1, (), ())
+
+
 def test_there_must_be_something_to_undo_or_redo():
     session = make()
     with pytest.raises(SessionError, match="no action to undo"):

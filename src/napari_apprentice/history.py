@@ -184,16 +184,16 @@ class State:
         )
 
     def relabelled(self, label: int, to: int) -> State:
-        """The same with another id for an object. If that one is open, and nothing, the next free one is opened instead."""
-        highest = max(self.highest, to)
-        after = self.opening(max(highest, label) + 1) if to == self.label else self
+        """The same with another id for an object; of what had that id, nothing is left. If it is open, the next free one is opened."""
+        highest, after = max(self.highest, to), self.deleted(to)
+        after = after.opening(max(highest, label) + 1) if to == self.label else after
         return replace(
             after,
             label=to if label == self.label else after.label,
             highest=highest,
             finished=tuple(to if i == label else i for i in after.finished),
-            pending=tuple(replace(lesson, label=to) if lesson.label == label else lesson for lesson in self.pending),
-            origins=_without(self.origins, label) | ({to: self.origins[label]} if label in self.origins else {}),
+            pending=tuple(replace(lesson, label=to) if lesson.label == label else lesson for lesson in after.pending),
+            origins=_without(after.origins, label) | ({to: self.origins[label]} if label in self.origins else {}),
             legend=self.legend.copying(label, to).without(label),
         )
 
