@@ -16,7 +16,7 @@ from napari_apprentice.painting import implied, previous_answer
 from napari_apprentice.propagation import Carrying, Outcome, Stop, propagate
 from napari_apprentice.replay import replay
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Box, Click, Image, Plane, Prediction, SessionError
+from napari_apprentice.types import Box, Click, Image, LabelsError, Plane, Prediction, SessionError
 
 SHAPE = (13, 40, 44)
 ROWS, COLS = np.mgrid[: SHAPE[1], : SHAPE[2]]
@@ -501,7 +501,7 @@ def test_what_cannot_be_propagated_is_refused(image, axis, reason):
 
 
 def test_background_is_no_object():
-    with pytest.raises(SessionError, match="expected an id from 1 on"):
+    with pytest.raises(LabelsError, match="from 1 to"):
         painted().propagate(0)
 
 

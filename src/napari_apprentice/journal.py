@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import math
+import operator
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -420,7 +421,7 @@ def _flush_folder(folder: Path) -> None:
 
 def _line(record: dict[str, Any]) -> bytes:
     """JSON, with the checksum of what stands before it as the last entry."""
-    text = json.dumps(record, allow_nan=False)[:-1]
+    text = json.dumps(record, allow_nan=False, default=operator.index)[:-1]  # numpy's integers are told as plain ones
     return f'{text}{_CHECK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 

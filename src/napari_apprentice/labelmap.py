@@ -14,7 +14,7 @@ import numpy.typing as npt
 from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.types import LabelsError, Plane
 
-__all__ = ["LARGEST_ID", "LabelMap", "Patch", "as_ids", "as_region", "check_id", "check_shape"]
+__all__ = ["LARGEST_ID", "LabelMap", "Patch", "as_id", "as_ids", "as_region", "check_shape"]
 
 LARGEST_ID = int(np.iinfo(np.uint32).max)
 """Ids are whole numbers from 1 to this; 0 is background."""
@@ -230,10 +230,11 @@ def as_ids(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return array.astype(np.min_scalar_type(highest), copy=False)
 
 
-def check_id(label: int) -> None:
-    """Raise `LabelsError` unless an object may have this id."""
+def as_id(label: int) -> int:
+    """``label``, of whatever integer type, as a plain number; `LabelsError` unless an object may have this id."""
     if int(label) != label or not 1 <= label <= LARGEST_ID:
         raise LabelsError(f"label {label} arrived; expected a whole number from 1 to {LARGEST_ID} (0 is background)")
+    return int(label)
 
 
 def as_region(region: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, ...]:

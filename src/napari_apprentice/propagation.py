@@ -144,8 +144,6 @@ def propagate(
     ------
     SessionError : the image has no such axis, or the object no accepted slice across it
     """
-    if label < 1:
-        raise SessionError(f"propagation of object {label} was asked for; expected an id from 1 on (0 is background)")
     if image.ndim != 3 or axis not in range(3):
         raise SessionError(
             f"propagation across axis {axis} of an image of shape {image.shape} was asked for; expected axis 0, 1 or 2 of a volume"

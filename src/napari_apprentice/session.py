@@ -26,7 +26,7 @@ from napari_apprentice.computers import Computer
 from napari_apprentice.ground import Doubt, unapproved
 from napari_apprentice.history import History, State
 from napari_apprentice.journal import Journal
-from napari_apprentice.labelmap import LabelMap, as_ids, as_region, check_id
+from napari_apprentice.labelmap import LabelMap, as_id, as_ids, as_region
 from napari_apprentice.ledger import Change, Ledger
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import deletion, merger, relabelling, renumbered, splitting
@@ -235,11 +235,11 @@ class Session(Overview):
         ------
         LabelsError : not an id
         """
-        check_id(label)
+        label = as_id(label)
         if label == self.label:
             return self._ledger.nothing
         with self._ledger.safely() as began:
-            return self._ledger.commit("select", self._state.opening(int(label)), None, began)
+            return self._ledger.commit("select", self._state.opening(label), None, began)
 
     def paint(self, region: Sequence[slice], values: npt.ArrayLike) -> Change:
         """Write labels by hand, over whatever is there.
@@ -275,10 +275,11 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : the object has no slice to start from, or the image is no volume
         """
+        label = self.candidate if label is None else as_id(label)
         with self._ledger.safely() as began:
-            label = self.candidate if label is None else label
             outcome = propagate(self.image, self._segmenter, self._labels, self._state.origin(label), label, axis, on_slice)
             after = self._state.propagated(label, axis, outcome.carried)
             if outcome.patch is None and after.origin(label) == self._state.origin(label):
@@ -296,9 +297,10 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : there is no such plane, or nothing was carried and no plane is named
         """
-        label = self.candidate if label is None else label
+        label = self.candidate if label is None else as_id(label)
         fresh = unapproved(self._state.origin(label), label, planes, self.image.shape)
         if not fresh:
             return self._ledger.nothing
@@ -312,8 +314,10 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : it has neither voxels nor clicks
         """
+        label = as_id(label)
         with self._ledger.safely() as began:
             return self._ledger.commit("delete", *deletion(self._labels, self._state, label), began, label=label)
 
@@ -325,7 +329,7 @@ class Session(Overview):
         LabelsError : not an id
         SessionError : the object has no voxels, or the other id has
         """
-        check_id(to)
+        label, to = as_id(label), as_id(to)
         if label == to:
             return self._ledger.nothing
         with self._ledger.safely() as began:
@@ -336,8 +340,10 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : one of them has no voxels, or both are the same
         """
+        label, into = as_id(label), as_id(into)
         if label == into:
             raise SessionError(f"a merge of object {label} with itself arrived; expected two objects")
         with self._ledger.safely() as began:
@@ -352,8 +358,10 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : there are fewer than two seeds, or one lies outside of the object
         """
+        label = as_id(label)
         seeds = tuple(dict.fromkeys(tuple(int(v) for v in seed) for seed in seeds))
         with self._ledger.safely() as began:
             after, patch = splitting(self._labels, self._state, label, seeds, self.image.spacing)
@@ -370,7 +378,7 @@ class Session(Overview):
         ------
         LabelsError : not an id, not one line, or not a colour
         """
-        check_id(label)
+        label = as_id(label)
         after = self._state.named(label, name, color)
         if after.legend == self.legend:
             return self._ledger.nothing
