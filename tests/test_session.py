@@ -209,13 +209,14 @@ class AnySequence(RuleBasedStateMachine):
                 self.session.merge(label, into)
             self.happened(step=False)
             return
-        own = self.session._state.origin(label).own | self.session._state.origin(into).own
+        one, other = self.session._state.origin(label), self.session._state.origin(into)
         finished = into in self.session.finished
         self.session.merge(label, into)
         assert (self.session.labels == np.where(there, into, before)).all()
         assert self.session.label not in (label, *self.session.finished)
         assert (into in self.session.finished) == finished
-        assert self.session._state.origin(into).own == own
+        own = self.session._state.origin(into).own
+        assert one.own | other.own <= own <= {*one.own, *other.own, *one.carried, *other.carried}
         self.happened()
 
     @rule(data=st.data())

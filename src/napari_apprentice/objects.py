@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_apprentice.history import State
-from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch
+from napari_apprentice.history import Origin, State
+from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, extent
 from napari_apprentice.types import SessionError
 
-__all__ = ["deletion", "fresh_ids", "merger", "parts", "presence", "relabelling", "renumbered", "splitting", "taken_apart"]
+__all__ = ["deletion", "fresh_ids", "merger", "parts", "presence", "relabelling", "remainder", "renumbered", "splitting", "taken_apart"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -67,12 +67,12 @@ def relabelling(labels: LabelMap, state: State, label: int, to: int) -> tuple[St
     return state.relabelled(label, to), patch
 
 
-def merger(labels: LabelMap, state: State, label: int, into: int) -> tuple[State, Patch]:
-    """With an object as a part of another one; SessionError if one of them has no voxels."""
+def merger(labels: LabelMap, state: State, label: int, into: int, origin: Origin) -> tuple[State, Patch]:
+    """With an object as a part of another one, of which ``origin`` is true then; SessionError if one of them has no voxels."""
     patch = renumbered(labels, label, into)
     if patch is None or labels.layers_with(into) is None:
         raise _missing(label if patch is None else into)
-    return state.merged(label, into), patch
+    return state.merged(label, into, origin), patch
 
 
 def splitting(
@@ -81,7 +81,17 @@ def splitting(
     """With an object in parts, see `taken_apart`: that of the first seed keeps the id, the others get new ones in order."""
     patch = taken_apart(labels, label, seeds, fresh_ids(labels, state, len(seeds) - 1), spacing)
     assert patch is not None
-    return state.split(label, patch), patch
+    return state.split(label, patch, remainder(labels, label, patch)), patch
+
+
+def remainder(labels: LabelMap, label: int, patch: Patch) -> tuple[slice, ...]:
+    """The smallest box that holds what ``patch`` leaves of an object, of which it changes nothing but some voxels."""
+    region = labels.box_of(label)
+    assert region is not None
+    left = labels.array[region] == label
+    inner = tuple(slice(side.start - whole.start, side.stop - whole.start) for side, whole in zip(patch.region, region, strict=True))
+    left[inner] = patch.after == label
+    return extent(left, [side.start for side in region])
 
 
 def _missing(label: int) -> SessionError:

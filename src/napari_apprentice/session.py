@@ -23,7 +23,7 @@ import numpy.typing as npt
 from napari_apprentice.checkpoints import SnapshotStore
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
-from napari_apprentice.ground import Doubt, unapproved
+from napari_apprentice.ground import Doubt, joined, unapproved
 from napari_apprentice.history import History, State
 from napari_apprentice.journal import Journal
 from napari_apprentice.labelmap import LabelMap, as_id, as_ids, as_region
@@ -281,11 +281,12 @@ class Session(Overview):
         label = self.candidate if label is None else as_id(label)
         with self._ledger.safely() as began:
             outcome = propagate(self.image, self._segmenter, self._labels, self._state.origin(label), label, axis, on_slice)
-            after = self._state.propagated(label, axis, outcome.carried)
+            carried, ended = tuple(outcome.carried.items()), tuple(stop.index for stop in outcome.stops)
+            after = self._state.propagated(label, axis, outcome.carried, ended)
             if outcome.patch is None and after.origin(label) == self._state.origin(label):
                 return self._ledger.nothing, outcome
-            carried = tuple(outcome.carried.items())
-            return self._ledger.commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried), outcome
+            change = self._ledger.commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried, ended=ended)
+            return change, outcome
 
     def approve(self, *planes: Plane, label: int | None = None) -> Change:
         """Find slices of an object good as they are, empty ones too: as if they had been clicked in, propagation never touches them again.
@@ -347,7 +348,8 @@ class Session(Overview):
         if label == into:
             raise SessionError(f"a merge of object {label} with itself arrived; expected two objects")
         with self._ledger.safely() as began:
-            return self._ledger.commit("merge", *merger(self._labels, self._state, label, into), began, label=label, into=into)
+            origin = joined(self._labels, self._state, label, into)
+            return self._ledger.commit("merge", *merger(self._labels, self._state, label, into, origin), began, label=label, into=into)
 
     def split(self, label: int, seeds: Sequence[tuple[int, ...]]) -> Change:
         """Make several objects of one. The part of the first seed keeps the id; the others get new ones, in order, and are finished.
