@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from napari_apprentice.painting import implied, previous_answer
 from napari_apprentice.propagation import Carrying, Outcome, Stop, propagate
 from napari_apprentice.replay import replay
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Box, Click, Image, Plane, Prediction, SessionError
+from napari_apprentice.types import Box, Click, Image, LabelsError, Plane, Prediction, SessionError
 
 SHAPE = (13, 40, 44)
 ROWS, COLS = np.mgrid[: SHAPE[1], : SHAPE[2]]
@@ -184,6 +185,28 @@ def test_it_stops_before_a_slice_that_shows_nothing():
     assert any(stop.index == 8 and "constant" in stop.reason for stop in outcome.stops)
 
 
+def test_from_an_accepted_slice_that_shows_nothing_the_shape_is_carried_to_the_next_accepted_one():
+    values = SCENE.data.copy()
+    values[0, 3] = 7.0
+    session = painted(Image(values), (3, 8), [MOVING[6]] * SHAPE[0])
+    _, outcome = session.propagate()
+    assert set(range(4, 8)) <= set(outcome.carried)
+    assert all(iou(session.labels[index] == 1, MOVING[6]) > 0.85 for index in range(4, 8))
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 30), (5, 30, 1), (5, 1, 1), (5, 2, 300)])
+def test_slices_that_are_one_voxel_wide_are_carried_without_motion(shape):
+    image = Image(np.repeat(np.random.default_rng(0).normal(size=(1, 1, *shape[1:])), 5, axis=1) + np.arange(5)[:, None, None])
+    labels = np.zeros(shape, np.uint8)
+    labels[2, : shape[1] // 2 + 1, : shape[2] // 2 + 1] = 1
+    session = Session(image, Echo(), FakePolicy(), labels=labels)
+    _, outcome = session.propagate(1)
+    assert set(outcome.carried) <= {0, 1, 3, 4}
+    assert (session.labels[2] == labels[2]).all()
+    if max(shape[1:]) > 6:
+        assert (session.labels == labels[2]).all()
+
+
 def test_a_single_slice_has_nowhere_to_go():
     session = Session(Image(SCENE.data[:, 6:7]), Echo(), FakePolicy())
     session.paint((slice(0, 1),), MOVING[6][None].astype(np.uint8))
@@ -229,6 +252,115 @@ def test_whatever_is_somebodys_stays_and_one_undo_takes_all_back(own, other, lab
     assert observed(session) == before
     session.redo()
     assert observed(session) == after
+
+
+def boxed(ids, seed) -> Session:
+    """A session of a noisy volume in which a bright bar is partly labelled with every one of ``ids``, beside each other."""
+    rng = np.random.default_rng(seed)
+    values, labels = rng.normal(0, 1, (1, 12, 24, 24)), np.zeros((12, 24, 24), np.uint8)
+    for place, label in enumerate(ids):
+        values[0, 2:10, 3:12, 3 + 9 * place : 11 + 9 * place] += 50
+        for index in rng.choice(12, int(rng.integers(0, 6)), replace=False):
+            labels[index, 3:12, 3 + 9 * place : 3 + 9 * place + int(rng.integers(2, 9))] = label
+    return Session(Image(values), DiskSegmenter(3.0), FakePolicy(0, 0), labels=labels)
+
+
+steps = st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(2, 9), st.integers(3, 11), st.integers(3, 10)), max_size=5)
+
+
+def worked(session, label, place, steps):
+    """Clicks for an object, and propagations of it across any axis."""
+    session.select(label)
+    for propagating, axis, *voxel in steps:
+        if propagating:
+            with suppress(SessionError):  # nothing is accepted across this axis
+                session.propagate(label, axis)
+        else:
+            session.add(Click((voxel[0], voxel[1], voxel[2] + 9 * place), True, axis))
+
+
+@settings(max_examples=12)
+@given(seed=st.integers(0, 99), steps=steps, axis=st.integers(0, 2), turn=st.integers(1, 2))
+def test_what_is_propagated_twice_is_as_it_was_after_once(seed, steps, axis, turn):
+    session, other = boxed([1], seed), (axis + turn) % 3
+    worked(session, 1, 0, [*steps, (False, other, 6, 7, 7), (True, other, 6, 7, 7), (False, axis, 6, 7, 7)])
+    with suppress(SessionError):
+        session.propagate(1, axis)
+        once, doubts = session.labels.copy(), session.doubtful()
+        change, outcome = session.propagate(1, axis)
+        np.testing.assert_array_equal(session.labels, once)
+        assert (change.region, session.doubtful()) == (None, doubts), outcome.sentence
+
+
+def test_a_slice_before_which_propagation_ended_keeps_what_was_carried_there_across_another_axis(tmp_path):
+    values = np.random.default_rng(0).normal(0, 1, (1, 14, 40, 40))
+    values[0, 2:12, 10:21, 13:18] += 50
+    image = Image(values)
+    session = Session(image, DiskSegmenter(5.0), FakePolicy(0, 0), journal=Journal.create(tmp_path, image))
+    session.add(Click((6, 15, 15)))
+    session.propagate(1, 0)
+    session.add(Click((6, 15, 15), True, 2))
+    before = session.labels.copy()
+    _, outcome = session.propagate(1, 2)
+    ended = [stop.index for stop in outcome.stops]
+    assert (session.labels[:, :, ended] == before[:, :, ended]).all()
+    assert before[:, :, ended].any()
+    session.close()
+    session = resume(tmp_path, image, DiskSegmenter(5.0), FakePolicy(0, 0))
+    assert session.propagate(1, 2)[0].region is None
+    filled = session.labels[:, :, 17].sum()
+    session.paint((slice(None), slice(None), slice(16, 17)), np.zeros((14, 40, 1), np.uint8))
+    session.propagate(1, 2)
+    assert Plane(2, 17) not in session._state.origin(1).filled
+    assert session.labels[:, :, 17].sum() < filled  # what was filled, and is not reached any more, is emptied
+    session.close()
+
+
+def users(session, label):
+    """(S) where the user says that there is an object: in slices of their own, and wherever nothing was carried."""
+    origin, held = session._state.origin(label), session.labels == label
+    own, carried = (np.zeros(held.shape, bool) for _ in range(2))
+    for planes, marked in ((origin.own, own), (origin.carried, carried)):
+        for plane in planes:
+            marked[(slice(None),) * plane.axis + (plane.index,)] = True
+    return held & (own | ~carried)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 99), first=steps, second=steps, axes=st.lists(st.integers(0, 2), max_size=2))
+def test_what_was_the_users_in_two_objects_stays_when_they_are_one_and_that_is_propagated(seed, first, second, axes):
+    session = boxed([1, 2], seed)
+    worked(session, 1, 0, first)
+    worked(session, 2, 1, second)
+    known, accepted = users(session, 1) | users(session, 2), {}
+    for axis in range(3):
+        both = [accepted_slices(session._labels, session._state.origin(label), label, axis) for label in (1, 2)]
+        carried = [{plane.index for plane in session._state.origin(label).carried if plane.axis == axis} for label in (1, 2)]
+        accepted[axis] = {i for i in both[0] if i in carried[1]} | {i for i in both[1] if i in carried[0]}
+    with suppress(SessionError):
+        session.merge(2, 1)
+        for axis, planes in accepted.items():
+            assert planes <= set(accepted_slices(session._labels, session._state.origin(1), 1, axis))
+        assert known[session.labels == 1].sum() == known.sum()
+        for axis in axes:
+            session.propagate(1, axis)
+            assert (session.labels[known] == 1).all()
+
+
+def test_a_part_of_a_split_object_knows_of_its_own_slices_only(tmp_path):
+    session = painted(journal=Journal.create(tmp_path, SCENE))
+    session.propagate()
+    session.paint((slice(5, 6),), np.zeros((1, *ROWS.shape), np.uint8))
+    first, last = (tuple(map(int, np.argwhere(session.labels == 1)[end])) for end in (0, -1))
+    session.split(1, [first, last])
+    for label in (1, 2):
+        there = {int(index) for index in np.argwhere(session.labels == label)[:, 0]}
+        doubts = {doubt.plane.index for doubt in session.doubtful() if doubt.label == label}
+        assert doubts
+        assert doubts <= there
+        assert {doubt.plane.index for doubt in session.advised(label)} <= there
+    session.close()
+    assert observed(resume(tmp_path, SCENE, Echo(), FakePolicy())) == observed(session)
 
 
 def test_a_corrected_slice_is_never_touched_and_its_neighbours_follow():
@@ -510,7 +642,7 @@ def test_what_cannot_be_propagated_is_refused(image, axis, reason):
 
 
 def test_background_is_no_object():
-    with pytest.raises(SessionError, match="expected an id from 1 on"):
+    with pytest.raises(LabelsError, match="from 1 to"):
         painted().propagate(0)
 
 

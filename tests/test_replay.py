@@ -118,6 +118,13 @@ def test_a_click_that_changed_nothing_but_does_now_departs(tmp_path):
 # --- what stands against it ---
 
 
+def test_what_an_older_journal_did_to_the_background_is_passed_over():
+    again = Session(IMAGE, segmenter(), FakePolicy(0, 0))
+    event, click = Event("relabel", 0, into=7), Event("add", 1, click=Click((2, 10, 10)))
+    assert replay(again, [event, Event("merge", 1, into=0), click]) is click  # it has no patch to compare with
+    assert again.labels.max() == 1
+
+
 def test_nothing_stands_against_the_same_model_on_the_same_computer():
     events = [Event("add", 1), Event("learn", 1, version=Version(1, parent=0)), Event("add", 2, computer=HERE)]
     assert obstacles(HEADER, events, "unet:0123", HERE) == ()

@@ -209,13 +209,14 @@ class AnySequence(RuleBasedStateMachine):
                 self.session.merge(label, into)
             self.happened(step=False)
             return
-        own = self.session._state.origin(label).own | self.session._state.origin(into).own
+        one, other = self.session._state.origin(label), self.session._state.origin(into)
         finished = into in self.session.finished
         self.session.merge(label, into)
         assert (self.session.labels == np.where(there, into, before)).all()
         assert self.session.label not in (label, *self.session.finished)
         assert (into in self.session.finished) == finished
-        assert self.session._state.origin(into).own == own
+        own = self.session._state.origin(into).own
+        assert one.own | other.own <= own <= {*one.own, *other.own, *one.carried, *other.carried}
         self.happened()
 
     @rule(data=st.data())
@@ -488,6 +489,22 @@ def test_accept_makes_a_lesson_of_every_clicked_plane_that_holds_the_object():
     assert first.case == "volume"
 
 
+@pytest.mark.parametrize("learn", [True, False])
+def test_a_painted_slice_that_shows_nothing_is_accepted_and_is_no_lesson(learn):
+    data = VOLUME.data.copy()
+    data[0, 0] = 0
+    session = make(Image(data))
+    session.add(Click((2, 5, 5)))
+    session.paint((slice(0, 1), slice(4, 6), slice(4, 6)), np.ones((1, 2, 2), int))
+    session.accept(learn=learn)
+    assert session.finished == (1,)
+    assert [lesson.image_slice.plane for lesson in session.pending] == ([] if learn else [Plane(0, 2)])
+    picture = make(Image(np.zeros((1, 12, 10))))
+    picture.paint((slice(4, 6), slice(4, 6)), np.ones((2, 2), int))
+    picture.accept(learn=learn)
+    assert (picture.finished, picture.pending) == ((1,), ())
+
+
 def test_accept_without_learning_leaves_the_model_alone_until_learn():
     session = make(policy=FakePolicy(0, 0.5))
     session.add(Click((2, 5, 4)))
@@ -616,10 +633,76 @@ def test_the_next_id_is_one_more_than_the_highest_in_use():
     assert session.finished == (1,)
 
 
+ON_OBJECTS = {
+    "select": lambda session, label: session.select(label),
+    "propagate": lambda session, label: session.propagate(label),
+    "approve": lambda session, label: session.approve(Plane(0, 2), label=label),
+    "delete": lambda session, label: session.delete(label),
+    "relabel": lambda session, label: session.relabel(label, 9),
+    "relabel to": lambda session, label: session.relabel(2, label),
+    "merge": lambda session, label: session.merge(label, 2),
+    "merge into": lambda session, label: session.merge(2, label),
+    "split": lambda session, label: session.split(label, [(2, 3, 3), (2, 3, 4)]),
+    "name": lambda session, label: session.name(label, "cell"),
+}
+
+
+def two_objects(**options) -> Session:
+    """Object 1 in slice 2, object 2 in slice 3, object 3 open."""
+    session = make(policy=FakePolicy(0, 0), **options)
+    for voxel in ((2, 3, 3), (3, 8, 7)):
+        session.add(Click(voxel))
+        session.accept(learn=False)
+    return session
+
+
+@pytest.mark.parametrize("action", ON_OBJECTS)
 @pytest.mark.parametrize("label", [0, -1, 1.5, 2**32])
-def test_what_is_not_an_id_cannot_be_selected(label):
-    with pytest.raises(LabelsError, match="expected a whole number from 1"):
-        make().select(label)
+def test_what_is_not_an_id_is_no_object(action, label):
+    session = two_objects()
+    before = observed(session)
+    with pytest.raises(LabelsError, match=f"label {label} arrived; expected a whole number from 1"):
+        ON_OBJECTS[action](session, label)
+    assert observed(session) == before
+
+
+@pytest.mark.parametrize("action", ON_OBJECTS)
+def test_numbers_of_numpy_are_as_good_as_any(action, tmp_path):
+    label = 255 if action == "relabel to" else 1
+    plain, session = two_objects(), two_objects(journal=Journal.create(tmp_path, VOLUME))
+    for one, of_type in ((plain, int), (session, np.uint8)):
+        ON_OBJECTS[action](one, of_type(label))
+        one.approve(Plane(of_type(0), of_type(1)), label=9)
+        one.select(of_type(255))
+        one.paint((slice(0, 1),) * 3, np.full((1, 1, 1), 255))
+        one.accept(learn=False)
+    assert observed(session) == observed(plain)
+    assert session.label == 256
+    session.close()
+    assert observed(resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy(0, 0))) == observed(plain)
+
+
+def test_after_the_largest_id_the_lowest_free_ones_are_opened(tmp_path):
+    labels = np.zeros(SHAPE, np.uint32)
+    labels[0, 0, :2] = 2**32 - 1, 2
+    session = make(policy=FakePolicy(0, 0), labels=labels, journal=Journal.create(tmp_path, VOLUME))
+    assert session.label == 1
+    session.add(Click((2, 3, 3)))
+    session.accept()
+    assert session.label == 3
+    session.split(1, [(2, 3, 3), (2, 3, 4), (2, 4, 3)])
+    assert session.finished == (2, 2**32 - 1, 1, 4, 5)
+    session.relabel(2, 3)
+    assert session.label == 6
+    session.relabel(2**32 - 1, 2)
+    session.add(Click((4, 8, 7)))
+    session.relabel(6, 2**32 - 1)
+    session.accept()
+    assert session.label == 6
+    assert session.finished == (3, 2, 1, 4, 5, 2**32 - 1)
+    assert session.labels.dtype == np.uint32
+    session.close()
+    assert observed(resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy(0, 0))) == observed(session)
 
 
 @pytest.mark.parametrize(
@@ -741,11 +824,24 @@ def test_what_is_refused_of_whole_objects_changes_nothing():
     for action, message in refused:
         with pytest.raises(SessionError, match=message):
             action()
-    with pytest.raises(LabelsError, match="from 1 to"):
-        session.relabel(1, 0)
-    with pytest.raises(LabelsError, match="from 1 to"):
-        session.name(0, "background")
     assert observed(session) == before
+
+
+def test_an_object_that_gets_the_id_of_one_that_was_painted_away_inherits_nothing_of_it():
+    session = make()
+    for voxel in ((1, 3, 3), (3, 8, 7)):
+        session.add(Click(voxel))
+        session.accept(learn=False)
+    session.paint((slice(1, 2),), np.zeros((1, *SHAPE[1:]), int))
+    lessons, origin = session.pending, session._state.origin(2)
+    session.relabel(2, 1)
+    assert session.finished == (1,)
+    assert [(lesson.label, lesson.image_slice) for lesson in session.pending] == [(1, lessons[1].image_slice)]
+    assert session._state.origins == {1: origin}
+    session.paint((slice(3, 4),), np.zeros((1, *SHAPE[1:]), int))
+    session.add(Click((2, 5, 5)))
+    session.relabel(3, 1)
+    assert (session.label, session.finished, session.pending) == (1, (), ())
 
 
 def test_there_must_be_something_to_undo_or_redo():

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from napari_apprentice.history import Origin
+from napari_apprentice.history import Origin, State
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.objects import presence
 from napari_apprentice.painting import crossing_lines
 from napari_apprentice.shapes import bounding_box
 from napari_apprentice.types import Box, Plane, Prediction, SessionError
 
-__all__ = ["DOUBTFUL", "Doubt", "Ground", "Slice", "accepted_slices", "slices", "unapproved", "worths"]
+__all__ = ["DOUBTFUL", "Doubt", "Ground", "Slice", "accepted_slices", "joined", "slices", "unapproved", "worths"]
 
 DOUBTFUL = 0.15
 """Expected error (1 - IoU) above which a carried slice is doubtful."""
@@ -97,6 +97,16 @@ def accepted_slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> 
     return accepted
 
 
+def joined(labels: LabelMap, state: State, label: int, into: int) -> Origin:
+    """Of two objects that become one: an accepted slice of either stays one, even where the other was carried through it."""
+    one, other = state.origin(into), state.origin(label)
+    accepted: set[Plane] = set()
+    for origin, i, carried in ((one, into, other.carried), (other, label, one.carried)):
+        for axis in {plane.axis for plane in carried}:
+            accepted |= {Plane(axis, index) for index in accepted_slices(labels, origin, i, axis)} & carried.keys()
+    return one.joined(other).taken(accepted)
+
+
 def worths(labels: LabelMap, origin: Origin, label: int, axis: int) -> dict[int, float]:
     """Of every carried slice across an axis, in how many voxels a correction there is expected to help.
 
@@ -141,7 +151,7 @@ class Ground:
 
     def patch(self, answers: Mapping[int, Prediction]) -> Patch | None:
         """What changes when the answers replace whatever was carried across this axis before."""
-        earlier = {plane.index for plane in self._origin.carried if plane.axis == self.axis}
+        earlier = {plane.index for plane in self._origin.filled if plane.axis == self.axis}
         boxes = {}
         for index in {*answers, *earlier}:
             differs = self._renewed(index, answers) != self._labels.plane(Plane(self.axis, index))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_apprentice.labelmap import Patch
+from napari_apprentice.labelmap import Patch, extent
 from napari_apprentice.legend import Legend
 from napari_apprentice.types import Click, LearningReport, Lesson, Plane, Prediction
 from napari_apprentice.versions import Catalogue, Effort, Version
@@ -26,16 +26,24 @@ class Origin:
     own : planes that the user clicked or painted in for this object, or approved
     carried : planes that propagation filled or ended before, and the error (1 - IoU) that is expected there
     outdated : axes across which the user has corrected a slice since the object was propagated across them
+    ended : of the planes in ``carried`` those before which propagation ended: it put nothing there
     """
 
     own: frozenset[Plane] = frozenset()
     carried: Mapping[Plane, float] = field(default_factory=dict)
     outdated: frozenset[int] = frozenset()
+    ended: frozenset[Plane] = frozenset()
+
+    @property
+    def filled(self) -> frozenset[Plane]:
+        """Planes that propagation filled."""
+        return frozenset(self.carried) - self.ended
 
     def taken(self, planes: Iterable[Plane]) -> Origin:
         """The same with planes that are the user's from now on."""
         own = self.own | frozenset(planes)
-        return replace(self, own=own, carried={plane: error for plane, error in self.carried.items() if plane not in own})
+        carried = {plane: error for plane, error in self.carried.items() if plane not in own}
+        return replace(self, own=own, carried=carried, ended=self.ended - own)
 
     def corrected(self, planes: Iterable[Plane]) -> Origin:
         """The same with planes that the user changed: what was carried from there, or across there, is outdated."""
@@ -44,22 +52,29 @@ class Origin:
         carried = {plane.axis for plane in after.carried}
         return replace(after, outdated=after.outdated | {plane.axis for plane in planes if plane.axis in carried})
 
-    def refilled(self, axis: int, carried: Mapping[int, float]) -> Origin:
-        """The same after another propagation across ``axis``; ``carried`` has the expected error of every index that it filled."""
+    def refilled(self, axis: int, carried: Mapping[int, float], ended: Iterable[int]) -> Origin:
+        """The same after another propagation across ``axis``.
+
+        Parameters
+        ----------
+        carried : the expected error of every index that it filled, or before which it ended
+        ended : the latter
+        """
         others = {plane: error for plane, error in self.carried.items() if plane.axis != axis}
         renewed = others | {Plane(axis, index): error for index, error in carried.items()}
-        return replace(self, carried=renewed, outdated=self.outdated - {axis})
+        elsewhere = frozenset(plane for plane in self.ended if plane.axis != axis)
+        return replace(self, carried=renewed, outdated=self.outdated - {axis}, ended=elsewhere | {Plane(axis, index) for index in ended})
 
     def joined(self, other: Origin) -> Origin:
-        """Of both objects together: what the user has seen to in one of them is the user's."""
+        """Of both objects together: what the user has seen to in one of them is the user's. See `ground.joined`."""
         carried = {plane: max(o.carried.get(plane, 0.0) for o in (self, other)) for plane in {*self.carried, *other.carried}}
-        return Origin(self.own, carried, self.outdated | other.outdated).taken(other.own)
+        ended = frozenset(carried) - self.filled - other.filled
+        return Origin(self.own, carried, self.outdated | other.outdated, ended).taken(other.own)
 
     def within(self, region: tuple[slice, ...]) -> Origin:
         """The same for a part of the object that ``region`` holds: beyond that, nothing was carried."""
-        return replace(
-            self, carried={p: error for p, error in self.carried.items() if region[p.axis].start <= p.index < region[p.axis].stop}
-        )
+        carried = {p: error for p, error in self.carried.items() if region[p.axis].start <= p.index < region[p.axis].stop}
+        return replace(self, carried=carried, ended=self.ended & carried.keys())
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,9 +171,9 @@ class State:
         strokes = tuple(dict.fromkeys((*self.strokes, *flat))) if self.label in ids else self.strokes
         return replace(self, highest=max(self.highest, int(after.max())), origins=origins, strokes=strokes)
 
-    def propagated(self, label: int, axis: int, carried: Mapping[int, float]) -> State:
+    def propagated(self, label: int, axis: int, carried: Mapping[int, float], ended: Iterable[int]) -> State:
         """The same after an object was propagated across ``axis``, see `Origin.refilled`."""
-        return replace(self, origins={**self.origins, label: self.origin(label).refilled(axis, carried)})
+        return replace(self, origins={**self.origins, label: self.origin(label).refilled(axis, carried, ended)})
 
     def discarded(self) -> State:
         """The same without the open object's clicks and whatever is known of its slices."""
@@ -184,21 +199,21 @@ class State:
         )
 
     def relabelled(self, label: int, to: int) -> State:
-        """The same with another id for an object. If that one is open, and nothing, the next free one is opened instead."""
-        highest = max(self.highest, to)
-        after = self.opening(max(highest, label) + 1) if to == self.label else self
+        """The same with another id for an object; of what had that id, nothing is left. If it is open, the next free one is opened."""
+        highest, after = max(self.highest, to), self.deleted(to)
+        after = after.opening(max(highest, label) + 1) if to == self.label else after
         return replace(
             after,
             label=to if label == self.label else after.label,
             highest=highest,
             finished=tuple(to if i == label else i for i in after.finished),
-            pending=tuple(replace(lesson, label=to) if lesson.label == label else lesson for lesson in self.pending),
-            origins=_without(self.origins, label) | ({to: self.origins[label]} if label in self.origins else {}),
+            pending=tuple(replace(lesson, label=to) if lesson.label == label else lesson for lesson in after.pending),
+            origins=_without(after.origins, label) | ({to: self.origins[label]} if label in self.origins else {}),
             legend=self.legend.copying(label, to).without(label),
         )
 
-    def merged(self, label: int, into: int) -> State:
-        """The same with an object as a part of another one. If it was the open one, the next free id is opened."""
+    def merged(self, label: int, into: int, origin: Origin) -> State:
+        """The same with an object as a part of another one, of which ``origin`` is true then. If it was open, the next id is opened."""
         highest = max(self.highest, self.label)
         after = replace(self.opening(highest + 1), highest=highest) if label == self.label else self
         legend = self.legend if into in self.legend.names else self.legend.copying(label, into)
@@ -206,7 +221,7 @@ class State:
             after,
             finished=tuple(i for i in after.finished if i != label),
             pending=self._pending_without(label, into),
-            origins=_without(self.origins, label) | {into: self.origin(into).joined(self.origin(label))},
+            origins=_without(self.origins, label) | {into: origin},
             legend=legend.without(label),
         )
 
@@ -215,15 +230,17 @@ class State:
         """The lowest id above all that are in use or open."""
         return max(self.highest, self.label) + 1
 
-    def split(self, label: int, patch: Patch) -> State:
-        """The same with the objects that ``patch`` makes of parts of another one; they are finished. The other one's clicks are dropped."""
+    def split(self, label: int, patch: Patch, rest: tuple[slice, ...]) -> State:
+        """The same with the objects that ``patch`` makes of parts of another one; they are finished.
+
+        The other one's clicks are dropped; ``rest`` holds what is left of it.
+        """
         after, values, before = self.deleted(label), patch.after, patch.before
         ids = np.unique(values[values != before]).tolist()
-        origins, legend = dict(self.origins), self.legend
+        origins, legend = {**self.origins, label: self.origin(label).within(rest)}, self.legend
         for i in ids:
-            where = [np.flatnonzero((values == i).any(axis=_others(axis, values.ndim))) for axis in range(values.ndim)]
-            region = tuple(slice(side.start + int(w[0]), side.start + int(w[-1]) + 1) for side, w in zip(patch.region, where, strict=True))
-            origins[i], legend = self.origin(label).within(region), legend.copying(label, i)
+            origins[i] = self.origin(label).within(extent(values == i, [side.start for side in patch.region]))
+            legend = legend.copying(label, i)
         return replace(after, highest=max(self.highest, *ids), finished=(*self.finished, *ids), origins=origins, legend=legend)
 
     def _pending_without(self, *labels: int) -> tuple[Lesson, ...]:
@@ -232,10 +249,6 @@ class State:
 
 def _without(origins: Mapping[int, Origin], label: int) -> dict[int, Origin]:
     return {i: origin for i, origin in origins.items() if i != label}
-
-
-def _others(axis: int, ndim: int) -> tuple[int, ...]:
-    return tuple(a for a in range(ndim) if a != axis)
 
 
 @dataclass(frozen=True, eq=False)

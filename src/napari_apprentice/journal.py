@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import math
+import operator
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -129,7 +130,8 @@ class Event:
     version : for ``learn`` the version of the model that it made, for ``open`` the one that the session began with
     effort : for ``learn``: see `versions.Effort`
     number : for ``go_back``, ``pin`` and ``unpin``: of the version; for ``choose`` the rank of the mask, 0 for the best
-    axis, carried : for ``propagate``: across which axis, and the index and expected error of its slices
+    axis, carried, ended : for ``propagate``: across which axis, the index and expected error of its slices, and the indices of those before
+        which it ended (which older journals do not tell)
     planes : for ``approve``
     into : for ``relabel`` and ``merge``: the id that the object's voxels have now
     seeds : for ``split``: a voxel of every part
@@ -153,6 +155,7 @@ class Event:
     number: int | None = None
     axis: int | None = None
     carried: tuple[tuple[int, float], ...] = ()
+    ended: tuple[int, ...] = ()
     planes: tuple[Plane, ...] = ()
     into: int | None = None
     seeds: tuple[tuple[int, ...], ...] = ()
@@ -420,7 +423,7 @@ def _flush_folder(folder: Path) -> None:
 
 def _line(record: dict[str, Any]) -> bytes:
     """JSON, with the checksum of what stands before it as the last entry."""
-    text = json.dumps(record, allow_nan=False)[:-1]
+    text = json.dumps(record, allow_nan=False, default=operator.index)[:-1]  # numpy's integers are told as plain ones
     return f'{text}{_CHECK}{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 
@@ -454,7 +457,7 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     if event.computer is not None:
         record["computer"] = asdict(event.computer)
     if event.axis is not None:
-        record |= {"axis": event.axis, "carried": event.carried}
+        record |= {"axis": event.axis, "carried": event.carried, "ended": event.ended}
     if event.legend is not None:
         record["legend"] = {"names": list(event.legend.names.items()), "colors": dict(event.legend.colors)}
     if (patch := event.patch) is not None:
@@ -468,6 +471,7 @@ def _decoded(record: dict[str, Any]) -> Event:
     known = {field.name for field in fields(Event)}
     facts = {key: value for key, value in record.items() if key in known}
     facts["carried"] = tuple((index, error) for index, error in record.get("carried", ()))
+    facts["ended"] = tuple(record.get("ended", ()))
     facts["planes"] = tuple(Plane(*plane) for plane in record.get("planes", ()))
     facts["seeds"] = tuple(tuple(seed) for seed in record.get("seeds", ()))
     if legend := record.get("legend"):

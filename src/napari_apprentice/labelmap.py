@@ -14,7 +14,7 @@ import numpy.typing as npt
 from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.types import LabelsError, Plane
 
-__all__ = ["LARGEST_ID", "LabelMap", "Patch", "as_ids", "as_region", "check_id", "check_shape"]
+__all__ = ["LARGEST_ID", "LabelMap", "Patch", "as_id", "as_ids", "as_region", "check_shape", "extent"]
 
 LARGEST_ID = int(np.iinfo(np.uint32).max)
 """Ids are whole numbers from 1 to this; 0 is background."""
@@ -44,8 +44,7 @@ class Patch:
         differs = old != new
         if not differs.any():
             return None
-        inner = _extents(differs)
-        region = tuple(slice(side.start + first, side.stop + first) for side, first in zip(inner, origin, strict=True))
+        inner, region = extent(differs), extent(differs, origin)
         dtype = np.min_scalar_type(max(int(old[inner].max()), int(new[inner].max())))
         return cls(region, dtype.name, _packed(old[inner], dtype), _packed(new[inner], dtype), int(differs.sum()))
 
@@ -122,15 +121,14 @@ class LabelMap:
 
     def box_of(self, label: int) -> tuple[slice, ...] | None:
         """The smallest box that holds an object; None if it has no voxel."""
-        corners = []
+        boxes = []
         for region, values in self._pieces(label):
             held = values == label
             if held.any():
-                inner = _extents(held)
-                corners.append([(side.start + i.start, side.start + i.stop) for side, i in zip(region, inner, strict=True)])
-        if not corners:
+                boxes.append(extent(held, [side.start for side in region]))
+        if not boxes:
             return None
-        return tuple(slice(min(first for first, _ in along), max(last for _, last in along)) for along in zip(*corners, strict=True))
+        return tuple(slice(min(side.start for side in along), max(side.stop for side in along)) for along in zip(*boxes, strict=True))
 
     def layers_with(self, label: int) -> slice | None:
         """Between which indices of the first axis an object lies; None if it has no voxel."""
@@ -206,11 +204,12 @@ def check_shape(labels: Any, shape: tuple[int, ...]) -> None:
         raise LabelsError(f"labels of type {labels.dtype} arrived; expected integers")
 
 
-def _extents(held: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds what is True; there is some."""
+def extent(held: npt.NDArray[np.bool_], corner: Sequence[int] | None = None) -> tuple[slice, ...]:
+    """The smallest box that holds what is True, of which there is some; ``corner`` is where the first voxel lies, by default 0."""
     axes = range(held.ndim)
     found = [np.flatnonzero(held.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
-    return tuple(slice(int(where[0]), int(where[-1]) + 1) for where in found)
+    corner = [0] * held.ndim if corner is None else corner
+    return tuple(slice(first + int(where[0]), first + int(where[-1]) + 1) for where, first in zip(found, corner, strict=True))
 
 
 def as_ids(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
@@ -230,10 +229,11 @@ def as_ids(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     return array.astype(np.min_scalar_type(highest), copy=False)
 
 
-def check_id(label: int) -> None:
-    """Raise `LabelsError` unless an object may have this id."""
+def as_id(label: int) -> int:
+    """``label``, of whatever integer type, as a plain number; `LabelsError` unless an object may have this id."""
     if int(label) != label or not 1 <= label <= LARGEST_ID:
         raise LabelsError(f"label {label} arrived; expected a whole number from 1 to {LARGEST_ID} (0 is background)")
+    return int(label)
 
 
 def as_region(region: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, ...]:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from napari_apprentice.history import History, State, Step
 from napari_apprentice.journal import Event, Journal
-from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch
 from napari_apprentice.legend import Legend
+from napari_apprentice.objects import fresh_ids
 from napari_apprentice.teaching import Apprentice
 from napari_apprentice.types import ApprenticeError, Click, SessionError
 from napari_apprentice.versions import Version
@@ -56,7 +57,8 @@ class Ledger:
     """
 
     def __init__(self, labels: LabelMap, state: State, model: Apprentice, history: History) -> None:
-        self.labels, self.state, self.model, self.history = labels, state, model, history
+        self.labels, self.model, self.history = labels, model, history
+        self.state = self._with_an_id(state)
         self.journal: Journal | None = None
         self.refusal = ""
 
@@ -146,7 +148,7 @@ class Ledger:
         learn : what was learnt as a part of the action
         facts : further attributes of the `journal.Event`
         """
-        before, values = self.state, None
+        before, after, values = self.state, self._with_an_id(after, patch), None
         if patch is not None:
             values = patch.after
             self.labels.widen(patch.dtype)
@@ -192,6 +194,10 @@ class Ledger:
         self.history.move(1 if kind == "redo" else -1)
         self.model.ensure(state, self.history)
         return self._show(patch, values)
+
+    def _with_an_id(self, state: State, patch: Patch | None = None) -> State:
+        """The state with a free id open where the one that is open would be too large."""
+        return state if state.label <= LARGEST_ID else replace(state, label=fresh_ids(self.labels, state, patch=patch)[0])
 
     def _show(self, patch: Patch | None, values: npt.NDArray[Any] | None) -> Change:
         """Write values into the labels and say so."""

@@ -19,7 +19,7 @@ class Motion:
     Parameters
     ----------
     radius_px : half the side of the window whose pixels move together
-    side_px : larger pictures are made smaller first, to this longest side
+    side_px : larger pictures are made smaller first, to this longest side; where one of a single pixel is left, nothing is seen to move
 
     Attributes
     ----------
@@ -47,6 +47,8 @@ class Motion:
 
         zoom = min(1.0, self._side_px / max(before.shape))
         small = tuple(max(round(zoom * side), 1) for side in before.shape)
+        if min(small) == 1:  # a line has no gradient across itself
+            return np.zeros((2, *before.shape))
         if zoom < 1:
             before, after = (resize(picture, small, anti_aliasing=True) for picture in (before, after))
         flow = optical_flow_ilk(after, before, radius=self._radius_px, num_warp=4)

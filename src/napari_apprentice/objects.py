@@ -6,17 +6,18 @@ An action upon a whole object gives the next state of the session and the change
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_apprentice.history import State
-from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.history import Origin, State
+from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, extent
 from napari_apprentice.types import SessionError
 
-__all__ = ["deletion", "merger", "parts", "presence", "relabelling", "renumbered", "splitting", "taken_apart"]
+__all__ = ["deletion", "fresh_ids", "merger", "parts", "presence", "relabelling", "remainder", "renumbered", "splitting", "taken_apart"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -33,6 +34,19 @@ def presence(labels: LabelMap, label: int) -> tuple[Mask, ...]:
         for axis, side in enumerate(box[1:]):
             found[axis + 1][side] |= mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis))
     return found
+
+
+def fresh_ids(labels: LabelMap, state: State, count: int = 1, patch: Patch | None = None) -> list[int]:
+    """The next ids above all that are in use or open; where these would be too large, the lowest that nothing has.
+
+    ``patch`` is a change of the labels that is about to be made.
+    """
+    first = state.next_id
+    if first + count - 1 <= LARGEST_ID:
+        return list(range(first, first + count))
+    changed = () if patch is None else np.unique(patch.after).tolist()
+    taken = {state.label, *labels.ids(), *changed, *state.finished, *state.origins, *state.legend.names}
+    return list(islice((i for i in range(1, LARGEST_ID + 1) if i not in taken), count))
 
 
 def deletion(labels: LabelMap, state: State, label: int) -> tuple[State, Patch | None]:
@@ -53,21 +67,31 @@ def relabelling(labels: LabelMap, state: State, label: int, to: int) -> tuple[St
     return state.relabelled(label, to), patch
 
 
-def merger(labels: LabelMap, state: State, label: int, into: int) -> tuple[State, Patch]:
-    """With an object as a part of another one; SessionError if one of them has no voxels."""
+def merger(labels: LabelMap, state: State, label: int, into: int, origin: Origin) -> tuple[State, Patch]:
+    """With an object as a part of another one, of which ``origin`` is true then; SessionError if one of them has no voxels."""
     patch = renumbered(labels, label, into)
     if patch is None or labels.layers_with(into) is None:
         raise _missing(label if patch is None else into)
-    return state.merged(label, into), patch
+    return state.merged(label, into, origin), patch
 
 
 def splitting(
     labels: LabelMap, state: State, label: int, seeds: Sequence[tuple[int, ...]], spacing: tuple[float, ...]
 ) -> tuple[State, Patch]:
-    """With an object in parts, see `taken_apart`: that of the first seed keeps the id, the others get the next ones in order."""
-    patch = taken_apart(labels, label, seeds, range(state.next_id, state.next_id + len(seeds) - 1), spacing)
+    """With an object in parts, see `taken_apart`: that of the first seed keeps the id, the others get new ones in order."""
+    patch = taken_apart(labels, label, seeds, fresh_ids(labels, state, len(seeds) - 1), spacing)
     assert patch is not None
-    return state.split(label, patch), patch
+    return state.split(label, patch, remainder(labels, label, patch)), patch
+
+
+def remainder(labels: LabelMap, label: int, patch: Patch) -> tuple[slice, ...]:
+    """The smallest box that holds what ``patch`` leaves of an object, of which it changes nothing but some voxels."""
+    region = labels.box_of(label)
+    assert region is not None
+    left = labels.array[region] == label
+    inner = tuple(slice(side.start - whole.start, side.stop - whole.start) for side, whole in zip(patch.region, region, strict=True))
+    left[inner] = patch.after == label
+    return extent(left, [side.start for side in region])
 
 
 def _missing(label: int) -> SessionError:

@@ -149,8 +149,6 @@ def propagate(
     ------
     SessionError : the image has no such axis, or the object no accepted slice across it
     """
-    if label < 1:
-        raise SessionError(f"propagation of object {label} was asked for; expected an id from 1 on (0 is background)")
     if image.ndim != 3 or axis not in range(3):
         raise SessionError(
             f"propagation across axis {axis} of an image of shape {image.shape} was asked for; expected axis 0, 1 or 2 of a volume"
@@ -361,7 +359,7 @@ class _Walk:
                 passed = ((forth, index - first), (back, last - index))
                 signs = [carried[index].signs if index in carried else _of_none(slices) for carried, slices in passed]
                 apart = 1 - overlap(words[0] > 0, words[1] > 0)
-                answer = Prediction(logits, box, self._pixels(first).shape)
+                answer = Prediction(logits, box, accepted[first].shape)
                 blended[index] = _Carried(answer, signs[0].towards(signs[1], share, apart))
         return blended
 

@@ -16,7 +16,7 @@ from napari_apprentice.computers import Computer
 from napari_apprentice.journal import Event, Header, effective, package_version, read_journal
 from napari_apprentice.labelmap import Patch
 from napari_apprentice.session import Change, Session
-from napari_apprentice.types import Click, ClickError, ReadError, SessionError
+from napari_apprentice.types import Click, ClickError, LabelsError, ReadError, SessionError
 
 __all__ = ["obstacles", "read_recording", "replay", "starting_labels"]
 
@@ -173,7 +173,7 @@ def _do(session: Session, event: Event) -> Change | None:
     elif event.kind in ("forget", "go_back", "pin", "unpin"):
         _do_to_version(session, event)
     else:
-        with suppress(SessionError):  # what this model did not find can be neither deleted nor split
+        with suppress(LabelsError, SessionError):  # what was not found cannot be split; older journals may rename background
             return _do_to_object(session, event)
     return None
 

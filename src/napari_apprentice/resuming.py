@@ -17,11 +17,13 @@ from napari_apprentice.blocks import cleared
 from napari_apprentice.checkpoints import Checkpoints, SnapshotStore
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
+from napari_apprentice.ground import joined
 from napari_apprentice.history import State
 from napari_apprentice.journal import Entry, Event, Journal, check_image, effective, journal_path, read_journal
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.ledger import Ledger
 from napari_apprentice.legend import Legend
+from napari_apprentice.objects import remainder
 from napari_apprentice.teaching import lessons_of
 from napari_apprentice.types import Image, InUseError, outcome
 from napari_apprentice.versions import Version
@@ -149,13 +151,13 @@ def _after(ledger: Ledger, entry: Entry, patch: Patch | None, load: Load | None)
     if event.kind == "paint" and patch is not None:
         return state.painted(patch)
     if event.kind == "propagate" and event.axis is not None:
-        return state.propagated(event.label, event.axis, dict(event.carried))
+        return state.propagated(event.label, event.axis, dict(event.carried), event.ended)
     if event.kind == "discard":
         return state.discarded()
     if event.kind == "approve":
         return state.approved(event.label, event.planes)
     if event.kind in ("delete", "relabel", "merge", "split", "name"):
-        return _after_naming_or_renumbering(state, event, patch)
+        return _after_naming_or_renumbering(labels, state, event, patch)
     if event.kind in ("go_back", "forget"):
         return _used(ledger, event.number or 0, load)
     if event.kind in ("pin", "unpin") and event.number is not None:
@@ -163,15 +165,15 @@ def _after(ledger: Ledger, entry: Entry, patch: Patch | None, load: Load | None)
     return state.opening(event.label)
 
 
-def _after_naming_or_renumbering(state: State, event: Event, patch: Patch | None) -> State:
+def _after_naming_or_renumbering(labels: LabelMap, state: State, event: Event, patch: Patch | None) -> State:
     if event.kind == "name":
         return state.named(event.label, event.name or "", event.color)
     if event.kind == "relabel" and event.into is not None:
         return state.relabelled(event.label, event.into)
     if event.kind == "merge" and event.into is not None:
-        return state.merged(event.label, event.into)
+        return state.merged(event.label, event.into, joined(labels, state, event.label, event.into))
     if event.kind == "split" and patch is not None:
-        return state.split(event.label, patch)
+        return state.split(event.label, patch, remainder(labels, event.label, patch))
     return state.deleted(event.label)
 
 

@@ -23,10 +23,10 @@ import numpy.typing as npt
 from napari_apprentice.checkpoints import SnapshotStore
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
-from napari_apprentice.ground import Doubt, unapproved
+from napari_apprentice.ground import Doubt, joined, unapproved
 from napari_apprentice.history import History, State
 from napari_apprentice.journal import Journal
-from napari_apprentice.labelmap import LabelMap, as_ids, as_region, check_id
+from napari_apprentice.labelmap import LabelMap, as_id, as_ids, as_region
 from napari_apprentice.ledger import Change, Ledger
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import deletion, merger, relabelling, renumbered, splitting
@@ -140,7 +140,7 @@ class Session(Overview):
     def accept(self, *, learn: bool = True) -> Change:
         """Finish the open object and open the next id. With ``learn``, `learn` is part of the action.
 
-        Every plane that was clicked or painted in and holds some of the object becomes a lesson.
+        Every plane that was clicked or painted in and holds some of the object becomes a lesson, if the image shows anything there.
 
         Raises
         ------
@@ -235,11 +235,11 @@ class Session(Overview):
         ------
         LabelsError : not an id
         """
-        check_id(label)
+        label = as_id(label)
         if label == self.label:
             return self._ledger.nothing
         with self._ledger.safely() as began:
-            return self._ledger.commit("select", self._state.opening(int(label)), None, began)
+            return self._ledger.commit("select", self._state.opening(label), None, began)
 
     def paint(self, region: Sequence[slice], values: npt.ArrayLike) -> Change:
         """Write labels by hand, over whatever is there.
@@ -275,16 +275,18 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : the object has no slice to start from, or the image is no volume
         """
+        label = self.candidate if label is None else as_id(label)
         with self._ledger.safely() as began:
-            label = self.candidate if label is None else label
             outcome = propagate(self.image, self._segmenter, self._labels, self._state.origin(label), label, axis, on_slice)
-            after = self._state.propagated(label, axis, outcome.carried)
+            carried, ended = tuple(outcome.carried.items()), tuple(stop.index for stop in outcome.stops)
+            after = self._state.propagated(label, axis, outcome.carried, ended)
             if outcome.patch is None and after.origin(label) == self._state.origin(label):
                 return self._ledger.nothing, outcome
-            carried = tuple(outcome.carried.items())
-            return self._ledger.commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried), outcome
+            change = self._ledger.commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried, ended=ended)
+            return change, outcome
 
     def approve(self, *planes: Plane, label: int | None = None) -> Change:
         """Find slices of an object good as they are, empty ones too: as if they had been clicked in, propagation never touches them again.
@@ -296,9 +298,10 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : there is no such plane, or nothing was carried and no plane is named
         """
-        label = self.candidate if label is None else label
+        label = self.candidate if label is None else as_id(label)
         fresh = unapproved(self._state.origin(label), label, planes, self.image.shape)
         if not fresh:
             return self._ledger.nothing
@@ -312,8 +315,10 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : it has neither voxels nor clicks
         """
+        label = as_id(label)
         with self._ledger.safely() as began:
             return self._ledger.commit("delete", *deletion(self._labels, self._state, label), began, label=label)
 
@@ -325,7 +330,7 @@ class Session(Overview):
         LabelsError : not an id
         SessionError : the object has no voxels, or the other id has
         """
-        check_id(to)
+        label, to = as_id(label), as_id(to)
         if label == to:
             return self._ledger.nothing
         with self._ledger.safely() as began:
@@ -336,12 +341,15 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : one of them has no voxels, or both are the same
         """
+        label, into = as_id(label), as_id(into)
         if label == into:
             raise SessionError(f"a merge of object {label} with itself arrived; expected two objects")
         with self._ledger.safely() as began:
-            return self._ledger.commit("merge", *merger(self._labels, self._state, label, into), began, label=label, into=into)
+            origin = joined(self._labels, self._state, label, into)
+            return self._ledger.commit("merge", *merger(self._labels, self._state, label, into, origin), began, label=label, into=into)
 
     def split(self, label: int, seeds: Sequence[tuple[int, ...]]) -> Change:
         """Make several objects of one. The part of the first seed keeps the id; the others get new ones, in order, and are finished.
@@ -352,8 +360,10 @@ class Session(Overview):
 
         Raises
         ------
+        LabelsError : not an id
         SessionError : there are fewer than two seeds, or one lies outside of the object
         """
+        label = as_id(label)
         seeds = tuple(dict.fromkeys(tuple(int(v) for v in seed) for seed in seeds))
         with self._ledger.safely() as began:
             after, patch = splitting(self._labels, self._state, label, seeds, self.image.spacing)
@@ -370,7 +380,7 @@ class Session(Overview):
         ------
         LabelsError : not an id, not one line, or not a colour
         """
-        check_id(label)
+        label = as_id(label)
         after = self._state.named(label, name, color)
         if after.legend == self.legend:
             return self._ledger.nothing

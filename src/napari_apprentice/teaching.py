@@ -26,6 +26,7 @@ from napari_apprentice.types import (
     ApprenticeError,
     Click,
     Image,
+    ImageError,
     LearningReport,
     Lesson,
     Plane,
@@ -40,14 +41,18 @@ __all__ = ["Apprentice", "lessons_of"]
 
 
 def lessons_of(image: Image, labels: LabelMap, state: State) -> tuple[Lesson, ...]:
-    """What there is to learn from the open object as it is now: every plane that was clicked or painted in and holds some of it."""
+    """What there is to learn from the open object as it is now: every plane that was clicked or painted in and holds some of it.
+
+    A plane without contrast is none: one may paint there, but the model has nothing to look at.
+    """
     lessons = []
     for plane in state.worked_in:
         ids = labels.plane(plane)
         mask, others = ids == state.label, (ids != 0) & (ids != state.label)
         if mask.any():
             first = iou(state.firsts[plane].mask & ~others, mask) if plane in state.firsts else math.nan
-            lessons.append(Lesson(image.slice(plane), state.clicks_in(plane), mask, image.name, state.label, first, others))
+            with suppress(ImageError):
+                lessons.append(Lesson(image.slice(plane), state.clicks_in(plane), mask, image.name, state.label, first, others))
     return tuple(lessons)
 
 
