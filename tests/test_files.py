@@ -1124,6 +1124,14 @@ def test_where_labels_cannot_go_is_known_beforehand(tmp_path, name, words):
     one_sentence(error, words)
 
 
+def test_labels_do_not_take_the_place_of_the_zarr_that_holds_their_image(tmp_path):
+    save_image(tmp_path / "study.ome.zarr", Image(np.ones((1, 4, 5, 6), np.uint8)))
+    image = read(tmp_path / "study.ome.zarr" / "0")
+    with pytest.raises(WriteError) as error:
+        files.check_place(tmp_path / "study.ome.zarr", like=image)
+    one_sentence(error, "holds the image itself")
+
+
 def test_a_place_without_permission_is_known_beforehand(tmp_path, monkeypatch):
     image = Image(np.ones((1, 5, 7)))
     (tmp_path / "labels.tif").touch()

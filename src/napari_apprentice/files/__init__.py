@@ -255,7 +255,8 @@ def check_place(path: Path | str, *, like: Image) -> None:
 
     Raises
     ------
-    WriteError : no format of label maps, none for such an image, no folder, no permission, or the file of the image
+    WriteError : no format of label maps, none for such an image, no folder, no permission, or the file of the image, or a folder that
+        holds it
     """
     path = Path(path)
     chosen = _format(path, WRITABLE, WriteError)
@@ -264,10 +265,17 @@ def check_place(path: Path | str, *, like: Image) -> None:
             f"{path.name!r} was asked for, which cannot hold a volume; expected a format such as {_NIFTI.name} or {_TIFF.name}"
         )
     target = _target(path)
-    if like.path is not None and target == Path(os.path.realpath(like.path)):
-        raise WriteError(f"{path.name!r} is the image itself; expected another file for its labels")
+    _check_spares(path, like)
     if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise WriteError(_why_not_written(path, target.parent, PermissionError(errno.EACCES, "is write-protected")))
+
+
+def _check_spares(path: Path, image: Image) -> None:
+    """Refuse to replace an image by labels of it: its file, or a folder that holds it, such as the zarr of which one level was read."""
+    if image.path is not None:
+        target, own = Path(os.path.realpath(path)), Path(os.path.realpath(image.path))
+        if target == own or target in own.parents:
+            raise WriteError(f"{path.name!r} {'is' if target == own else 'holds'} the image itself; expected another file for its labels")
 
 
 def _written(
@@ -305,7 +313,7 @@ def write_objects(
 
     Raises
     ------
-    LabelsError, WriteError : as `write`; all older files stay as they were
+    LabelsError, WriteError : as `write`; or one of the files is that of the image. All older files stay as they were
     """
     if isinstance(labels, BlockArray):
         raise WriteError(
@@ -313,9 +321,12 @@ def write_objects(
         )
     array = _smallest_unsigned(np.asarray(labels))
     ids = [int(label) for label in np.unique(array) if label]
+    paths = object_paths(path, ids)
+    for each in paths:
+        _check_spares(each, like)
     with ExitStack() as complete:
         puts = []
-        for label, each in zip(ids, object_paths(path, ids), strict=True):
+        for label, each in zip(ids, paths, strict=True):
             go_on()
             puts.append(complete.enter_context(_written(each, array == label, like, go_on)))
         return tuple(put() for put in puts)
