@@ -23,6 +23,7 @@ from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_this_machine
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, read_journal, replay_labels
+from napari_apprentice.legend import read_legend
 from napari_apprentice.outcomes import Finished, cohort_table, finish
 from napari_apprentice.project_file import Settings
 from napari_apprentice.projects import Status, create_project
@@ -445,6 +446,42 @@ def test_the_journal_of_a_case_says_where_to_click_in_others(project):
     do.close()
     run(project, Plan(PLAN.build, PLAN.policy, clicks=project.folder / "recorded"), ["eye_2"])
     assert set(np.unique(labels_of(project, "eye_2"))) == {0, 1}
+
+
+def test_what_a_session_dropped_stays_dropped_and_what_it_renumbered_has_its_last_id(project):
+    image = files.read(project["eye_0"].image)
+    session = Session(image, DiskSegmenter(2.0), FakePolicy(0, 0), journal=Journal.create(project.folder / "recorded", image))
+
+    def click(label, *voxel):
+        session.select(label)
+        session.add(Click(voxel))
+
+    click(1, 3, 3)
+    session.discard()
+    click(1, 3, 12)
+    click(2, 3, 21)
+    session.name(2, "dropped")
+    click(3, 3, 30)
+    session.name(3, "rim")
+    click(4, 12, 3)
+    click(6, 12, 12)
+    click(7, 12, 21)
+    session.undo()
+    session.delete(2)
+    session.relabel(3, 2)
+    session.merge(6, 1)
+    session.delete(4)
+    session.undo()
+    session.close()
+    project.set_status("eye_0", Status("failed"))
+    run(project, Plan(PLAN.build, FakePolicy(0, 0), clicks=project.folder / "recorded"), ["eye_0"])
+    found = {label: set(zip(*np.nonzero(labels_of(project, "eye_0") == label), strict=True)) for label in (1, 2, 4)}
+    assert set(np.unique(labels_of(project, "eye_0"))) == {0, 1, 2, 4}
+    assert (3, 30) in found[2]
+    assert (12, 3) in found[4]
+    assert (12, 12) in found[1]
+    assert (3, 3) not in found[1]
+    assert read_legend(project.folder / "labels" / "eye_0_labels.tsv").names == {2: "rim", 5: "cup"}
 
 
 @pytest.fixture
