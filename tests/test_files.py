@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_apprentice import files
+from napari_apprentice import files, lazy
 from napari_apprentice.files import READABLE, WRITABLE, labels_path, read, read_labels, save_image, write
 from napari_apprentice.geometry import affine_from_spacing, reverse_axes, swap_lps_ras
 from napari_apprentice.types import Image, LabelsError, ReadError, WriteError
@@ -569,6 +569,29 @@ def test_layouts_of_tiff(tmp_path, shape, options, expected):
         np.testing.assert_array_equal(data, values.reshape(expected))
 
 
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_deflate", "group4", "jpeg"])
+def test_compressed_tiffs_of_other_programs(tmp_path, monkeypatch, compression, large):
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0 if large else lazy.LARGE_BYTES)
+    values = np.add.outer(np.arange(64), 2 * np.arange(48)).astype(np.uint8)
+    stored = values > 90 if compression == "group4" else np.dstack([values, values, values])
+    PIL.Image.fromarray(stored).save(tmp_path / "a.tif", compression=compression, **({"quality": 100} if compression == "jpeg" else {}))
+    data = np.asarray(read(tmp_path / "a.tif").data[:])
+    expected = stored[None] if stored.ndim == 2 else np.moveaxis(stored, -1, 0)
+    np.testing.assert_allclose(data.astype(int), expected.astype(int), atol=2 if compression == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_compression_that_nothing_here_knows_is_no_damage(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0 if large else lazy.LARGE_BYTES)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 7), np.uint8), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags[259].overwrite(12345)
+    with pytest.raises(ReadError) as error:
+        read(tmp_path / "a.tif")
+    one_sentence(error, "cannot be read here (12345)", "such as Deflate")
+
+
 def test_tiff_series_and_what_is_neither_grey_nor_rgb(tmp_path):
     values = RNG.integers(0, 255, (6, 5, 7)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "t.tif", values, imagej=True, metadata={"axes": "TYX"})
@@ -900,6 +923,10 @@ def test_five_axes_and_complex_values_are_refused(tmp_path):
 
 
 def test_labels_are_not_read_from_lossy_or_fractional_files(tmp_path):
+    PIL.Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "a.tif", compression="jpeg")
+    with pytest.raises(ReadError) as error:
+        read_labels(tmp_path / "a.tif")
+    one_sentence(error, "JPEG", "changes labels")
     PIL.Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "a.jpg")
     with pytest.raises(ReadError) as error:
         read_labels(tmp_path / "a.jpg")

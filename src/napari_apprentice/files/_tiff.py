@@ -27,6 +27,7 @@ _OME_TYPES = ("u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8")
 _LARGEST_IMAGEJ_BYTES = 2**32 - 2**25
 # Without one of these the voxels or their spacing would be others: size, type, layout, description, density.
 _DECISIVE_TAGS = {*range(256, 260), 262, 270, 273, *range(277, 280), *range(282, 285), 296, *range(322, 326), 339}
+_LOSSY = (6, 7, 33007, 34892)
 _RESOLUTION_UNITS = {2: "in", 3: "cm"}
 
 
@@ -58,6 +59,7 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
             raise RefusedError("holds no image; expected at least one page")
         series = file.series[0]
         _check_complete(file, series)
+        _check_compression(series.keyframe, exact=exact)
         shape, names = series.shape, _axes(series.axes, series.shape)
         chosen = chosen_time(shape[names.index("T")] if "T" in names else 1, time)
         array = _mapped(path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
@@ -131,6 +133,17 @@ def _check_complete(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
         extents.append((series.dataoffset, series.nbytes))
     if any(offset + count > size for offset, count in extents):
         raise ValueError(f"voxels lie beyond the end of the file, {size} bytes")
+
+
+def _check_compression(page: tifffile.TiffPage | tifffile.TiffFrame, *, exact: bool) -> None:
+    """Refuse what nothing here decompresses, before it is left on the disk, and labels that compression has changed."""
+    known, kind = tifffile.TIFF.DECOMPRESSORS, getattr(page.compression, "name", page.compression)
+    if page.compression not in known:
+        raise RefusedError(f"is compressed in a way that cannot be read here ({kind}); expected a usual one, such as Deflate, or none")
+    if exact and page.compression in _LOSSY:
+        raise RefusedError(
+            f"is compressed as a JPEG ({kind}), which changes labels; expected a lossless compression, such as Deflate, or none"
+        )
 
 
 def _directory(file: tifffile.TiffFile, offset: int) -> tuple[list[int], int]:
