@@ -6,7 +6,7 @@ What every format becomes (`read`), and what a label map becomes in every format
 extensions       axes on disk                        geometry
 ===============  ==================================  ===========================================================================
 .nii .nii.gz     x, y[, z[, t]]; grey, RGB           full affine, any orientation; units converted to mm (see below for "unknown")
-.mha .mhd .nrrd  x, y[, z[, t]]; grey, RGB           full affine (LPS converted to RAS); mm
+.mha .mhd .nrrd  x, y[, z[, t]]; grey, RGB           full affine (LPS converted to RAS); units converted to mm, the default
 .tif .ome.tif    [T, Z,] Y, X; grey, RGB, 3 channels  spacing of OME, ImageJ or resolution tags; no rotation, no origin
 .ome.zarr .zarr  [t, c,] [z,] y, x; grey, RGB        scale and translation of OME-Zarr; the whole affine in what we wrote ourselves
 .png             Y, X; grey, RGB, palette            spacing of the pHYs chunk, in whole pixels per metre
@@ -18,7 +18,8 @@ extensions       axes on disk                        geometry
   converted. TIFF keeps of it the spacing only, PNG the spacing of a 2D image.
 - A NIfTI file with one z slice stays a volume of one slice; one that declares two axes is a 2D image. TIFF cannot tell a volume of one
   slice from a 2D image: it is read as 2D. The world axes of a 2D image are those of the file, without anatomical names.
-- Alpha is dropped. A fourth axis of length one is dropped; a longer one is a series, of which ``time=`` chooses one.
+- Alpha is dropped where a file says that it is alpha; other channels than grey or RGB are refused, never dropped. A fourth axis of length
+  one is dropped; a longer one is a series, of which ``time=`` chooses one.
 - A spacing of which a file states no usable length for one of its axes (none at all, 0, not a number) counts as not stated: `Image.units`
   is "pixel" then, never a guess; see `unstated_spacing`.
 - A NIfTI file whose unit is "unknown" counts as mm, as it does everywhere, unless its voxels are 1 × 1 × 1: that is what programs write
