@@ -497,6 +497,15 @@ def bright(tmp_path):
     return create_project(tmp_path / "project", Settings("eyes"), images), truths
 
 
+def test_an_example_that_was_corrected_is_read_again(bright):
+    project, truths = bright
+    plan = Plan(partial(Model, DiskSegmenter(8.0), FakeStore(), "d:0"), FakePolicy(0, 0), examples=("eye_0",), again=True)
+    for label in (1, 4):
+        do_by_hand(project, "eye_0", label * truths["eye_0"])
+        run(project, plan, ["eye_1"])
+        assert set(np.unique(labels_of(project, "eye_1"))) == {0, label}
+
+
 def test_accepted_cases_say_where_to_click(bright):
     project, truths = bright
     do_by_hand(project, "eye_0", truths["eye_0"])

@@ -268,7 +268,7 @@ def _prompts(project: Project, name: str, image: Image, plan: Plan) -> tuple[tup
         return _lasting(read_recording(path)), str(path), None
     if not plan.examples:
         raise SessionError(f"nothing says where to click in case {name!r}; expected a click file for it, or a case that was done by hand")
-    examples = [_example(str(project.folder), example) for example in plan.examples]
+    examples = [_example(project, example) for example in plan.examples]
     found = find(image, examples, project.settings.axis, in_all=not project.settings.propagate)
     if not found.clicks:
         raise SessionError(f"no object of case {found.example!r} was found in {name!r}; expected a click file for it")
@@ -305,12 +305,16 @@ def _click_file(project: Project, name: str, plan: Plan) -> Path | None:
     return plan.clicks or project.clicks_of(name)
 
 
+def _example(project: Project, name: str) -> Example:
+    """A case that was done by hand, as it is now: somebody may correct it while cases are run."""
+    labels = project.folder / project.stored(name).labels
+    return _read_example(name, project[name].image, labels, labels.stat().st_mtime_ns if labels.exists() else 0)
+
+
 @lru_cache(maxsize=2 * NEWEST_EXAMPLES)
-def _example(folder: str, name: str) -> Example:
-    project = open_project(folder)
-    status = project.stored(name)
-    image = files.read(project[name].image)
-    return Example(name, image, files.read_labels(project.folder / status.labels, like=image))
+def _read_example(name: str, image: Path, labels: Path, changed_ns: int) -> Example:
+    read = files.read(image)
+    return Example(name, read, files.read_labels(labels, like=read))
 
 
 def _clicked(session: Session, events: Sequence[Event], *, apart: bool) -> dict[int, dict[Plane, float]]:
