@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -94,15 +95,22 @@ def by_hand(project, name, radius=4.0):
     return session.labels
 
 
-def do_by_hand(project, name, labels, radius=4.0):
-    """A person does a case: every object of ``labels`` is painted and accepted."""
+@contextmanager
+def session_of(project, name, radius=4.0, legend=None):
+    """A person works on a case, which is done at the end."""
     image = files.read(project[name].image)
     folder = fresh_session(project, name)
-    session = Session(image, DiskSegmenter(radius), PLAN.policy, journal=Journal.create(folder, image, cohort=project.settings.study))
-    session.paint(tuple(slice(0, size) for size in image.shape), labels)
-    with project.held(name):
+    journal = Journal.create(folder, image, cohort=project.settings.study)
+    with project.held(name), journal:
+        session = Session(image, DiskSegmenter(radius), PLAN.policy, legend=legend, journal=journal)
+        yield session
         finish(project, name, session, image, Finished("hand", folder.name))
-    session.close()
+
+
+def do_by_hand(project, name, labels, radius=4.0):
+    """A person does a case: every object of ``labels`` is painted and accepted."""
+    with session_of(project, name, radius) as session:
+        session.paint(tuple(slice(0, size) for size in labels.shape), labels)
 
 
 # --- what a run leaves ---
@@ -117,6 +125,30 @@ def test_a_run_does_what_the_clicks_say(project):
         assert set(np.unique(labels)) == {0, 2, 5}
         assert project.status(name).state == "done"
         assert project.status(name).by == "run"
+
+
+def names_of(project, name):
+    return read_legend(project.folder / "labels" / f"{name}_labels.tsv").names
+
+
+def test_a_name_of_the_project_that_was_removed_or_moved_does_not_come_back(project):
+    with session_of(project, "eye_0", legend=project.settings.legend) as session:
+        session.select(5)
+        session.add(Click((12, 10)))
+        session.relabel(5, 3)
+    assert names_of(project, "eye_0") == {3: "cup"}
+    with session_of(project, "eye_0", legend=project.settings.legend) as session:
+        session.name(5, "")
+    assert names_of(project, "eye_0") == {}
+
+
+def test_what_was_done_elsewhere_gets_the_names_of_the_project(project):
+    with session_of(project, "eye_0") as session:
+        session.name(2, "rim")
+    assert names_of(project, "eye_0") == {2: "rim", 5: "cup"}
+    with session_of(project, "eye_0") as session:
+        session.name(5, "vessel")
+    assert names_of(project, "eye_0") == {5: "vessel"}
 
 
 def test_the_report_says_what_was_done(project):
@@ -481,7 +513,7 @@ def test_what_a_session_dropped_stays_dropped_and_what_it_renumbered_has_its_las
     assert (12, 3) in found[4]
     assert (12, 12) in found[1]
     assert (3, 3) not in found[1]
-    assert read_legend(project.folder / "labels" / "eye_0_labels.tsv").names == {2: "rim", 5: "cup"}
+    assert names_of(project, "eye_0") == {2: "rim", 5: "cup"}
 
 
 @pytest.fixture
