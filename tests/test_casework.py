@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_this_machine
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, read_journal, replay_labels
+from napari_apprentice.legend import read_legend
 from napari_apprentice.outcomes import Finished, cohort_table, finish
 from napari_apprentice.project_file import Settings
 from napari_apprentice.projects import Status, create_project
@@ -93,15 +95,22 @@ def by_hand(project, name, radius=4.0):
     return session.labels
 
 
-def do_by_hand(project, name, labels, radius=4.0):
-    """A person does a case: every object of ``labels`` is painted and accepted."""
+@contextmanager
+def session_of(project, name, radius=4.0, legend=None):
+    """A person works on a case, which is done at the end."""
     image = files.read(project[name].image)
     folder = fresh_session(project, name)
-    session = Session(image, DiskSegmenter(radius), PLAN.policy, journal=Journal.create(folder, image, cohort=project.settings.study))
-    session.paint(tuple(slice(0, size) for size in image.shape), labels)
-    with project.held(name):
+    journal = Journal.create(folder, image, cohort=project.settings.study)
+    with project.held(name), journal:
+        session = Session(image, DiskSegmenter(radius), PLAN.policy, legend=legend, journal=journal)
+        yield session
         finish(project, name, session, image, Finished("hand", folder.name))
-    session.close()
+
+
+def do_by_hand(project, name, labels, radius=4.0):
+    """A person does a case: every object of ``labels`` is painted and accepted."""
+    with session_of(project, name, radius) as session:
+        session.paint(tuple(slice(0, size) for size in labels.shape), labels)
 
 
 # --- what a run leaves ---
@@ -116,6 +125,30 @@ def test_a_run_does_what_the_clicks_say(project):
         assert set(np.unique(labels)) == {0, 2, 5}
         assert project.status(name).state == "done"
         assert project.status(name).by == "run"
+
+
+def names_of(project, name):
+    return read_legend(project.folder / "labels" / f"{name}_labels.tsv").names
+
+
+def test_a_name_of_the_project_that_was_removed_or_moved_does_not_come_back(project):
+    with session_of(project, "eye_0", legend=project.settings.legend) as session:
+        session.select(5)
+        session.add(Click((12, 10)))
+        session.relabel(5, 3)
+    assert names_of(project, "eye_0") == {3: "cup"}
+    with session_of(project, "eye_0", legend=project.settings.legend) as session:
+        session.name(5, "")
+    assert names_of(project, "eye_0") == {}
+
+
+def test_what_was_done_elsewhere_gets_the_names_of_the_project(project):
+    with session_of(project, "eye_0") as session:
+        session.name(2, "rim")
+    assert names_of(project, "eye_0") == {2: "rim", 5: "cup"}
+    with session_of(project, "eye_0") as session:
+        session.name(5, "vessel")
+    assert names_of(project, "eye_0") == {5: "vessel"}
 
 
 def test_the_report_says_what_was_done(project):
@@ -447,6 +480,42 @@ def test_the_journal_of_a_case_says_where_to_click_in_others(project):
     assert set(np.unique(labels_of(project, "eye_2"))) == {0, 1}
 
 
+def test_what_a_session_dropped_stays_dropped_and_what_it_renumbered_has_its_last_id(project):
+    image = files.read(project["eye_0"].image)
+    session = Session(image, DiskSegmenter(2.0), FakePolicy(0, 0), journal=Journal.create(project.folder / "recorded", image))
+
+    def click(label, *voxel):
+        session.select(label)
+        session.add(Click(voxel))
+
+    click(1, 3, 3)
+    session.discard()
+    click(1, 3, 12)
+    click(2, 3, 21)
+    session.name(2, "dropped")
+    click(3, 3, 30)
+    session.name(3, "rim")
+    click(4, 12, 3)
+    click(6, 12, 12)
+    click(7, 12, 21)
+    session.undo()
+    session.delete(2)
+    session.relabel(3, 2)
+    session.merge(6, 1)
+    session.delete(4)
+    session.undo()
+    session.close()
+    project.set_status("eye_0", Status("failed"))
+    run(project, Plan(PLAN.build, FakePolicy(0, 0), clicks=project.folder / "recorded"), ["eye_0"])
+    found = {label: set(zip(*np.nonzero(labels_of(project, "eye_0") == label), strict=True)) for label in (1, 2, 4)}
+    assert set(np.unique(labels_of(project, "eye_0"))) == {0, 1, 2, 4}
+    assert (3, 30) in found[2]
+    assert (12, 3) in found[4]
+    assert (12, 12) in found[1]
+    assert (3, 3) not in found[1]
+    assert names_of(project, "eye_0") == {2: "rim", 5: "cup"}
+
+
 @pytest.fixture
 def bright(tmp_path):
     """Cases with a bright disk each, in different places, and their truths."""
@@ -458,6 +527,15 @@ def bright(tmp_path):
         images.append(tmp_path / f"{name}.png")
         Picture.fromarray(picture.clip(0, 255).astype(np.uint8)).save(images[-1])
     return create_project(tmp_path / "project", Settings("eyes"), images), truths
+
+
+def test_an_example_that_was_corrected_is_read_again(bright):
+    project, truths = bright
+    plan = Plan(partial(Model, DiskSegmenter(8.0), FakeStore(), "d:0"), FakePolicy(0, 0), examples=("eye_0",), again=True)
+    for label in (1, 4):
+        do_by_hand(project, "eye_0", label * truths["eye_0"])
+        run(project, plan, ["eye_1"])
+        assert set(np.unique(labels_of(project, "eye_1"))) == {0, label}
 
 
 def test_accepted_cases_say_where_to_click(bright):

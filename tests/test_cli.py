@@ -672,6 +672,36 @@ def test_measure_pairs_two_folders_by_name(volume, tmp_path, capsys):
     assert "left out: 1" in capsys.readouterr().out
 
 
+def test_measure_tells_images_from_labels_that_lie_beside_them(volume, tmp_path, capsys):
+    images, apart, table = tmp_path / "images", tmp_path / "apart", tmp_path / "table.csv"
+    for folder in (images, apart):
+        folder.mkdir()
+    for name in ("scan.nii.gz", "unlabelled.nii.gz"):
+        (images / name).write_bytes(volume.read_bytes())
+    write_objects_of(volume, images, "scan_labels.nii.gz")
+    write_objects_of(volume, apart, "scan.mha")
+    measured = []
+    for labels in (images, apart):
+        assert cli.main(["measure", str(images), str(labels), "--out", str(table)]) == 0
+        assert "left out: 1" in capsys.readouterr().out
+        assert {row["case"] for row in rows_of(table)} == {"scan"}
+        measured.append([{key: value for key, value in row.items() if key != "labels"} for row in rows_of(table)])
+    assert measured[0] == measured[1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "words"), [("images", "scan.mha", "one image"), ("labels", "scan_labels.mha", "one label file")]
+)
+def test_measure_refuses_two_files_of_one_case(volume, tmp_path, capsys, folder, name, words):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for each in (images, labels):
+        each.mkdir()
+    (images / "scan.nii.gz").write_bytes(volume.read_bytes())
+    write_objects_of(volume, labels, "scan_labels.nii.gz")
+    write_objects_of(volume, tmp_path / folder, name)
+    assert f"are of one case; expected {words} for each" in refused(capsys, "measure", images, labels, "--out", tmp_path / "table.csv")
+
+
 def test_measure_has_one_unit_for_all_cases(volume, tmp_path, capsys):
     images, labels, table = tmp_path / "images", tmp_path / "labels", tmp_path / "table.csv"
     images.mkdir()

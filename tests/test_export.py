@@ -98,6 +98,16 @@ def test_what_cannot_be_written_object_by_object(tmp_path, labels):
         write_objects(tmp_path / "a.xyz", labels, like=scan())
 
 
+@pytest.mark.parametrize("name", ["cell_00011.nii", "link.nii"])
+def test_no_object_takes_the_place_of_the_image(tmp_path, labels, name):
+    save_image(tmp_path / "cell_00011.nii", scan())
+    (tmp_path / "link.nii").symlink_to(tmp_path / "cell_00011.nii")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(WriteError, match="is the image itself; expected another file"):
+        write_objects(tmp_path / "cell.nii", labels, like=read(tmp_path / name))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 # ------------------------------------------------------------------------------------------------------------------ another grid
 
 

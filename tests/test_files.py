@@ -8,8 +8,10 @@ import importlib
 import importlib.util
 import itertools
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -22,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_apprentice import files
+from napari_apprentice import files, lazy
 from napari_apprentice.files import READABLE, WRITABLE, labels_path, read, read_labels, save_image, write
 from napari_apprentice.geometry import affine_from_spacing, reverse_axes, swap_lps_ras
 from napari_apprentice.types import Image, LabelsError, ReadError, WriteError
@@ -494,6 +496,19 @@ def test_imagej_stacks(tmp_path, unit, mm):
         assert file.pages.first.tags["YResolution"].value == (1, 16)
 
 
+@pytest.mark.parametrize(
+    ("unit", "zunit", "mm"), [("um", "nm", (0.0005, 0.0002)), ("nm", "micron", (0.5, 2e-7)), ("um", "um", (0.5, 2e-4))]
+)
+def test_imagej_states_the_distance_of_slices_in_a_unit_of_its_own(tmp_path, unit, zunit, mm):
+    spacing = mm[0] * {"nm": 1e6, "micron": 1e3, "um": 1e3}[zunit]
+    metadata = {"axes": "ZYX", "spacing": spacing, "unit": unit, "zunit": zunit}
+    values = RNG.integers(0, 255, (4, 5, 7)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, resolution=(5, 5), metadata=metadata)
+    image = read(tmp_path / "a.tif")
+    assert (image.units, image.spacing) == ("mm", pytest.approx((mm[0], mm[1], mm[1])))
+    assert read(write(tmp_path / "b.tif", values, like=image)).spacing == pytest.approx(image.spacing)
+
+
 def test_imagej_without_calibration_is_in_pixels(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.ones((4, 5, 7), np.uint8), imagej=True, metadata={"axes": "ZYX"})
     image = read(tmp_path / "a.tif")
@@ -547,6 +562,7 @@ def test_resolution_tags(tmp_path):
         ((5, 7), {"metadata": None}, (1, 5, 7)),
         ((5, 7, 3), {"photometric": "rgb"}, (3, 5, 7)),
         ((5, 7, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}, (3, 5, 7)),
+        ((5, 7, 2), {"photometric": "minisblack", "planarconfig": "contig", "extrasamples": ["assocalpha"]}, (1, 5, 7)),
         ((3, 5, 7), {"photometric": "rgb", "planarconfig": "separate"}, (3, 5, 7)),
         ((4, 5, 7, 3), {"photometric": "rgb", "metadata": None}, (3, 4, 5, 7)),
         ((4, 3, 5, 7), {"imagej": True, "metadata": {"axes": "ZCYX"}}, (3, 4, 5, 7)),
@@ -566,7 +582,48 @@ def test_layouts_of_tiff(tmp_path, shape, options, expected):
         order = {(5, 7, 3): (2, 0, 1), (5, 7, 4): (2, 0, 1), (3, 5, 7): (0, 1, 2), (4, 5, 7, 3): (3, 0, 1, 2), (4, 3, 5, 7): (1, 0, 2, 3)}
         np.testing.assert_array_equal(data, np.transpose(values, order[shape])[:3])
     else:
-        np.testing.assert_array_equal(data, values.reshape(expected))
+        np.testing.assert_array_equal(data, (values[..., 0] if shape == (5, 7, 2) else values).reshape(expected))
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "options"),
+    [
+        (2, {"photometric": "minisblack", "extrasamples": ["unspecified"]}),
+        (4, {"photometric": "minisblack", "extrasamples": 3 * ["unspecified"]}),
+        (4, {"photometric": "rgb", "extrasamples": ["unspecified"]}),
+        (4, {"photometric": "separated"}),
+    ],
+)
+def test_channels_that_are_not_alpha_are_never_dropped(tmp_path, monkeypatch, channels, options, large):
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0 if large else lazy.LARGE_BYTES)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 7, channels), np.uint8), planarconfig="contig", **options)
+    with pytest.raises(ReadError) as error:
+        read(tmp_path / "a.tif")
+    one_sentence(error, f"{channels} channels", "RGB")
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "tiff_deflate", "group4", "jpeg"])
+def test_compressed_tiffs_of_other_programs(tmp_path, monkeypatch, compression, large):
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0 if large else lazy.LARGE_BYTES)
+    values = np.add.outer(np.arange(64), 2 * np.arange(48)).astype(np.uint8)
+    stored = values > 90 if compression == "group4" else np.dstack([values, values, values])
+    PIL.Image.fromarray(stored).save(tmp_path / "a.tif", compression=compression, **({"quality": 100} if compression == "jpeg" else {}))
+    data = np.asarray(read(tmp_path / "a.tif").data[:])
+    expected = stored[None] if stored.ndim == 2 else np.moveaxis(stored, -1, 0)
+    np.testing.assert_allclose(data.astype(int), expected.astype(int), atol=2 if compression == "jpeg" else 0)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_compression_that_nothing_here_knows_is_no_damage(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0 if large else lazy.LARGE_BYTES)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 7), np.uint8), compression="zlib")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as file:
+        file.pages[0].tags[259].overwrite(12345)
+    with pytest.raises(ReadError) as error:
+        read(tmp_path / "a.tif")
+    one_sentence(error, "cannot be read here (12345)", "such as Deflate")
 
 
 def test_tiff_series_and_what_is_neither_grey_nor_rgb(tmp_path):
@@ -648,6 +705,16 @@ def test_16_bit_colour_png_keeps_its_16_bits(tmp_path):
     image = read(tmp_path / "a.png")
     assert image.data.dtype == np.uint16
     np.testing.assert_array_equal(image.data, np.moveaxis(values, -1, 0))
+
+
+def test_16_bit_grey_png_with_alpha_keeps_its_16_bits(tmp_path):
+    values = RNG.integers(0, 65536, (5, 7, 2)).astype(np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 7, 5, 16, 4, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    coded = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(coded))
+    np.testing.assert_array_equal(read(tmp_path / "a.png").data, values[None, ..., 0])
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), values[..., 0])
 
 
 def test_palette_png_is_colour_as_an_image_and_indices_as_labels(tmp_path):
@@ -734,9 +801,19 @@ def test_itk_series_and_colours(tmp_path, extension):
     image = read(tmp_path / f"t{extension}", time=5)
     np.testing.assert_array_equal(image.data[0], values[5])
     assert image.spacing == (3.0, 2.0, 1.0)
-    rgba = RNG.integers(0, 99, (3, 5, 7, 4)).astype(np.uint8)
-    sitk.WriteImage(sitk.GetImageFromArray(rgba, isVector=True), str(tmp_path / f"c{extension}"))
-    np.testing.assert_array_equal(read(tmp_path / f"c{extension}").data, np.moveaxis(rgba[..., :3], -1, 0))
+    for channels in (2, 3, 4):
+        colours = RNG.integers(0, 99, (3, 5, 7, channels)).astype(np.uint8)
+        sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / f"c{extension}"))
+        if channels == 3:
+            np.testing.assert_array_equal(read(tmp_path / f"c{extension}").data, np.moveaxis(colours, -1, 0))
+        else:
+            with pytest.raises(ReadError) as error:
+                read(tmp_path / f"c{extension}")
+            one_sentence(error, f"{channels} channels", "RGB")
+    if extension == ".nrrd":
+        vectors = (tmp_path / "c.nrrd").read_bytes()
+        (tmp_path / "c.nrrd").write_bytes(vectors.replace(b"kinds: vector", b"kinds: RGBA-color"))
+        np.testing.assert_array_equal(read(tmp_path / "c.nrrd").data, np.moveaxis(colours[..., :3], -1, 0))
 
 
 def test_nrrd_in_another_world_frame_is_the_same_image(tmp_path):
@@ -900,6 +977,10 @@ def test_five_axes_and_complex_values_are_refused(tmp_path):
 
 
 def test_labels_are_not_read_from_lossy_or_fractional_files(tmp_path):
+    PIL.Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "a.tif", compression="jpeg")
+    with pytest.raises(ReadError) as error:
+        read_labels(tmp_path / "a.tif")
+    one_sentence(error, "JPEG", "changes labels")
     PIL.Image.fromarray(np.zeros((5, 7), np.uint8)).save(tmp_path / "a.jpg")
     with pytest.raises(ReadError) as error:
         read_labels(tmp_path / "a.jpg")
@@ -1122,6 +1203,14 @@ def test_where_labels_cannot_go_is_known_beforehand(tmp_path, name, words):
     with pytest.raises(WriteError) as error:
         files.check_place(tmp_path / name, like=image)
     one_sentence(error, words)
+
+
+def test_labels_do_not_take_the_place_of_the_zarr_that_holds_their_image(tmp_path):
+    save_image(tmp_path / "study.ome.zarr", Image(np.ones((1, 4, 5, 6), np.uint8)))
+    image = read(tmp_path / "study.ome.zarr" / "0")
+    with pytest.raises(WriteError) as error:
+        files.check_place(tmp_path / "study.ome.zarr", like=image)
+    one_sentence(error, "holds the image itself")
 
 
 def test_a_place_without_permission_is_known_beforehand(tmp_path, monkeypatch):

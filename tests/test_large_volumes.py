@@ -343,6 +343,8 @@ def test_bad_zarr_gives_one_sentence(tmp_path):
     (tmp_path / "file.zarr").write_bytes(b"not a folder")
     zarr.open_group(tmp_path / "group.zarr", mode="w").create_array("raw", data=flat)
     microscope(tmp_path / "five.zarr", "0.5", [np.ones((5, 2, 4, 5), np.uint8)], [[1.0] * 4], axes="czyx", level_wide=False)
+    microscope(tmp_path / "four.zarr", "0.5", [np.ones((4, 2, 4, 5), np.uint8)], [[1.0] * 4], axes="czyx", level_wide=False)
+    zarr.create_array(tmp_path / "named.zarr", data=np.ones((3, 4, 5, 4), np.uint8), dimension_names=("z", "y", "x", "c"))
     microscope(tmp_path / "flat.zarr", "0.5", [np.ones((2, 4, 5), np.uint8)], [[1.0, 0.0, 1.0]], axes="zyx", level_wide=False)
     zarr.create_array(tmp_path / "line.zarr", data=np.ones(4))
     zarr.create_array(tmp_path / "words.zarr", data=np.ones((4, 5), complex))
@@ -352,6 +354,8 @@ def test_bad_zarr_gives_one_sentence(tmp_path):
         "file.zarr": "is a file",
         "group.zarr": "such as the array raw",
         "five.zarr": "5 channels",
+        "four.zarr": "4 channels",
+        "named.zarr": "4 channels",
         "line.zarr": "(4,)",
         "words.zarr": "complex128",
     }.items():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_apprentice.legend import PALETTE, Legend, legend_path, read_legend, write_legend
+from napari_apprentice.legend import PALETTE, Legend, legend_path, read_legend, write_beside, write_legend
 from napari_apprentice.types import LabelsError, ReadError, WriteError
 
 printable = st.text(st.characters(blacklist_categories=("C", "Z")), min_size=1, max_size=12)
@@ -73,6 +73,22 @@ def test_a_table_that_cannot_be_used_is_refused_with_its_line(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ReadError, match=r"line 2 of .*names\.tsv"):
         read_legend(path)
+
+
+def test_the_table_beside_labels_tells_no_names_that_are_gone(tmp_path):
+    labels = tmp_path / "scan_labels.nii.gz"
+    write_beside(labels, Legend())
+    assert list(tmp_path.iterdir()) == []
+    write_beside(labels, Legend().naming(3, "cup"))
+    assert read_legend(legend_path(labels)).names == {3: "cup"}
+    write_beside(labels, Legend())
+    assert read_legend(legend_path(labels)).names == {}
+
+
+def test_another_table_beside_labels_without_names_stays(tmp_path):
+    legend_path(tmp_path / "scan_labels.nii.gz").write_text("time\tdose\n1\t2\n")
+    write_beside(tmp_path / "scan_labels.nii.gz", Legend())
+    assert (tmp_path / "scan_labels.tsv").read_text() == "time\tdose\n1\t2\n"
 
 
 def test_files_that_are_not_there(tmp_path):

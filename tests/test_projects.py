@@ -59,6 +59,16 @@ def test_every_text_survives_the_file(tmp_path_factory, name, text):
     assert open_project(folder / PROJECT_NAME).settings == chosen
 
 
+@settings(max_examples=50)
+@given(before=st.integers(0, 62), middle=st.text("ab. _-é", max_size=9), after=st.integers(0, 9))
+def test_whatever_an_image_is_called_its_project_can_be_opened(tmp_path_factory, before, middle, after):
+    folder = tmp_path_factory.mktemp("project")
+    image = folder / f"x{'a' * before}{middle}{'b' * after}.png"
+    image.touch()
+    made = create_project(folder, Settings("study"), [image])
+    assert [case.image for case in open_project(folder).cases] == [case.image for case in made.cases] == [image]
+
+
 def test_images_are_named_relative_to_the_project(project, tmp_path):
     text = (project.folder / PROJECT_NAME).read_text()
     assert 'image = "../images/eye 0.png"' in text

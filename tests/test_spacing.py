@@ -128,6 +128,53 @@ def test_nrrd(tmp_path, fields, expected):
     assert spacing_of(tmp_path / "a.nrrd") == expected
 
 
+UNITS = [
+    ("mm", ("mm", 1.0)),
+    ("um", ("mm", 1e-3)),
+    ("µm", ("mm", 1e-3)),
+    ("Nanometer", ("mm", 1e-6)),
+    ("cm", ("mm", 10.0)),
+    ("fathom", ("pixel", 1.0)),
+    ("?", ("mm", 1.0)),
+]
+
+
+@pytest.mark.parametrize(("unit", "expected"), UNITS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "spacings: 0.5 0.75 3\nunits: {0} {0} {0}\n",
+        "space: left-posterior-superior\nspace units: {0} {0} {0}\nspace directions: (0.5,0,0) (0,0.75,0) (0,0,3)\nspace origin: (4,5,6)\n",
+        "DistanceUnits = {0}\n",
+    ],
+)
+def test_units_of_itk_formats_become_mm_and_the_labels_keep_them(tmp_path, fields, unit, expected):
+    if fields.startswith("Distance"):
+        path = metaimage(tmp_path / "a.mha", b"ElementSpacing = 0.5 0.75 3\n" + fields.format(unit).encode())
+    else:
+        path = tmp_path / "a.nrrd"
+        path.write_bytes(NRRD % fields.format(f'"{unit}"').encode() + VOXELS.tobytes())
+    units, mm = expected
+    image = read(path)
+    assert (image.units, image.spacing) == (units, pytest.approx([length * mm for length in SPACING]))
+    assert image.affine[:3, 3].tolist() == pytest.approx([6 * mm, -5 * mm, -4 * mm] if "origin" in fields else [0, 0, 0])
+    for extension in (".nrrd", ".mha", ".nii.gz"):
+        labels = write(tmp_path / f"labels{extension}", VOXELS, like=image)
+        np.testing.assert_array_equal(read_labels(labels, like=image), VOXELS)
+        assert extension == ".nii.gz" or sitk.ReadImage(str(labels)).GetSpacing() == pytest.approx(SPACING[::-1])
+
+
+def test_world_axes_of_different_units(tmp_path):
+    fields = (
+        b'space: left-posterior-superior\nspace units: "um" "nm" "mm"\nspace directions: (0,2,0) (3,0,0) (0,0,4)\nspace origin: (1,1,1)\n'
+    )
+    (tmp_path / "a.nrrd").write_bytes(NRRD % fields + VOXELS.tobytes())
+    image = read(tmp_path / "a.nrrd")
+    assert image.spacing == pytest.approx((4, 3e-3, 2e-6))
+    for extension in (".nrrd", ".mha"):
+        np.testing.assert_allclose(read(write(tmp_path / f"labels{extension}", VOXELS, like=image)).affine, image.affine, rtol=1e-6)
+
+
 def test_what_itk_writes_says_its_spacing(tmp_path):
     """Colours, series and volumes of ITK's own have other headers than those above."""
     for extension in (".mha", ".nrrd"):

@@ -17,7 +17,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -265,14 +265,37 @@ def _shared(checkpoint: Path, model: Path) -> None:
 def _prompts(project: Project, name: str, image: Image, plan: Plan) -> tuple[tuple[Event, ...], str, Found | None]:
     """The clicks of a case, where they come from, and what was found out about them."""
     if (path := _click_file(project, name, plan)) is not None:
-        return tuple(event for event in read_recording(path) if event.kind in ("add", "choose", "name")), str(path), None
+        return _lasting(read_recording(path)), str(path), None
     if not plan.examples:
         raise SessionError(f"nothing says where to click in case {name!r}; expected a click file for it, or a case that was done by hand")
-    examples = [_example(str(project.folder), example) for example in plan.examples]
+    examples = [_example(project, example) for example in plan.examples]
     found = find(image, examples, project.settings.axis, in_all=not project.settings.propagate)
     if not found.clicks:
         raise SessionError(f"no object of case {found.example!r} was found in {name!r}; expected a click file for it")
     return tuple(Event("add", label, click=click) for label, click in found.clicks), f"case {found.example}", found
+
+
+def _lasting(events: Iterable[Event]) -> tuple[Event, ...]:
+    """The clicks in objects that a recording ends with, and their names, under the ids that they have in the end."""
+    clicks: list[Event] = []
+    names: dict[int, Event] = {}
+    for event in events:
+        label, into = event.label, event.into
+        if event.kind in ("add", "choose"):
+            clicks.append(event)
+        elif event.kind == "name":
+            names[label] = event
+        elif event.kind in ("discard", "delete"):
+            clicks = [click for click in clicks if click.label != label]
+            if event.kind == "delete":
+                names.pop(label, None)
+        elif event.kind in ("relabel", "merge") and into is not None:
+            clicks = [replace(click, label=into) if click.label == label else click for click in clicks]
+            name = names.pop(label, None)
+            if event.kind == "relabel" or not (into in names and names[into].name):
+                names.pop(into, None)
+                names |= {into: replace(name, label=into)} if name is not None else {}
+    return (*clicks, *names.values())
 
 
 def _click_file(project: Project, name: str, plan: Plan) -> Path | None:
@@ -282,12 +305,16 @@ def _click_file(project: Project, name: str, plan: Plan) -> Path | None:
     return plan.clicks or project.clicks_of(name)
 
 
+def _example(project: Project, name: str) -> Example:
+    """A case that was done by hand, as it is now: somebody may correct it while cases are run."""
+    labels = project.folder / project.stored(name).labels
+    return _read_example(name, project[name].image, labels, labels.stat().st_mtime_ns if labels.exists() else 0)
+
+
 @lru_cache(maxsize=2 * NEWEST_EXAMPLES)
-def _example(folder: str, name: str) -> Example:
-    project = open_project(folder)
-    status = project.stored(name)
-    image = files.read(project[name].image)
-    return Example(name, image, files.read_labels(project.folder / status.labels, like=image))
+def _read_example(name: str, image: Path, labels: Path, changed_ns: int) -> Example:
+    read = files.read(image)
+    return Example(name, read, files.read_labels(labels, like=read))
 
 
 def _clicked(session: Session, events: Sequence[Event], *, apart: bool) -> dict[int, dict[Plane, float]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from napari_apprentice.types import LabelsError, ReadError, WriteError
 
-__all__ = ["PALETTE", "Legend", "legend_path", "read_legend", "write_legend"]
+__all__ = ["PALETTE", "Legend", "legend_path", "read_legend", "write_beside", "write_legend"]
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
 """Okabe and Ito's colours, told apart by colour-blind people; classes get them in turn."""
@@ -89,6 +89,23 @@ def legend_path(labels: Path | str) -> Path:
     labels = Path(labels)
     stem = Path(labels.name.removesuffix(".gz")).stem.removesuffix(".ome")
     return labels.with_name(f"{stem}.tsv")
+
+
+def write_beside(labels: Path | str, legend: Legend) -> None:
+    """Write the legend of a label file; one without names only over older names, of objects that the file no longer calls so.
+
+    Raises
+    ------
+    WriteError : it cannot be written
+    """
+    path = legend_path(labels)
+    if not legend.names:
+        try:
+            if not read_legend(path).names:
+                return
+        except ReadError:  # there is none, or some other table is called so
+            return
+    write_legend(path, legend)
 
 
 def write_legend(path: Path | str, legend: Legend) -> Path:

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from napari_apprentice import files
-from napari_apprentice.journal import package_version, read_journal
-from napari_apprentice.legend import Legend, legend_path, write_legend
+from napari_apprentice.journal import Event, package_version, read_journal
+from napari_apprentice.legend import Legend, write_beside
 from napari_apprentice.measure import Row, in_unit, measure, table
 from napari_apprentice.projects import Project, Status
 from napari_apprentice.session import Session
@@ -65,8 +65,8 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
     trust = {label: 1.0 if label in missing else _mean(slices.values()) for label, slices in errors.items()}
     expected = max((error for error in trust.values() if not math.isnan(error)), default=math.nan)
     warnings = (*known.warnings, *(f"object {label} was not found" for label in missing))
-    legend = _legend(project, session)
     header, events = read_journal(project.session_folder(name, known.session))
+    legend = _legend(project, session, events)
     work = {label: replace(cost, active_s=cost.active_s if known.by == "hand" else 0.0) for label, cost in work_of(header, events).items()}
     rows = table(measures, case=name, labels=labels.name, classes=legend.names, work=work)
     for row in rows:
@@ -104,8 +104,7 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
     except OSError as error:
         raise WriteError(f"{labels.parent} cannot be made ({error.strerror}); expected free space and permission") from error
     files.write(labels, session.labels, like=image)
-    if legend.names:
-        write_legend(legend_path(labels), legend)
+    write_beside(labels, legend)
     write_text(project.report_path(name), json.dumps(_plain(report), indent=1, ensure_ascii=False) + "\n")
     return project.set_status(name, Status("done", "; ".join(warnings), known.by, known.session, place, expected))
 
@@ -130,11 +129,13 @@ def cohort_table(project: Project, unit: str | None = None) -> list[Row]:
     return in_unit(rows, unit)
 
 
-def _legend(project: Project, session: Session) -> Legend:
-    """The names that a project gives its objects, and those that were given in the session."""
-    legend = project.settings.legend
-    for label, name in session.legend.names.items():
-        legend = legend.naming(label, name, session.legend.color(label))
+def _legend(project: Project, session: Session, events: Iterable[Event]) -> Legend:
+    """The names that objects have in the session, and those of the project with which it did not begin, as one that was done elsewhere."""
+    began = next((event.legend.names for event in events if event.kind == "open" and event.legend is not None), {})
+    legend = session.legend
+    for label, name in project.settings.names.items():
+        if label not in legend.names and began.get(label) != name:
+            legend = legend.naming(label, name)
     return legend
 
 

@@ -279,7 +279,7 @@ def _image(path: Path) -> Path:
 
 def _free_name(image: Path, taken: set[str]) -> str:
     """A name for a case that none has so far; it is taken from then on."""
-    plain = re.sub(r"[^\w.-]+", "_", files.stem(image)).strip("._-")[:60] or "case"
+    plain = re.sub(r"[^\w.-]+", "_", files.stem(image)).strip("._-")[:60].rstrip("._-") or "case"
     number, name = 1, plain
     while name.lower() in taken:
         number += 1

@@ -17,6 +17,7 @@ from napari_apprentice._napari.contributions import get_reader, image_layer
 from napari_apprentice._napari.saver import NOT_SAVED
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice._napari.worker import Task
+from napari_apprentice.legend import read_legend
 from napari_apprentice.types import Image
 
 
@@ -79,6 +80,17 @@ def test_a_save_that_still_waits_for_its_turn_is_called_off(working, tmp_path):
     working.wait()
     assert working.status.words == NOT_SAVED
     assert not (tmp_path / "scan_labels.nii.gz").exists()
+
+
+def test_a_save_after_the_last_name_was_removed_removes_it_beside_the_labels(working, tmp_path):
+    session, found = working.bridge._desk.session, []
+    add_mask(session, 1)
+    for name in ("nucleus", ""):
+        session.name(1, name)
+        working.save.click()
+        working.wait()
+        found.append(read_legend(tmp_path / "scan_labels.tsv").names)
+    assert found == [{1: "nucleus"}, {}]
 
 
 def test_a_save_that_fails_can_be_tried_again(working, tmp_path, monkeypatch, told):

@@ -18,7 +18,7 @@ from napari_apprentice import files
 from napari_apprentice._napari.mask_layer import Box, own_copy
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.ground import Slice
-from napari_apprentice.legend import Legend, legend_path, write_legend
+from napari_apprentice.legend import Legend, write_beside
 from napari_apprentice.types import Click, Prediction
 from napari_apprentice.versions import Catalogue
 
@@ -354,8 +354,7 @@ class Saving(Cancellable):
             written = files.write(self._path, self._session.labels, like=self._session.image, go_on=self.go_on).resolve()
         except CalledOffError:
             return None
-        if self._session.legend.names:
-            write_legend(legend_path(written), self._session.legend)
+        write_beside(written, self._session.legend)
         return written, fingerprint(written)
 
 

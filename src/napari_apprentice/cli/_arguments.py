@@ -96,12 +96,28 @@ def orders(text: str) -> tuple[Literal["sorted"] | int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number") from None
 
 
-def by_case(folder: Path) -> dict[str, Path]:
-    """The images or label files of a folder, by their names without extension."""
-    from napari_apprentice import files
+def by_case(folder: Path, *, labels: bool) -> dict[str, Path]:
+    """The images or the label files of a folder, by their names without extension and ``_labels``.
 
-    paths = (path for path in sorted(folder.iterdir()) if path.name.lower().endswith(files.READABLE) and not path.name.startswith("."))
-    return {files.stem(path).removesuffix("_labels"): path for path in paths}
+    Of files named alike, as where labels lie beside their images, those with that ending are the labels.
+
+    Raises
+    ------
+    ReadError : several files could be those of one case
+    """
+    from napari_apprentice import files
+    from napari_apprentice.types import ReadError
+
+    named: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.lower().endswith(files.READABLE) and not path.name.startswith("."):
+            named.setdefault(files.stem(path).removesuffix("_labels"), []).append(path)
+    found = {case: [path for path in paths if files.stem(path).endswith("_labels") == labels] or paths for case, paths in named.items()}
+    for paths in found.values():
+        if len(paths) > 1:
+            kind = "label file" if labels else "image"
+            raise ReadError(f"{' and '.join(repr(path.name) for path in paths)} in {folder} are of one case; expected one {kind} for each")
+    return {case: path for case, (path,) in found.items()}
 
 
 def is_folder(path: Path) -> bool:

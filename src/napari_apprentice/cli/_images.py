@@ -207,7 +207,7 @@ def _cases(image: Path, labels: Sequence[Path]) -> Iterator[tuple[Path, Sequence
         return
     if len(labels) != 1 or not is_folder(labels[0]):
         raise ReadError(f"the folder {image} and {labels[0]} arrived; expected a folder of images and a folder of their label files")
-    images, found = by_case(image), by_case(labels[0])
+    images, found = by_case(image, labels=False), by_case(labels[0], labels=True)
     pairs = {case: path for case, path in images.items() if case in found and path != found[case]}
     if not pairs:
         raise ReadError(f"no image in {image} has a label file in {labels[0]}; expected files of the same name")

@@ -76,7 +76,7 @@ def _truth(path: Path, journals: int) -> Callable[[Header], Any]:
         if journals > 1:
             raise InputError(f"the truth {path} and {journals} sessions arrived; expected a folder of truths, named as the images")
         return lambda header: _labels_like(path, header)
-    found = by_case(path)
+    found = by_case(path, labels=True)
     return lambda header: _labels_like(found[header.image], header) if header.image in found else None
 
 

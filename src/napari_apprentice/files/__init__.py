@@ -6,7 +6,7 @@ What every format becomes (`read`), and what a label map becomes in every format
 extensions       axes on disk                        geometry
 ===============  ==================================  ===========================================================================
 .nii .nii.gz     x, y[, z[, t]]; grey, RGB           full affine, any orientation; units converted to mm (see below for "unknown")
-.mha .mhd .nrrd  x, y[, z[, t]]; grey, RGB           full affine (LPS converted to RAS); mm
+.mha .mhd .nrrd  x, y[, z[, t]]; grey, RGB           full affine (LPS converted to RAS); units converted to mm, the default
 .tif .ome.tif    [T, Z,] Y, X; grey, RGB, 3 channels  spacing of OME, ImageJ or resolution tags; no rotation, no origin
 .ome.zarr .zarr  [t, c,] [z,] y, x; grey, RGB        scale and translation of OME-Zarr; the whole affine in what we wrote ourselves
 .png             Y, X; grey, RGB, palette            spacing of the pHYs chunk, in whole pixels per metre
@@ -18,7 +18,8 @@ extensions       axes on disk                        geometry
   converted. TIFF keeps of it the spacing only, PNG the spacing of a 2D image.
 - A NIfTI file with one z slice stays a volume of one slice; one that declares two axes is a 2D image. TIFF cannot tell a volume of one
   slice from a 2D image: it is read as 2D. The world axes of a 2D image are those of the file, without anatomical names.
-- Alpha is dropped. A fourth axis of length one is dropped; a longer one is a series, of which ``time=`` chooses one.
+- Alpha is dropped where a file says that it is alpha; other channels than grey or RGB are refused, never dropped. A fourth axis of length
+  one is dropped; a longer one is a series, of which ``time=`` chooses one.
 - A spacing of which a file states no usable length for one of its axes (none at all, 0, not a number) counts as not stated: `Image.units`
   is "pixel" then, never a guess; see `unstated_spacing`.
 - A NIfTI file whose unit is "unknown" counts as mm, as it does everywhere, unless its voxels are 1 × 1 × 1: that is what programs write
@@ -255,7 +256,8 @@ def check_place(path: Path | str, *, like: Image) -> None:
 
     Raises
     ------
-    WriteError : no format of label maps, none for such an image, no folder, no permission, or the file of the image
+    WriteError : no format of label maps, none for such an image, no folder, no permission, or the file of the image, or a folder that
+        holds it
     """
     path = Path(path)
     chosen = _format(path, WRITABLE, WriteError)
@@ -264,10 +266,17 @@ def check_place(path: Path | str, *, like: Image) -> None:
             f"{path.name!r} was asked for, which cannot hold a volume; expected a format such as {_NIFTI.name} or {_TIFF.name}"
         )
     target = _target(path)
-    if like.path is not None and target == Path(os.path.realpath(like.path)):
-        raise WriteError(f"{path.name!r} is the image itself; expected another file for its labels")
+    _check_spares(path, like)
     if not os.access(target if target.exists() else target.parent, os.W_OK):
         raise WriteError(_why_not_written(path, target.parent, PermissionError(errno.EACCES, "is write-protected")))
+
+
+def _check_spares(path: Path, image: Image) -> None:
+    """Refuse to replace an image by labels of it: its file, or a folder that holds it, such as the zarr of which one level was read."""
+    if image.path is not None:
+        target, own = Path(os.path.realpath(path)), Path(os.path.realpath(image.path))
+        if target == own or target in own.parents:
+            raise WriteError(f"{path.name!r} {'is' if target == own else 'holds'} the image itself; expected another file for its labels")
 
 
 def _written(
@@ -305,7 +314,7 @@ def write_objects(
 
     Raises
     ------
-    LabelsError, WriteError : as `write`; all older files stay as they were
+    LabelsError, WriteError : as `write`; or one of the files is that of the image. All older files stay as they were
     """
     if isinstance(labels, BlockArray):
         raise WriteError(
@@ -313,9 +322,12 @@ def write_objects(
         )
     array = _smallest_unsigned(np.asarray(labels))
     ids = [int(label) for label in np.unique(array) if label]
+    paths = object_paths(path, ids)
+    for each in paths:
+        _check_spares(each, like)
     with ExitStack() as complete:
         puts = []
-        for label, each in zip(ids, object_paths(path, ids), strict=True):
+        for label, each in zip(ids, paths, strict=True):
             go_on()
             puts.append(complete.enter_context(_written(each, array == label, like, go_on)))
         return tuple(put() for put in puts)

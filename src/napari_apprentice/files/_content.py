@@ -64,6 +64,7 @@ class Content:
     affine, units : as in `Image`, for the spatial axes among ``axes``
     source : what the format's writer wants to find again
     coarser : the same at lower resolutions, finest first
+    alpha : the last of the samples is none of the image's, but says how opaque it is
     """
 
     array: Any
@@ -72,6 +73,7 @@ class Content:
     units: str
     source: Source
     coarser: tuple[Any, ...] = ()
+    alpha: bool = False
 
 
 class Watched(io.BufferedRandom):
@@ -134,22 +136,22 @@ def channels_first(content: Content) -> Any:
     ------
     RefusedError : not a grey or RGB image of 2 or 3 axes
     """
-    return _channels_first(content.array, content.axes)
+    return _channels_first(content.array, content.axes, content.alpha)
 
 
 def coarser_channels_first(content: Content) -> tuple[Any, ...]:
     """The lower resolutions, each as `channels_first` gives the finest one."""
-    return tuple(_channels_first(array, content.axes) for array in content.coarser)
+    return tuple(_channels_first(array, content.axes, content.alpha) for array in content.coarser)
 
 
-def _channels_first(array: Any, axes: str) -> Any:
+def _channels_first(array: Any, axes: str, alpha: bool) -> Any:
     if array.dtype.kind not in "biuf":
         raise RefusedError(f"holds {array.dtype} values; expected integers or real numbers")
     if "S" not in axes:
         array, axes = array.with_axis() if isinstance(array, LazyArray) else array[None], "S" + axes
     order = [axes.index(axis) for axis in "SZYX" if axis in axes]
     array = array.transposed(order) if isinstance(array, LazyArray) else np.transpose(array, order)
-    if len(array) in (2, 4):
+    if alpha:
         array = array.head(len(array) - 1) if isinstance(array, LazyArray) else array[:-1]
     if len(array) not in (1, 3):
         raise RefusedError(f"has {len(array)} channels; expected 1 (grey) or 3 (RGB)")

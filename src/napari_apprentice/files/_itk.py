@@ -1,7 +1,7 @@
 """MetaImage (.mha, .mhd) and NRRD through SimpleITK, which orders axes fastest first and points world axes to L, P, S.
 
-ITK takes a spacing that is not stated for 1 mm, and refuses one of 0. So the header is looked at first; what it says of the place of voxels
-is left out where that is of no use.
+ITK takes a spacing that is not stated for 1 mm, refuses one of 0, and passes over the unit of lengths. So the header is looked at first;
+what it says of the place of voxels is left out where that is of no use.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813
 
 from napari_apprentice.files._content import Content, RefusedError, Source, chosen_time, details_of, stated
+from napari_apprentice.files._lengths import MM_PER, unit_named
 from napari_apprentice.geometry import reverse_axes, spacing_of, swap_lps_ras
 from napari_apprentice.types import Image, invertible
 
@@ -62,16 +63,29 @@ class _Header:
 
 @dataclass(frozen=True)
 class _Frame:
-    """ITK's own words for where an image lies, fastest axis first."""
+    """ITK's own words for where an image lies, fastest axis first.
+
+    Attributes
+    ----------
+    spacing, origin, direction : of its voxels
+    units : of the world axes as the file spells them, of which ITK knows nothing; () where it does not say, which means mm
+    """
 
     spacing: tuple[float, ...]
     origin: tuple[float, ...]
     direction: tuple[float, ...]
+    units: tuple[str, ...] = ()
+
+    @property
+    def lengths(self) -> tuple[float, ...] | None:
+        """Millimetres in the unit of every world axis; None if one of them is no length."""
+        named = [unit_named(unit) for unit in self.units] or ["mm"] * len(self.spacing)
+        return None if None in named else tuple(MM_PER[unit] for unit in named if unit is not None)
 
 
 def begins(head: bytes, path: Path) -> bool:
     """Whether these are the first bytes of a NRRD or MetaImage file."""
-    return head.startswith(b"NRRD") if path.name.lower().endswith(".nrrd") else b"NDims" in head
+    return head.startswith(b"NRRD") if _is_nrrd(path) else b"NDims" in head
 
 
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
@@ -88,10 +102,11 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
         array = array[chosen]
     n = min(n_axes, 3)
     direction = np.reshape(image.GetDirection(), (n_axes, n_axes))[:n, :n]
-    frame = _Frame(image.GetSpacing()[:n], image.GetOrigin()[:n], tuple(direction.ravel().tolist()))
-    affine, units = stated(_affine(frame) if is_stated else np.zeros((n + 1, n + 1)))
+    frame = _Frame(image.GetSpacing()[:n], image.GetOrigin()[:n], tuple(direction.ravel().tolist()), _units(header, n))
+    affine, units = stated(_affine(frame) if is_stated else np.zeros((n + 1, n + 1)), "mm" if frame.lengths else "pixel")
     axes = "ZYX"[-n:] + ("S" if image.GetNumberOfComponentsPerPixel() > 1 else "")
-    return Content(array, axes, affine, units, Source(affine, frame if is_stated else None))
+    alpha = "rgba-color" in (header.value("kinds") or "").lower().split()
+    return Content(array, axes, affine, units, Source(affine, frame if is_stated else None), alpha=alpha)
 
 
 def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
@@ -100,14 +115,22 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_
         raise RefusedError("cannot hold values of type float16; expected float32 or integers, or another format")
     grey = len(array) == 1
     written = sitk.GetImageFromArray(array[0] if grey else np.moveaxis(array, 0, -1), isVector=not grey)
-    frame = details_of(image, _Frame) or _frame(image.affine)
+    frame = details_of(image, _Frame)
+    if frame is None or (len(set(frame.units)) > 1 and not _is_nrrd(path)):
+        frame = _frame(image.affine)
     written.SetSpacing(frame.spacing)
     written.SetOrigin(frame.origin)
     written.SetDirection(frame.direction)
     go_on()
     sitk.WriteImage(written, str(path), useCompression=True)  # which nobody can interrupt
+    if frame.units:
+        _state_units(path, frame.units)
     go_on()
     _check(path, array, _affine(frame))
+
+
+def _is_nrrd(path: Path) -> bool:
+    return path.name.lower().endswith(".nrrd")
 
 
 def _header(path: Path) -> _Header:
@@ -123,11 +146,38 @@ def _header(path: Path) -> _Header:
         return _Header(lines, file.tell())
 
 
-def _states_spacing(header: _Header) -> bool:
-    """Whether a header says how far voxels are apart, and nothing that cannot be true about their directions."""
+def _axes(header: _Header) -> tuple[int, list[int]]:
+    """How many axes there are, and the first three that lie in space."""
     kinds = (header.value("kinds") or "").lower().split()
     n_axes = int((header.numbers("ndims", "dimension") or [0])[0])
-    spatial = [axis for axis in range(n_axes) if axis >= len(kinds) or kinds[axis] in _SPATIAL_KINDS][:3]
+    return n_axes, [axis for axis in range(n_axes) if axis >= len(kinds) or kinds[axis] in _SPATIAL_KINDS][:3]
+
+
+def _units(header: _Header, n: int) -> tuple[str, ...]:
+    """What a header says that the lengths along the world axes are in; () if it does not say so of all of them."""
+    if (text := header.value("distanceunits")) is not None:
+        words = [text] * n
+    else:
+        words = re.findall(r'"([^"]*)"', header.value("space units") or "")[:n]
+        if not words and (of_axes := re.findall(r'"([^"]*)"', header.value("units") or "")):
+            words = [of_axes[axis] for axis in _axes(header)[1] if axis < len(of_axes)]
+    units = tuple(word.encode("latin-1").decode("utf-8", "replace").strip() for word in words)
+    return units if len(units) == n and not set(units) & {"", "?", "???"} else ()
+
+
+def _state_units(path: Path, units: tuple[str, ...]) -> None:
+    """Say in a header, as ITK has written it, what its lengths are in."""
+    after, line = b"ElementSpacing", f"DistanceUnits = {units[0]}\n"
+    if _is_nrrd(path):
+        quoted = " ".join(f'"{unit}"' for unit in units)
+        after, line = b"space directions:", f"space units: {quoted}\n"
+    before, field, rest = path.read_bytes().partition(after)
+    path.write_bytes(before + line.encode() + field + rest)
+
+
+def _states_spacing(header: _Header) -> bool:
+    """Whether a header says how far voxels are apart, and nothing that cannot be true about their directions."""
+    n_axes, spatial = _axes(header)
     n = len(spatial)
     if (text := header.value(_VECTORS)) is not None:
         vectors = [[_number(word) for word in vector.split(",")][:n] for vector in re.findall(r"\(([^)]*)\)", text)][:n]
@@ -177,16 +227,17 @@ def _check(path: Path, array: npt.NDArray[Any], affine: npt.NDArray[np.float64])
 
 
 def _affine(frame: _Frame) -> npt.NDArray[np.float64]:
-    """Voxel -> world, slowest axis first; (S, A, R) in 3D."""
+    """Voxel -> world in mm, or in what is no length; slowest axis first; (S, A, R) in 3D."""
     n = len(frame.spacing)
     affine = np.eye(n + 1)
     affine[:n, :n] = np.reshape(frame.direction, (n, n)) * frame.spacing
     affine[:n, n] = frame.origin
+    affine[:n] *= np.reshape(frame.lengths or (1.0,) * n, (n, 1))
     return swap_lps_ras(reverse_axes(affine)) if n == 3 else reverse_axes(affine)
 
 
 def _frame(affine: npt.NDArray[np.float64]) -> _Frame:
-    """ITK's words for an affine: the inverse of `_affine`."""
+    """ITK's words for an affine: the inverse of `_affine`, without units."""
     n = len(affine) - 1
     itk = reverse_axes(swap_lps_ras(affine) if n == 3 else affine)
     spacing = spacing_of(itk)

@@ -1,4 +1,4 @@
-"""PNG and JPEG through Pillow."""
+"""PNG and JPEG through Pillow; PNG of 16 bits with colours or alpha, of which Pillow keeps 8, through imagecodecs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
-import SimpleITK as sitk  # noqa: N813
 
 from napari_apprentice.files._content import Content, RefusedError, Source, Watched, chosen_time, details_of
 from napari_apprentice.files._lengths import is_print_density
@@ -55,7 +55,8 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     affine, units = np.eye(3), "pixel"
     if is_png and tags.density and all(tags.density) and not all(map(is_print_density, tags.density)):
         affine, units = affine_from_spacing([_MM_PER_INCH / dots for dots in tags.density[::-1]]), "mm"
-    return Content(array, "YX" if array.ndim == 2 else "YXS", affine, units, Source(affine, tags))
+    axes, alpha = ("YX", False) if array.ndim == 2 else ("YXS", array.shape[-1] in (2, 4))
+    return Content(array, axes, affine, units, Source(affine, tags), alpha=alpha)
 
 
 def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
@@ -79,10 +80,10 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_
 def _pixels(path: Path, picture: PIL.Image.Image) -> npt.NDArray[Any]:
     """(rows, cols) or (rows, cols, samples): what the picture looks like."""
     bits, colour_type = _png_header(path)
-    if bits == 16 and colour_type in (2, 6):  # Pillow would keep 8 of the 16 bits
+    if bits == 16 and colour_type in (2, 4, 6):
         with PIL.Image.open(path) as unread:
-            unread.verify()  # ITK fills what is missing with zeros
-        deep: npt.NDArray[Any] = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="PNGImageIO"))
+            unread.verify()  # the checksums, too
+        deep: npt.NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
         return deep
     if picture.mode in ("1", "I"):
         return _array(picture).astype(np.uint8 if picture.mode == "1" else np.uint16)

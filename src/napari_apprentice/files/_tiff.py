@@ -27,6 +27,8 @@ _OME_TYPES = ("u1", "u2", "u4", "i1", "i2", "i4", "f4", "f8")
 _LARGEST_IMAGEJ_BYTES = 2**32 - 2**25
 # Without one of these the voxels or their spacing would be others: size, type, layout, description, density.
 _DECISIVE_TAGS = {*range(256, 260), 262, 270, 273, *range(277, 280), *range(282, 285), 296, *range(322, 326), 339}
+_COLOURS = {0: 1, 1: 1, 2: 3, 6: 3}  # samples of a pixel: minus and plus black, RGB, YCbCr
+_LOSSY = (6, 7, 33007, 34892)
 _RESOLUTION_UNITS = {2: "in", 3: "cm"}
 
 
@@ -58,12 +60,13 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
             raise RefusedError("holds no image; expected at least one page")
         series = file.series[0]
         _check_complete(file, series)
+        _check_compression(series.keyframe, exact=exact)
         shape, names = series.shape, _axes(series.axes, series.shape)
         chosen = chosen_time(shape[names.index("T")] if "T" in names else 1, time)
         array = _mapped(path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
         if array.shape != shape:
             raise ValueError(f"{shape} voxels are stated, {array.shape} are there")
-        calibration = _calibration(file)
+        calibration, alpha = _calibration(file), _has_alpha(series.keyframe)
     if "T" in names:
         at, names = names.index("T"), names.replace("T", "")
         array = array.at(at, chosen) if isinstance(array, LazyArray) else array.take(chosen, at)
@@ -71,7 +74,7 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     scale = MM_PER[calibration.unit] if calibration.unit else 1.0
     said = affine_from_spacing([length * scale for length in calibration.spacing[-n:]])
     affine, units = stated(said, "mm" if calibration.unit else "pixel")
-    return Content(array, names, affine, units, Source(affine, calibration))
+    return Content(array, names, affine, units, Source(affine, calibration), alpha=alpha)
 
 
 def _mapped(path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
@@ -114,6 +117,11 @@ def _axes(axes: str, shape: tuple[int, ...]) -> str:
     return names
 
 
+def _has_alpha(page: tifffile.TiffPage) -> bool:
+    """Whether the samples of a pixel are grey or RGB, and one more that is said to be alpha."""
+    return page.samplesperpixel == _COLOURS.get(page.photometric, 0) + 1 and page.extrasamples in ((1,), (2,))
+
+
 def _check_complete(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
     """Raise ValueError if the file was cut: tifffile logs that pages and tags are missing, and fills missing voxels with zeros."""
     size = file.filehandle.size
@@ -131,6 +139,17 @@ def _check_complete(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
         extents.append((series.dataoffset, series.nbytes))
     if any(offset + count > size for offset, count in extents):
         raise ValueError(f"voxels lie beyond the end of the file, {size} bytes")
+
+
+def _check_compression(page: tifffile.TiffPage, *, exact: bool) -> None:
+    """Refuse what nothing here decompresses, before it is left on the disk, and labels that compression has changed."""
+    known, kind = tifffile.TIFF.DECOMPRESSORS, getattr(page.compression, "name", page.compression)
+    if page.compression not in known:
+        raise RefusedError(f"is compressed in a way that cannot be read here ({kind}); expected a usual one, such as Deflate, or none")
+    if exact and page.compression in _LOSSY:
+        raise RefusedError(
+            f"is compressed as a JPEG ({kind}), which changes labels; expected a lossless compression, such as Deflate, or none"
+        )
 
 
 def _directory(file: tifffile.TiffFile, offset: int) -> tuple[list[int], int]:
@@ -155,11 +174,19 @@ def _calibration(file: tifffile.TiffFile) -> _Calibration:
     if "unit" in described or (file.is_imagej and unit_tag not in _RESOLUTION_UNITS):
         x, y = (1 / per_unit if per_unit else math.nan for per_unit in density)
         z = abs(float(described.get("spacing", math.nan)))  # ImageJ, too, takes it without its sign
-        return _calibrated(z, y, x, unit_named(described.get("unit")))
+        units = [unit_named(described.get(key, described.get("unit"))) for key in ("zunit", "yunit", "unit")]
+        return _calibrated(_length(z, units[0], units[2]), _length(y, units[1], units[2]), x, units[2])
     unit = _RESOLUTION_UNITS.get(unit_tag)
     if unit is None or not all(density) or all(is_print_density(per_unit * 25.4 / MM_PER[unit]) for per_unit in density):
         return _Calibration(density=(*density, unit_tag) if all(density) else None)  # type: ignore[arg-type]
     return _calibrated(math.nan, 1 / density[1], 1 / density[0], unit)  # nothing in such a file states the distance of slices
+
+
+def _length(size: float, own: str | None, unit: str | None) -> float:
+    """A size in another unit; NaN where only one of the two is a unit of length."""
+    if own is None or unit is None:
+        return size if own is unit else math.nan
+    return size * MM_PER[own] / MM_PER[unit]
 
 
 def _calibrated(z: float, y: float, x: float, unit: str | None) -> _Calibration:
@@ -176,15 +203,8 @@ def _ome_calibration(ome: Mapping[str, Any]) -> _Calibration:
     images = ome.get("OME", {}).get("Image", {})
     pixels = (images[0] if isinstance(images, list) else images).get("Pixels", {})
     units = {axis: unit_named(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XYZ"}
-    unit = units["X"]
-
-    def length(axis: str) -> float:
-        own, size = units[axis], float(pixels.get(f"PhysicalSize{axis}") or math.nan)
-        if own is None or unit is None:
-            return size if own is unit else math.nan
-        return size * MM_PER[own] / MM_PER[unit]
-
-    return _calibrated(length("Z"), length("Y"), length("X"), unit)
+    z, y, x = (_length(float(pixels.get(f"PhysicalSize{axis}") or math.nan), units[axis], units["X"]) for axis in "ZYX")
+    return _calibrated(z, y, x, units["X"])
 
 
 def _calibration_for(image: Image) -> _Calibration:

@@ -131,12 +131,14 @@ def _plain(array: Any, time: int | None, level: int) -> Content:
     colours = n > 2 and array.shape[-1] in (3, 4)
     guessed = ("TZYX"[-(n - colours) :] + "S" * colours) if n - colours <= 4 else ""
     letters = stated.replace("S" if "S" in stated else "C", "S")
-    letters = letters if len(letters) == n and len(set(letters)) == n and set(letters) <= set("TZYXS") else guessed
+    named = len(letters) == n and len(set(letters)) == n and set(letters) <= set("TZYXS")
+    letters = letters if named else guessed
     if len(letters) != n or not set("YX") <= set(letters):
         raise RefusedError(f"is an array of shape {array.shape}; expected (y, x), (z, y, x) or (t, z, y, x), grey or RGB")
-    view, axes = _view(array, letters, time)
+    alpha = not named and colours and array.shape[-1] == 4  # RGBA, as programs have it in memory
+    view, axes = _view(array, letters, time, alpha=alpha)
     affine = np.eye(len([axis for axis in axes if axis in "ZYX"]) + 1)
-    return Content(view, axes, affine, "pixel", Source(affine, None))
+    return Content(view, axes, affine, "pixel", Source(affine, None), alpha=alpha)
 
 
 def _multiscale(group: Any) -> tuple[Any, str, Mapping[str, Any]]:
@@ -169,11 +171,11 @@ def _axes(multiscale: Mapping[str, Any], n: int) -> tuple[str, list[str | None]]
     return letters, [axis.get("unit") for axis in named]
 
 
-def _view(array: Any, letters: str, time: int | None) -> tuple[Any, str]:
+def _view(array: Any, letters: str, time: int | None, *, alpha: bool = False) -> tuple[Any, str]:
     """What there is of one time point, in memory if it is small, and the letters of its axes."""
     chosen = chosen_time(array.shape[letters.index("T")] if "T" in letters else 1, time)
     samples = array.shape[letters.index("S")] if "S" in letters else 1
-    if samples not in (1, 3, 4):
+    if samples - alpha not in (1, 3):
         raise RefusedError(f"has {samples} channels (axes {letters.replace('S', 'C')}, shape {array.shape}); expected 1 (grey) or 3 (RGB)")
     view = LazyArray(array)
     if "T" in letters:
