@@ -40,8 +40,8 @@ class Signs(NamedTuple):
         return mixed._replace(away=min(self.away, other.away), open=0.0, apart=apart)
 
 
-_BIAS = -3.54
-_WEIGHTS = Signs(away=0.80, lost=1.75, against=0.78, doubted=1.54, small=1.65, open=1.64, apart=0.59)
+_BIAS = -3.14
+_WEIGHTS = Signs(away=0.78, lost=2.27, against=0.66, doubted=1.65, small=1.74, open=1.49, apart=0.85)
 
 
 def expected_error(signs: Signs) -> float:
@@ -64,8 +64,8 @@ class Ending(NamedTuple):
     doubted: float
 
 
-_GOING_ON = 2.05
-_AGAINST = 0.48, 1.41, 4.58  # of the logarithms of 1 + passed and of shrunk, and of doubted
+_GOING_ON = 1.71
+_AGAINST = 0.07, 1.26, 8.03  # of the logarithms of 1 + passed and of shrunk, and of doubted
 
 
 def expected_to_go_on(ending: Ending) -> float:
