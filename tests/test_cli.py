@@ -175,7 +175,12 @@ def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
         ('{"clicks": [{"voxel": [1, 2, 3], "object": 0}]}', "click 1 of .*expected"),
         ('{"clicks": [{"voxel": [1, 2]}]}', "a 2D click"),
         ('{"clicks": [{"voxel": [1, 2.5, 3]}]}', "click 1 of clicks.json: a click at"),
-        ('{"clicks": [{"voxel": [99, 2, 3]}]}', "inside the image"),
+        ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [99, 2, 3]}]}', "click 2 of clicks.json: a click at .* inside the image"),
+        ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [1, 2, 3], "axis": 3}]}', "click 2 of clicks.json: .* across axis 3"),
+        (
+            '{"clicks": [{"voxel": [1, 2, 3], "positve": false}]}',
+            "click 1 of .* says 'positve', which is not known; expected voxel, positive",
+        ),
     ],
 )
 def test_segment_tells_what_is_wrong_with_the_clicks(disks, volume, tmp_path, capsys, content, sentence):
@@ -218,6 +223,14 @@ def test_of_a_series_a_time_point_is_segmented_and_measured(disks, tmp_path, cap
     with table.open() as file:
         first = next(csv.DictReader(file))
     assert float(first["mean_intensity"]) == pytest.approx(values[..., 2].T[labels == int(first["label"])].mean())
+
+
+def test_clicks_that_the_image_cannot_take_teach_the_study_nothing(disks, disk, volume, tmp_path, capsys):
+    out = tmp_path / "out.nii.gz"
+    clicks = write_clicks(tmp_path, [*CLICKS, {"voxel": [900, 1, 1], "object": 8}])
+    assert "click 4 of clicks.json" in refused(capsys, "segment", volume, "--clicks", clicks, "--out", out, "--cohort", "mri study")
+    assert not cohorts()
+    assert not out.exists()
 
 
 def test_segment_tells_which_file_is_missing(disks, volume, tmp_path, capsys):

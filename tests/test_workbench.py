@@ -14,7 +14,7 @@ from napari_apprentice import Click, cli, create_project, files, open_case, open
 from napari_apprentice.cohorts import cohorts
 from napari_apprentice.journal import read_journal, replay_labels
 from napari_apprentice.project_file import Settings
-from napari_apprentice.types import InUseError, SessionError
+from napari_apprentice.types import ApprenticeError, InUseError, SessionError
 from napari_apprentice.workbench import take_case, teach_case
 
 NAMES = ["eye_0", "eye_1", "eye_2"]
@@ -122,6 +122,16 @@ def test_a_case_is_taught_once(project):
     with pytest.raises(SessionError, match="is done already"):
         teach_case(project, "eye_0", "first.json", device="cpu")
     assert lessons() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"voxel": [900, 1]}, {"voxel": [1, 1, 1]}, {"voxel": [1, 1], "objekt": 2}])
+def test_a_wrong_click_begins_no_case_and_teaches_nothing(project, tmp_path, wrong):
+    right = {"voxel": CENTRES["eye_0"]}
+    (tmp_path / "wrong.json").write_text(json.dumps({"clicks": [right, {"object": 2, **wrong}]}))
+    with pytest.raises(ApprenticeError, match="click 2 of"):
+        teach_case(project, "eye_0", "wrong.json", device="cpu")
+    assert (project.status("eye_0").state, lessons()) == ("waiting", 0)
+    assert teach_case(project, "eye_0", "first.json", device="cpu").state == "done"
 
 
 def test_a_case_that_was_done_elsewhere_is_taken_over(project, tmp_path):

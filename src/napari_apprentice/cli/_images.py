@@ -90,7 +90,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from napari_apprentice.replay import read_recording, replay, starting_labels
 
     image = read_image(arguments.image, time=arguments.time, out=arguments.out)
-    events = read_recording(arguments.clicks)
+    events = read_recording(arguments.clicks, like=image)
     labels = starting_labels(arguments.clicks)
     session = assembly.open_session(
         image,
