@@ -743,6 +743,24 @@ def test_a_table_takes_the_place_of_no_image(volume, tmp_path, capsys):
     assert volume.read_bytes() == before
 
 
+def test_a_table_takes_the_place_of_no_names_of_a_label_file(volume, tmp_path, capsys):
+    labels = write_objects_of(volume, tmp_path)
+    for names in ("index\tname\n3\tnucleus\n", None):
+        (tmp_path / "truth.tsv").write_text(names) if names else (tmp_path / "truth.tsv").unlink()
+        sentence = refused(capsys, "measure", volume, labels, "--out", tmp_path / "truth.tsv")
+        assert "the names of the objects in 'truth.nii.gz' belong; expected" in sentence
+        assert (tmp_path / "truth.tsv").exists() == bool(names)
+    assert cli.main(["measure", str(volume), str(labels), "--out", str(tmp_path / "table.tsv")]) == 0
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "clicks.JSON", "project.toml", "model.safetensors", "photo.jpg", "labels.ome.zarr"])
+def test_a_table_takes_the_place_of_nothing_that_is_read(volume, tmp_path, capsys, name):
+    labels = write_objects_of(volume, tmp_path)
+    (tmp_path / name).write_text("earlier")
+    assert f"{name} was asked for" in refused(capsys, "measure", volume, labels, "--out", tmp_path / name)
+    assert (tmp_path / name).read_text() == "earlier"
+
+
 def test_measure_tells_what_it_cannot_use(volume, tmp_path, capsys):
     labels, table = write_objects_of(volume, tmp_path), tmp_path / "table.csv"
     table.write_text("earlier")

@@ -204,6 +204,14 @@ def test_images_become_a_project(images, tmp_path, capsys):
     assert "a project of 'eyes'" in refused(capsys, "run", *images, "--out", "made", "--study", "noses")
 
 
+def test_a_table_takes_the_place_of_no_project(project, capsys):
+    before = (project.folder / "project.toml").read_bytes()
+    for arguments in (("table", "project", "--out"), ("run", "project", "--clicks", "first.json", "--table")):
+        assert "project.toml was asked for" in refused(capsys, *arguments, "project/project.toml")
+    assert (project.folder / "project.toml").read_bytes() == before
+    assert {project.status(name).state for name in NAMES} == {"waiting"}
+
+
 def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):
     assert "no project in" in refused(capsys, "status", "nowhere")
     (tmp_path / "empty").mkdir()

@@ -16,12 +16,13 @@ from napari_apprentice.cli._arguments import (
     add_time,
     add_unit,
     by_case,
+    check_texts,
     is_folder,
     progress_bar,
     read_image,
     write_labels,
 )
-from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError, WriteError
+from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
 
@@ -179,8 +180,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from napari_apprentice.texts import write_text
     from napari_apprentice.work import work_in
 
-    if arguments.out.name.lower().endswith(files.READABLE):
-        raise WriteError(f"the table {arguments.out} was asked for; expected a text file such as .csv")
+    check_texts(arguments.out)
     cases = list(_cases(arguments.image, arguments.labels))
     if arguments.journal is not None and len(cases) > 1:
         raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")
