@@ -554,6 +554,14 @@ def asked_for(disks):
     return disks[-1]["device"]
 
 
+def test_propagate_refuses_labels_without_an_object(disks, volume, tmp_path, capsys):
+    image, out = files.read(volume), tmp_path / "labels.nii.gz"
+    source = files.write(tmp_path / "given.nii.gz", np.zeros(image.shape, np.uint8), like=image)
+    for more in ((), ("--label", 1)):
+        assert "'given.nii.gz' holds no object; expected" in refused(capsys, "propagate", volume, "--labels", source, "--out", out, *more)
+    assert not out.exists()
+
+
 def test_propagate_refuses_an_object_that_is_not_there(disks, volume, tmp_path, capsys):
     source = tmp_path / "given.nii.gz"
     image = files.read(volume)
@@ -584,6 +592,16 @@ def test_segment_goes_on_with_the_model_of_a_study(disks, disk, volume, tmp_path
     second = Cohort(cohort.name, cohort.digest, FakeStore()).start().snapshot
     assert second.lessons == 2 * first.lessons > 0
     assert "Study mri study" in capsys.readouterr().out
+
+
+def test_a_study_that_has_learnt_nothing_cannot_be_used_without_teaching_it(disks, disk, volume, tmp_path, capsys):
+    clicks, out = write_clicks(tmp_path), tmp_path / "none.nii.gz"
+    untaught = ["segment", str(volume), "--clicks", str(clicks), "--out", str(out), "--policy", "none", "--cohort", "em"]
+    assert "the study 'em' has learnt nothing" in refused(capsys, *untaught)
+    assert not out.exists()
+    teach_cohort(volume, tmp_path, "em")
+    assert cli.main(untaught) == 0
+    assert len(cohorts()) == 1
 
 
 def test_segment_begins_with_a_file(disks, volume, tmp_path):

@@ -102,6 +102,10 @@ def _segment(arguments: argparse.Namespace) -> None:
         knowledge=arguments.knowledge,
         cohort=arguments.cohort,
     )
+    if arguments.cohort is not None and arguments.policy == "none" and len(session.versions.versions) == 1:
+        raise SessionError(
+            f"the study {arguments.cohort!r} has learnt nothing, and the policy none teaches it nothing; expected another policy, or study"
+        )
     with progress_bar() as progress:
         task = progress.add_task("replaying", total=len(events))
         replay(session, events, lambda: progress.advance(task))
@@ -138,6 +142,8 @@ def _propagate(arguments: argparse.Namespace) -> None:
     image = read_image(arguments.image, time=arguments.time, out=arguments.out)
     labels = files.read_labels(arguments.labels, like=image)
     session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
+    if not session.finished:
+        raise SessionError(f"{arguments.labels.name!r} holds no object; expected at least one to carry")
     lines = []
     with progress_bar() as progress:
         for label in session.finished if arguments.label is None else (arguments.label,):
