@@ -175,7 +175,12 @@ def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
         ('{"clicks": [{"voxel": [1, 2, 3], "object": 0}]}', "click 1 of .*expected"),
         ('{"clicks": [{"voxel": [1, 2]}]}', "a 2D click"),
         ('{"clicks": [{"voxel": [1, 2.5, 3]}]}', "click 1 of clicks.json: a click at"),
-        ('{"clicks": [{"voxel": [99, 2, 3]}]}', "inside the image"),
+        ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [99, 2, 3]}]}', "click 2 of clicks.json: a click at .* inside the image"),
+        ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [1, 2, 3], "axis": 3}]}', "click 2 of clicks.json: .* across axis 3"),
+        (
+            '{"clicks": [{"voxel": [1, 2, 3], "positve": false}]}',
+            "click 1 of .* says 'positve', which is not known; expected voxel, positive",
+        ),
     ],
 )
 def test_segment_tells_what_is_wrong_with_the_clicks(disks, volume, tmp_path, capsys, content, sentence):
@@ -218,6 +223,14 @@ def test_of_a_series_a_time_point_is_segmented_and_measured(disks, tmp_path, cap
     with table.open() as file:
         first = next(csv.DictReader(file))
     assert float(first["mean_intensity"]) == pytest.approx(values[..., 2].T[labels == int(first["label"])].mean())
+
+
+def test_clicks_that_the_image_cannot_take_teach_the_study_nothing(disks, disk, volume, tmp_path, capsys):
+    out = tmp_path / "out.nii.gz"
+    clicks = write_clicks(tmp_path, [*CLICKS, {"voxel": [900, 1, 1], "object": 8}])
+    assert "click 4 of clicks.json" in refused(capsys, "segment", volume, "--clicks", clicks, "--out", out, "--cohort", "mri study")
+    assert not cohorts()
+    assert not out.exists()
 
 
 def test_segment_tells_which_file_is_missing(disks, volume, tmp_path, capsys):
@@ -541,6 +554,14 @@ def asked_for(disks):
     return disks[-1]["device"]
 
 
+def test_propagate_refuses_labels_without_an_object(disks, volume, tmp_path, capsys):
+    image, out = files.read(volume), tmp_path / "labels.nii.gz"
+    source = files.write(tmp_path / "given.nii.gz", np.zeros(image.shape, np.uint8), like=image)
+    for more in ((), ("--label", 1)):
+        assert "'given.nii.gz' holds no object; expected" in refused(capsys, "propagate", volume, "--labels", source, "--out", out, *more)
+    assert not out.exists()
+
+
 def test_propagate_refuses_an_object_that_is_not_there(disks, volume, tmp_path, capsys):
     source = tmp_path / "given.nii.gz"
     image = files.read(volume)
@@ -571,6 +592,16 @@ def test_segment_goes_on_with_the_model_of_a_study(disks, disk, volume, tmp_path
     second = Cohort(cohort.name, cohort.digest, FakeStore()).start().snapshot
     assert second.lessons == 2 * first.lessons > 0
     assert "Study mri study" in capsys.readouterr().out
+
+
+def test_a_study_that_has_learnt_nothing_cannot_be_used_without_teaching_it(disks, disk, volume, tmp_path, capsys):
+    clicks, out = write_clicks(tmp_path), tmp_path / "none.nii.gz"
+    untaught = ["segment", str(volume), "--clicks", str(clicks), "--out", str(out), "--policy", "none", "--cohort", "em"]
+    assert "the study 'em' has learnt nothing" in refused(capsys, *untaught)
+    assert not out.exists()
+    teach_cohort(volume, tmp_path, "em")
+    assert cli.main(untaught) == 0
+    assert len(cohorts()) == 1
 
 
 def test_segment_begins_with_a_file(disks, volume, tmp_path):
@@ -728,6 +759,24 @@ def test_a_table_takes_the_place_of_no_image(volume, tmp_path, capsys):
     labels = files.write(tmp_path / "labels.nii.gz", np.ones(files.read(volume).shape, np.uint8), like=files.read(volume))
     assert "expected a text file" in refused(capsys, "measure", volume, labels, "--out", volume)
     assert volume.read_bytes() == before
+
+
+def test_a_table_takes_the_place_of_no_names_of_a_label_file(volume, tmp_path, capsys):
+    labels = write_objects_of(volume, tmp_path)
+    for names in ("index\tname\n3\tnucleus\n", None):
+        (tmp_path / "truth.tsv").write_text(names) if names else (tmp_path / "truth.tsv").unlink()
+        sentence = refused(capsys, "measure", volume, labels, "--out", tmp_path / "truth.tsv")
+        assert "the names of the objects in 'truth.nii.gz' belong; expected" in sentence
+        assert (tmp_path / "truth.tsv").exists() == bool(names)
+    assert cli.main(["measure", str(volume), str(labels), "--out", str(tmp_path / "table.tsv")]) == 0
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "clicks.JSON", "project.toml", "model.safetensors", "photo.jpg", "labels.ome.zarr"])
+def test_a_table_takes_the_place_of_nothing_that_is_read(volume, tmp_path, capsys, name):
+    labels = write_objects_of(volume, tmp_path)
+    (tmp_path / name).write_text("earlier")
+    assert f"{name} was asked for" in refused(capsys, "measure", volume, labels, "--out", tmp_path / name)
+    assert (tmp_path / name).read_text() == "earlier"
 
 
 def test_measure_tells_what_it_cannot_use(volume, tmp_path, capsys):

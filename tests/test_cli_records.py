@@ -247,6 +247,16 @@ def test_report_refuses_what_it_cannot_use(study, capsys):
     assert not page.exists()
 
 
+def test_pages_and_tables_take_the_place_of_no_record_and_of_no_other(study, capsys):
+    journal, page = study / "sessions" / "a" / "journal.jsonl", study / "report.html"
+    before = journal.read_bytes()
+    for option in ("--out", "--csv", "--objects"):
+        code, _, sentence = run(capsys, "report", study / "sessions", option, journal)
+        assert (code, "expected a text file" in sentence, journal.read_bytes()) == (2, True, before)
+    code, _, sentence = run(capsys, "report", study / "sessions", "--out", page, "--objects", study / "out" / ".." / "report.html")
+    assert (code, "expected a file for each" in sentence, page.exists()) == (2, True, False)
+
+
 def test_a_damaged_journal_among_many_is_named(study, capsys):
     journal = study / "sessions" / "b" / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Event, Header, Journal, package_version, read_journal
 from napari_apprentice.replay import obstacles, read_recording, replay, starting_labels
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Click, Image
+from napari_apprentice.types import Click, ClickError, Image, ImageError
 from napari_apprentice.versions import Version
 
 IMAGE = Image(np.random.default_rng(0).normal(100, 10, (1, 6, 24, 20)), np.diag([3.0, 1, 1, 1]), "mm", name="scan")
@@ -87,6 +88,20 @@ def test_the_random_sessions_do_all_that_there_is(tmp_path, wander):
     assert corrections > 20
     everything = {"add", "choose", "accept", "learn", "select", "paint", "propagate", "approve", "discard", "delete", "relabel", "merge"}
     assert kinds.keys() >= everything | {"split", "name", "go_back", "forget", "pin"}
+
+
+def test_a_recording_is_read_for_an_image_if_and_only_if_a_session_takes_all_of_its_clicks(tmp_path):
+    blank = Image(IMAGE.data * (np.arange(6) != 4)[:, None, None], name="blank in one slice")
+    path = tmp_path / "clicks.json"
+    for voxel, axis in product([(0, 0, 0), (5, 23, 19), (6, 0, 0), (0, 24, 0), (0, -1, 0), (4, 3, 3), (1, 1)], (0, 1, 2, 3, -1)):
+        path.write_text(json.dumps({"clicks": [{"voxel": [1, 2, 3]}, {"voxel": voxel, "axis": axis}]}))
+        try:
+            Session(blank, segmenter(), FakePolicy()).add(Click(voxel, axis=axis))
+        except (ClickError, ImageError) as error:
+            with pytest.raises(ClickError, match=re.escape(f"click 2 of clicks.json: {error}")):
+                read_recording(path, like=blank)
+        else:
+            assert read_recording(path, like=blank)[2].click == Click(voxel, axis=axis)
 
 
 def test_the_first_action_that_departs_is_told(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -15,7 +16,7 @@ from napari_apprentice import files
 from napari_apprentice.cli import main
 from napari_apprentice.files import read, read_labels, write
 from napari_apprentice.geometry import affine_from_spacing
-from napari_apprentice.types import Image
+from napari_apprentice.types import Image, ReadError
 
 VOXELS = np.random.default_rng(0).integers(0, 255, (4, 5, 7)).astype(np.uint8)
 USELESS = (0.0, -2.0, math.nan, math.inf)
@@ -304,6 +305,39 @@ def test_what_such_a_file_does_say_its_labels_say_too(tmp_path, linear):
     for field in ("srow_x", "srow_y", "srow_z", "sform_code", "qform_code", "quatern_d", "qoffset_x", "pixdim", "xyzt_units"):
         np.testing.assert_array_equal(first[field], second[field], err_msg=field)
     np.testing.assert_array_equal(read_labels(labels, like=read(path)), VOXELS)
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "words"),
+    [
+        ({"origin": (27.0, 4.0, 7.5)}, "up to 30 voxels away from 'a' in the world"),
+        ({"linear": np.diag([-1, 1, 1])}, "voxels away from 'a' in the world"),
+        ({"linear": TURN}, "voxels away from 'a' in the world"),
+        ({"linear": np.diag([7, 7, 7])}, "a spacing of 7 × 7 × 7; expected 1 × 1 × 1, that of 'a'"),
+    ],
+)
+def test_labels_of_another_grid_are_refused_although_neither_file_names_a_unit(tmp_path, elsewhere, words):
+    image, labels = read(unitless(tmp_path / "a.nii")), tmp_path / "labels.nii"
+    np.testing.assert_array_equal(read_labels(unitless(labels), like=image), VOXELS)
+    with pytest.raises(ReadError, match=words):
+        read_labels(unitless(labels, **elsewhere), like=image)
+    with pytest.raises(ReadError, match=r"spacing|away"):
+        read_labels(labels.with_name("a.nii"), like=read(unitless(labels, **elsewhere)))
+
+
+def test_what_does_not_say_where_it_lies_is_compared_by_its_shape(tmp_path):
+    image, labels = read(unitless(tmp_path / "a.nii")), unitless(tmp_path / "labels.nii", origin=(27.0, 4.0, 7.5), sform=0)
+    stated = replace(image, affine=np.diag([0.5, 0.5, 0.5, 1.0]), units="mm")  # as a user says in the window
+    for path, like in (
+        (labels, image),
+        (tmp_path / "a.nii", read(labels)),
+        (write(tmp_path / "labels.tif", VOXELS, like=image), image),
+        (tmp_path / "a.nii", read(tmp_path / "labels.tif")),
+        (write(tmp_path / "stated.nii", VOXELS, like=stated), image),
+        (tmp_path / "a.nii", stated),
+        (tmp_path / "a.nii", Image(image.data)),
+    ):
+        np.testing.assert_array_equal(read_labels(path, like=like), VOXELS)
 
 
 def test_a_nifti_of_a_picture_without_a_size_says_none_either(tmp_path):

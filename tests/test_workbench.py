@@ -14,7 +14,7 @@ from napari_apprentice import Click, cli, create_project, files, open_case, open
 from napari_apprentice.cohorts import cohorts
 from napari_apprentice.journal import read_journal, replay_labels
 from napari_apprentice.project_file import Settings
-from napari_apprentice.types import InUseError, SessionError
+from napari_apprentice.types import ApprenticeError, InUseError, SessionError
 from napari_apprentice.workbench import take_case, teach_case
 
 NAMES = ["eye_0", "eye_1", "eye_2"]
@@ -124,6 +124,16 @@ def test_a_case_is_taught_once(project):
     assert lessons() == 1
 
 
+@pytest.mark.parametrize("wrong", [{"voxel": [900, 1]}, {"voxel": [1, 1, 1]}, {"voxel": [1, 1], "objekt": 2}])
+def test_a_wrong_click_begins_no_case_and_teaches_nothing(project, tmp_path, wrong):
+    right = {"voxel": CENTRES["eye_0"]}
+    (tmp_path / "wrong.json").write_text(json.dumps({"clicks": [right, {"object": 2, **wrong}]}))
+    with pytest.raises(ApprenticeError, match="click 2 of"):
+        teach_case(project, "eye_0", "wrong.json", device="cpu")
+    assert (project.status("eye_0").state, lessons()) == ("waiting", 0)
+    assert teach_case(project, "eye_0", "first.json", device="cpu").state == "done"
+
+
 def test_a_case_that_was_done_elsewhere_is_taken_over(project, tmp_path):
     session = open_session(files.read(project["eye_0"].image), folder=tmp_path / "window", cohort="eyes", device="cpu")
     session.add(Click(CENTRES["eye_0"]))
@@ -192,6 +202,14 @@ def test_images_become_a_project(images, tmp_path, capsys):
     assert command("run", *images, "--out", "made", "--clicks", "first.json", "--only", "eye_0", "--device", "cpu") == 0
     assert "This run: left 1." in capsys.readouterr().out
     assert "a project of 'eyes'" in refused(capsys, "run", *images, "--out", "made", "--study", "noses")
+
+
+def test_a_table_takes_the_place_of_no_project(project, capsys):
+    before = (project.folder / "project.toml").read_bytes()
+    for arguments in (("table", "project", "--out"), ("run", "project", "--clicks", "first.json", "--table")):
+        assert "project.toml was asked for" in refused(capsys, *arguments, "project/project.toml")
+    assert (project.folder / "project.toml").read_bytes() == before
+    assert {project.status(name).state for name in NAMES} == {"waiting"}
 
 
 def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):

@@ -16,14 +16,15 @@ from napari_apprentice.computers import Computer
 from napari_apprentice.journal import Event, Header, effective, package_version, read_journal
 from napari_apprentice.labelmap import Patch
 from napari_apprentice.session import Change, Session
-from napari_apprentice.types import Click, ClickError, LabelsError, ReadError, SessionError
+from napari_apprentice.types import Click, ClickError, Image, ImageError, LabelsError, ReadError, SessionError
 
 __all__ = ["obstacles", "read_recording", "replay", "starting_labels"]
 
 _EXPECTED = 'expected {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}'
+_KEYS = ("voxel", "positive", "axis", "object")
 
 
-def read_recording(path: Path | str) -> tuple[Event, ...]:
+def read_recording(path: Path | str, *, like: Image | None = None) -> tuple[Event, ...]:
     """The actions of a recording, undone ones left out.
 
     Parameters
@@ -34,30 +35,23 @@ def read_recording(path: Path | str) -> tuple[Event, ...]:
 
         ``voxel`` counts voxels, slowest axis first; ``positive`` (default true), ``axis`` of the plane clicked in (default 0) and
         ``object`` (default 1), the label it gets, may be left out. An object is accepted, and learnt from, after its last click in a row.
+    like : the image to click in, if clicks that it cannot take are to be refused now, before anything is done
 
     Raises
     ------
     ReadError : the file is missing, damaged, or says something else
-    ClickError : a click is not one
+    ClickError : a click is not one, lies outside the image, or in a slice of it that cannot be used
     """
     path = Path(path)
-    if path.is_dir() or path.suffix == ".jsonl":
-        return tuple(_events(path))
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ReadError(f"the clicks in {path} cannot be read ({error.strerror}); expected a JSON file or a journal") from error
-    except ValueError as error:
-        raise ReadError(f"{path} is not JSON ({error}); {_EXPECTED}") from error
-    clicks = content.get("clicks") if isinstance(content, dict) else None
-    if not isinstance(clicks, list) or not clicks:
-        raise ReadError(f"{path} holds no list of clicks; {_EXPECTED}")
-    found = [_click(record, number, path) for number, record in enumerate(clicks, start=1)]
-    events: list[Event] = []
-    for label, group in groupby(found, key=lambda pair: pair[0]):
-        adds = [Event("add", label, click=click) for _, click in group]
-        events += [Event("select", label), *adds, Event("accept", label), Event("learn", label)]
-    return tuple(events)
+    events = tuple(_events(path)) if path.is_dir() or path.suffix == ".jsonl" else _written(path)
+    if like is not None:
+        for number, click in enumerate((event.click for event in events if event.click is not None), start=1):
+            try:
+                like.check_click(click)
+                like.slice(click.plane)
+            except (ClickError, ImageError) as error:
+                raise ClickError(f"click {number} of {path.name}: {error}") from error
+    return events
 
 
 def starting_labels(path: Path | str) -> npt.NDArray[np.unsignedinteger] | None:
@@ -210,8 +204,31 @@ def _events(path: Path) -> Iterator[Event]:
             yield entry.learn
 
 
+def _written(path: Path) -> tuple[Event, ...]:
+    """The actions that a list of clicks means."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ReadError(f"the clicks in {path} cannot be read ({error.strerror}); expected a JSON file or a journal") from error
+    except ValueError as error:
+        raise ReadError(f"{path} is not JSON ({error}); {_EXPECTED}") from error
+    clicks = content.get("clicks") if isinstance(content, dict) else None
+    if not isinstance(clicks, list) or not clicks:
+        raise ReadError(f"{path} holds no list of clicks; {_EXPECTED}")
+    found = [_click(record, number, path) for number, record in enumerate(clicks, start=1)]
+    events: list[Event] = []
+    for label, group in groupby(found, key=lambda pair: pair[0]):
+        adds = [Event("add", label, click=click) for _, click in group]
+        events += [Event("select", label), *adds, Event("accept", label), Event("learn", label)]
+    return tuple(events)
+
+
 def _click(record: Any, number: int, path: Path) -> tuple[int, Click]:
     """Object and click of one record."""
+    if isinstance(record, dict) and (unknown := [key for key in record if key not in _KEYS]):
+        raise ReadError(
+            f"click {number} of {path} says {unknown[0]!r}, which is not known; expected {', '.join(_KEYS[:-1])} or {_KEYS[-1]}"
+        )
     try:
         voxel, label = tuple(record["voxel"]), record.get("object", 1)
         positive, axis = record.get("positive", True), record.get("axis", 0)

@@ -113,11 +113,13 @@ def teach_case(
     Raises
     ------
     SessionError : the case was begun or done already
+    ReadError, ClickError : as `replay.read_recording`; nothing is begun, and nothing is learnt
     ApprenticeError : as `open_case`; the case is begun then, and can be gone on with
     """
-    status, events = project.status(name), read_recording(clicks)
+    status = project.status(name)
     if status.by == "hand" or status.state == "done":
         raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; expected one that waits")
+    events = read_recording(clicks, like=files.read(project[name].image))
     with open_case(project, name, device=device) as case:
         session, done = case.session, 0
 

@@ -25,6 +25,7 @@ __all__ = [
     "add_time",
     "add_unit",
     "by_case",
+    "check_texts",
     "ious",
     "is_folder",
     "names",
@@ -36,6 +37,7 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UNITS = ("mm", "um", "nm")
+_READ = (".json", ".jsonl", ".toml", ".safetensors", ".checkpoint")
 POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi or ia+pi"
 
 
@@ -67,6 +69,30 @@ def read_image(path: Path, *, time: int | None = None, out: Path | None = None) 
     if remark := files.unstated_spacing(image):
         print(f"apprentice: {remark}", file=sys.stderr)
     return image
+
+
+def check_texts(*paths: Path | None) -> None:
+    """Refuse beforehand tables and pages that would take the place of something else; None is one that nobody wants.
+
+    Raises
+    ------
+    WriteError : one is named as what the program reads, or as the names of a label file beside it
+    InputError : two are the same file
+    """
+    from napari_apprentice import files
+    from napari_apprentice.legend import legend_path
+    from napari_apprentice.types import InputError, WriteError
+
+    wished = [path for path in paths if path is not None]
+    for path in wished:
+        if path.name.lower().endswith((*files.READABLE, *_READ)):
+            raise WriteError(f"{path} was asked for, which is named as images, clicks or records are; expected a text file such as .csv")
+        beside = sorted(path.parent.glob("*")) if path.suffix == ".tsv" else []
+        if named := [each.name for each in beside if each.name.lower().endswith(files.READABLE) and legend_path(each).name == path.name]:
+            raise WriteError(f"{path} was asked for, where the names of the objects in {named[0]!r} belong; expected another name")
+    for path in wished:
+        if [each.resolve() for each in wished].count(path.resolve()) > 1:
+            raise InputError(f"{path} arrived for several files to write; expected a file for each")
 
 
 def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image: Image) -> str:

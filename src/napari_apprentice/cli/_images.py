@@ -16,12 +16,13 @@ from napari_apprentice.cli._arguments import (
     add_time,
     add_unit,
     by_case,
+    check_texts,
     is_folder,
     progress_bar,
     read_image,
     write_labels,
 )
-from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError, WriteError
+from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
 
@@ -90,7 +91,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from napari_apprentice.replay import read_recording, replay, starting_labels
 
     image = read_image(arguments.image, time=arguments.time, out=arguments.out)
-    events = read_recording(arguments.clicks)
+    events = read_recording(arguments.clicks, like=image)
     labels = starting_labels(arguments.clicks)
     session = assembly.open_session(
         image,
@@ -101,6 +102,10 @@ def _segment(arguments: argparse.Namespace) -> None:
         knowledge=arguments.knowledge,
         cohort=arguments.cohort,
     )
+    if arguments.cohort is not None and arguments.policy == "none" and len(session.versions.versions) == 1:
+        raise SessionError(
+            f"the study {arguments.cohort!r} has learnt nothing, and the policy none teaches it nothing; expected another policy, or study"
+        )
     with progress_bar() as progress:
         task = progress.add_task("replaying", total=len(events))
         replay(session, events, lambda: progress.advance(task))
@@ -137,6 +142,8 @@ def _propagate(arguments: argparse.Namespace) -> None:
     image = read_image(arguments.image, time=arguments.time, out=arguments.out)
     labels = files.read_labels(arguments.labels, like=image)
     session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
+    if not session.finished:
+        raise SessionError(f"{arguments.labels.name!r} holds no object; expected at least one to carry")
     lines = []
     with progress_bar() as progress:
         for label in session.finished if arguments.label is None else (arguments.label,):
@@ -179,8 +186,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from napari_apprentice.texts import write_text
     from napari_apprentice.work import work_in
 
-    if arguments.out.name.lower().endswith(files.READABLE):
-        raise WriteError(f"the table {arguments.out} was asked for; expected a text file such as .csv")
+    check_texts(arguments.out)
     cases = list(_cases(arguments.image, arguments.labels))
     if arguments.journal is not None and len(cases) > 1:
         raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, progress_bar
 from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -182,6 +182,7 @@ def _take(arguments: argparse.Namespace) -> None:
 def _table(arguments: argparse.Namespace) -> None:
     from napari_apprentice.projects import open_project
 
+    check_texts(arguments.out)
     print(_written_table(open_project(arguments.project), arguments.out, arguments.unit))
 
 
@@ -199,6 +200,7 @@ def _written_table(project: Project, path: Path | None, unit: str | None = None)
 def _run(arguments: argparse.Namespace) -> int:
     from napari_apprentice import workbench
 
+    check_texts(arguments.table)
     project = _project_of(arguments)
     names = list(arguments.only) or [case.name for case in project.cases]
     outcomes: list[Outcome] = []

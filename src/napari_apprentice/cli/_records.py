@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import add_device, add_time, add_unit, by_case, is_folder, progress_bar
+from napari_apprentice.cli._arguments import add_device, add_time, add_unit, by_case, check_texts, is_folder, progress_bar
 from napari_apprentice.types import InputError, ReadError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def _report(arguments: argparse.Namespace) -> None:
     wished = [path for path in (arguments.out, arguments.csv, arguments.objects) if path is not None]
     if not wished:
         raise InputError("neither --out nor --csv nor --objects arrived; expected at least one file to write")
+    check_texts(*wished)
     journals = journals_in(arguments.journals)
     truth = _truth(arguments.truth, len(journals)) if arguments.truth is not None else None
     with progress_bar() as progress:

@@ -47,10 +47,12 @@ class Source:
     ----------
     affine : what the reader made of ``details``; an image whose affine is another one must not get them
     details : of the format's own class
+    unnamed : the file says where voxels lie, in a unit that it does not name
     """
 
     affine: npt.NDArray[np.float64]
     details: Any
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

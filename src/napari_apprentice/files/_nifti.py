@@ -59,7 +59,8 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     if not isinstance(array, LazyArray) and array.dtype.fields:  # RGB24 and RGBA32
         array, axes = np.stack([array[channel] for channel in "RGB"], axis=-1), axes + "S"
     affine, units = stated(_affine(loaded.header, said, n_axes))
-    source = Source(affine, loaded.header.copy() if units == "mm" else None)
+    places = units == "mm" and bool(loaded.header["sform_code"] or loaded.header["qform_code"])
+    source = Source(affine, loaded.header.copy() if units == "mm" else None, places and _unit(loaded.header) == "unknown")
     return Content(array, axes, affine, "pixel" if _as_made_up(loaded.header, affine) else units, source)
 
 
