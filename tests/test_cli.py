@@ -337,14 +337,32 @@ def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
     assert "mirror=maybe" in refused(capsys, "benchmark", disks_set, "--zoom", "mirror=maybe")
     assert "no case" in refused(capsys, "benchmark", disks_set, "--cases", "z*")
     assert "target" in refused(capsys, "benchmark", disks_set, "--target", "lesion")
-    assert "clicks" in refused(capsys, "benchmark", disks_set, "--max-clicks", "0")
 
 
-@pytest.mark.parametrize("arguments", [["--order", "random"], ["--targets", "high"], ["--device", "abacus"]])
+@pytest.mark.parametrize(
+    "arguments", [["--order", "random"], ["--order", "-1"], ["--seed", "-1"], ["--targets", "high"], ["--device", "abacus"]]
+)
 def test_benchmark_refuses_arguments_that_mean_nothing(arguments):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["benchmark", "set", *arguments])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "half", ""])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["benchmark", "set", option] for option in ("--jobs", "--threads", "--limit", "--max-clicks")),
+        ["train", "r.toml", "--out", "o.safetensors", "--threads"],
+        *(["cohort", "run", "project", option] for option in ("--jobs", "--threads")),
+    ],
+    ids=lambda arguments: arguments[0] + arguments[-1],
+)
+def test_how_many_is_a_whole_number_from_one(arguments, number, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments[:-1], f"{arguments[-1]}={number}"])
+    assert stopped.value.code == 2
+    assert f"argument {arguments[-1]}: {number!r} arrived; expected a whole number from 1" in capsys.readouterr().err
 
 
 # --- train, info ---

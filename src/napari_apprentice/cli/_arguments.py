@@ -25,12 +25,14 @@ __all__ = [
     "add_time",
     "add_unit",
     "by_case",
+    "count",
     "ious",
     "is_folder",
     "names",
     "orders",
     "progress_bar",
     "read_image",
+    "seed",
     "write_labels",
 ]
 
@@ -78,6 +80,20 @@ def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image:
     return f"Labels: {', '.join(map(str, files.write_objects(arguments.out, labels, like=image))) or 'none'}"
 
 
+def count(text: str) -> int:
+    return _from(1, text)
+
+
+def seed(text: str) -> int:
+    return _from(0, text)
+
+
+def _from(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected a whole number from {least}")
+    return int(text)
+
+
 def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
@@ -91,9 +107,9 @@ def ious(text: str) -> tuple[float, ...]:
 
 def orders(text: str) -> tuple[Literal["sorted"] | int, ...]:
     try:
-        return tuple("sorted" if part == "sorted" else int(part) for part in names(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number") from None
+        return tuple("sorted" if part == "sorted" else seed(part) for part in names(text))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number from 0") from None
 
 
 def by_case(folder: Path, *, labels: bool) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, ious, names, orders, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, count, ious, names, orders, progress_bar, seed
 from napari_apprentice.types import InputError
 
 if TYPE_CHECKING:
@@ -46,17 +46,19 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     parser.add_argument("--policy", type=names, default=("none",), metavar="P", help=f"{POLICIES} (default: none)")
     parser.add_argument("--robot", type=names, default=("centre",), metavar="R", help="centre or random (default: centre)")
-    parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)")
+    parser.add_argument(
+        "--max-clicks", type=count, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)"
+    )
     parser.add_argument("--targets", type=ious, default=(0.80, 0.85, 0.90), metavar="IOUS", help="IoUs to reach (default: 0.80,0.85,0.90)")
     parser.add_argument("--order", type=orders, default=("sorted",), metavar="O", help="sorted, or seed of a shuffle (default: sorted)")
     parser.add_argument("--cases", default="*", metavar="GLOB", help="only cases whose name matches, such as '*_FLAIR'")
     parser.add_argument("--target", metavar="NAME", help="only this target of the sets")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N objects of a set, spread evenly over it")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random robot (default: %(default)s)")
+    parser.add_argument("--limit", type=count, metavar="N", help="at most N objects of a set, spread evenly over it")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the random robot (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, each as soon as it is there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows measured at once, each in a process (default: 1)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="rows measured at once, each in a process (default: 1)")
+    parser.add_argument("--threads", type=count, default=2, metavar="N", help="threads of a process (default: %(default)s)")
     add_device(parser)
     parser.set_defaults(run=_benchmark)
 
@@ -161,7 +163,7 @@ def _load_segmenter(weights: Path | None, name: str | None, device: str, threads
     from napari_apprentice import assembly
     from napari_apprentice.networks import NETWORKS
 
-    torch.set_num_threads(max(threads, 1))
+    torch.set_num_threads(threads)
     segmenter = assembly.load_segmenter(weights, name if weights is None or name in NETWORKS else None, device)
     segmenter.name = name or segmenter.name
     if zoom:
@@ -191,7 +193,7 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the sets which the recipe names")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run with this FILE stopped")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: PyTorch's choice)")
     add_device(parser)
     parser.set_defaults(run=_train)
 

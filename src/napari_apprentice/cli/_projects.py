@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, count, progress_bar
 from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--clicks", type=Path, metavar="CLICKS", help="click file for all cases, or a folder with CASE.json for each")
     parser.add_argument("--only", nargs="+", default=(), metavar="CASE", help="only these cases")
     parser.add_argument("--again", action="store_true", help="also those that a run has done already")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at once, each in a process (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="cases at once, each in a process (default: %(default)s)")
+    parser.add_argument("--threads", type=count, default=2, metavar="N", help="threads of a process (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="do it on the Dask cluster of this scheduler, such as tcp://10.0.0.1:8786")
     parser.add_argument("--table", type=Path, metavar="TABLE.csv", help=f"the table to write (default: {TABLE_NAME} in the project)")
     add_device(parser)
