@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from napari_apprentice import assembly, cli, demo, files
+from napari_apprentice import assembly, cli, demo, files, texts
 from napari_apprentice.cohorts import Cohort, cohorts
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session
-from napari_apprentice.types import DEFAULT_POLICY, Click, Image, InputError, LearningReport, WeightsError
+from napari_apprentice.types import DEFAULT_POLICY, Click, Image, InputError, LearningReport, WeightsError, WriteError
 from napari_apprentice.versions import Version
 
 AFFINE = np.array([[0, 0, -2.0, 7], [0, 0.5, 0, -3], [0.7, 0, 0, 1], [0, 0, 0, 1]])
@@ -329,6 +329,26 @@ def test_benchmark_says_what_a_click_costs_a_network(disks_set, tmp_path, capsys
     assert seen
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+def test_benchmark_tells_what_it_could_not_do_before_it_measures(disks_set, tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(assembly, "load_segmenter", lambda *_, **__: pytest.fail("it began to measure"))
+    (tmp_path / "file").touch()
+    assert f"{tmp_path} is a folder" in refused(capsys, "benchmark", disks_set, option, tmp_path)
+    assert "cannot be written (Not a directory)" in refused(capsys, "benchmark", disks_set, option, tmp_path / "file" / "rows")
+    assert "robot named 'left'" in refused(capsys, "benchmark", disks_set, "--robot", "centre,left")
+
+
+def test_benchmark_prints_the_table_that_it_cannot_write(disks, disks_set, tmp_path, monkeypatch, capsys):
+    def full(path, text):
+        raise WriteError(f"{path} cannot be written (No space left on device); expected free space and permission")
+
+    monkeypatch.setattr(texts, "write_text", full)
+    assert cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--markdown", str(tmp_path / "t.md"), "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert "| disks |" in out
+    assert "No space left" in err
+
+
 def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
     assert "nowhere" in refused(capsys, "benchmark", tmp_path / "nowhere")
     assert "robot" in refused(capsys, "benchmark", disks_set, "--robot", "left")
@@ -380,6 +400,20 @@ def test_train_hands_everything_on(monkeypatch, tmp_path, capsys):
 
 def test_train_tells_that_the_recipe_is_missing(tmp_path, capsys):
     assert "nothing.toml" in refused(capsys, "train", tmp_path / "nothing.toml", "--data", tmp_path, "--out", tmp_path / "w.safetensors")
+
+
+def test_train_tells_that_its_weights_cannot_be_written_before_it_trains(monkeypatch, tmp_path, capsys):
+    from napari_apprentice import training
+
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("it began to train"))
+    assert "is a folder" in refused(capsys, "train", "r.toml", "--out", tmp_path)
+
+
+def test_a_project_is_not_made_with_weights_that_cannot_be_used(volume, tmp_path, capsys):
+    new = ("cohort", "new", tmp_path / "project", volume, "--study", "s", "--weights")
+    assert "none.safetensors cannot be read as weights" in refused(capsys, *new, tmp_path / "none.safetensors")
+    assert f"{tmp_path} is a folder" in refused(capsys, *new, tmp_path)
+    assert not (tmp_path / "project").exists()
 
 
 def test_info_prints_the_facts(disks, capsys):

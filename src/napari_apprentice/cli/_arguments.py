@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -25,6 +26,7 @@ __all__ = [
     "add_time",
     "add_unit",
     "by_case",
+    "check_output",
     "count",
     "ious",
     "is_folder",
@@ -78,6 +80,24 @@ def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image:
     if not arguments.each:
         return f"Labels: {files.write(arguments.out, labels, like=image)}"
     return f"Labels: {', '.join(map(str, files.write_objects(arguments.out, labels, like=image))) or 'none'}"
+
+
+def check_output(*paths: Path | None) -> None:
+    """Refuse files beforehand that could not be written at the end of long work, as far as that can be known.
+
+    Raises
+    ------
+    WriteError : one of the paths is a folder, or nothing can be written where it lies
+    """
+    from napari_apprentice.types import WriteError
+
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise WriteError(f"{path} is a folder; expected the name of a file")
+        try:
+            TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
+        except OSError as error:
+            raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
 
 
 def count(text: str) -> int:

@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, count, ious, names, orders, progress_bar, seed
+from napari_apprentice.cli._arguments import POLICIES, add_device, check_output, count, ious, names, orders, progress_bar, seed
 from napari_apprentice.types import InputError
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, report
     from napari_apprentice.benchmark import Row, Trial, objects_of, run_all
     from napari_apprentice.segmenter import pick_device
+    from napari_apprentice.simulation import make_robot
+    from napari_apprentice.texts import write_text
 
+    check_output(arguments.json, arguments.markdown)
     trials = [
         Trial(
             folder=folder,
@@ -88,6 +91,8 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         _zoom(zoom)  # likewise for what is told too late otherwise
     for policy in arguments.policy:
         assembly.make_policy(policy)  # a misspelt one is told before the work begins
+    for robot in arguments.robot:
+        make_robot(robot)
     for (network, weights), _ in models:
         if network is not None and weights is None:
             assembly.find_weights(network)
@@ -109,7 +114,10 @@ def _benchmark(arguments: argparse.Namespace) -> None:
                 rows[number, index] = row
                 if arguments.json is not None:
                     report.write_json(arguments.json, about, [rows[i] for i in sorted(rows)])
-    print(report.markdown(about, [rows[i] for i in sorted(rows)], arguments.markdown), end="")
+    text = report.markdown(about, [rows[i] for i in sorted(rows)])
+    print(text, end="")
+    if arguments.markdown is not None:
+        write_text(arguments.markdown, text)
 
 
 def _models(networks: Sequence[str], weights: Sequence[str]) -> list[tuple[str | None, Path | None]]:
@@ -201,6 +209,7 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _train(arguments: argparse.Namespace) -> None:
     from napari_apprentice import training
 
+    check_output(arguments.out)
     training.train(
         arguments.recipe, arguments.data, arguments.out, resume=arguments.resume, device=arguments.device, threads=arguments.threads
     )

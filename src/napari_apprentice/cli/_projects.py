@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, count, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_output, count, progress_bar
 from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -89,10 +89,12 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _settings(arguments: argparse.Namespace, study: str) -> Settings:
-    from napari_apprentice.assembly import make_policy
+    from napari_apprentice import assembly
     from napari_apprentice.project_file import Settings
 
-    make_policy(arguments.policy)  # a misspelt one is told now
+    assembly.make_policy(arguments.policy)  # a misspelt one is told now
+    if arguments.weights is not None:
+        assembly.load_segmenter(arguments.weights, device="cpu")  # likewise
     names = {}
     for text in arguments.name:
         label, given, name = text.partition("=")
@@ -199,6 +201,7 @@ def _written_table(project: Project, path: Path | None, unit: str | None = None)
 def _run(arguments: argparse.Namespace) -> int:
     from napari_apprentice import workbench
 
+    check_output(arguments.table)
     project = _project_of(arguments)
     names = list(arguments.only) or [case.name for case in project.cases]
     outcomes: list[Outcome] = []
