@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
@@ -73,6 +74,16 @@ def test_every_command_explains_itself(command, capsys):
         cli.main([command, "--help"])
     assert stopped.value.code == 0
     assert f"apprentice {command}" in capsys.readouterr().out
+
+
+def test_every_command_and_action_says_what_it_does():
+    silent, parsers = [], [cli._parser()]
+    while parsers:
+        parser = parsers.pop()
+        silent += [] if parser.description else [parser.prog]
+        groups = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parsers += [one for group in groups for one in group.values()]
+    assert silent == []
 
 
 def test_help_names_every_command(capsys):
@@ -406,7 +417,17 @@ def test_train_tells_that_its_weights_cannot_be_written_before_it_trains(monkeyp
     from napari_apprentice import training
 
     monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("it began to train"))
-    assert "is a folder" in refused(capsys, "train", "r.toml", "--out", tmp_path)
+    (tmp_path / "w.safetensors").mkdir()
+    assert "is a folder" in refused(capsys, "train", "r.toml", "--out", tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("arguments", [["train", "r.toml", "--out"], ["cohort", "export", "lesions"]])
+@pytest.mark.parametrize("name", ["model.txt", "model"])
+def test_the_file_of_a_model_is_called_what_it_is(arguments, name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments, name])
+    assert stopped.value.code == 2
+    assert f"{name!r} arrived; expected a file whose name ends with .safetensors" in capsys.readouterr().err
 
 
 def test_a_project_is_not_made_with_weights_that_cannot_be_used(volume, tmp_path, capsys):

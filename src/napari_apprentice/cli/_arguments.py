@@ -30,6 +30,7 @@ __all__ = [
     "count",
     "ious",
     "is_folder",
+    "model_file",
     "names",
     "orders",
     "progress_bar",
@@ -112,6 +113,12 @@ def _from(least: int, text: str) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} arrived; expected a whole number from {least}")
     return int(text)
+
+
+def model_file(text: str) -> Path:
+    if not text.lower().endswith(".safetensors"):
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected a file whose name ends with .safetensors")
+    return Path(text)
 
 
 def names(text: str) -> tuple[str, ...]:

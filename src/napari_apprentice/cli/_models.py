@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, check_output, count, ious, names, orders, progress_bar, seed
+from napari_apprentice.cli._arguments import POLICIES, add_device, check_output, count, ious, model_file, names, orders, progress_bar, seed
 from napari_apprentice.types import InputError
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="what to train, and how")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the sets which the recipe names")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--out", type=model_file, required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run with this FILE stopped")
     parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: PyTorch's choice)")
     add_device(parser)
