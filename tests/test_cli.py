@@ -272,7 +272,15 @@ def test_benchmark_keeps_the_rows_that_were_there_when_it_was_stopped(disks, dis
     assert [row["policy"] for row in json.loads(path.read_text())["rows"]] == ["none"]
 
 
-def test_benchmark_hands_weights_and_network_on(disks, disks_set):
+@pytest.fixture
+def weights_here(tmp_path, monkeypatch):
+    """Files of these names in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in "abxy":
+        (tmp_path / f"{name}.safetensors").touch()
+
+
+def test_benchmark_hands_weights_and_network_on(disks, disks_set, weights_here):
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--network", "unet", "--device", "cpu"])
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--weights", "x.safetensors", "--device", "cpu"])
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--weights", "unet=y.safetensors", "--device", "cpu"])
@@ -280,7 +288,7 @@ def test_benchmark_hands_weights_and_network_on(disks, disks_set):
     assert asked == [("unet", "None"), (None, "x.safetensors"), ("unet", "y.safetensors")]
 
 
-def test_benchmark_crosses_networks_and_policies(disks, disks_set, monkeypatch, tmp_path):
+def test_benchmark_crosses_networks_and_policies(disks, disks_set, weights_here, monkeypatch, tmp_path):
     monkeypatch.setattr(assembly, "find_weights", lambda network: tmp_path)
     path = tmp_path / "rows.json"
     command = ["benchmark", str(disks_set), "--max-clicks", "1", "--network", "unet,cdnet", "--policy", "none,mi+pi"]
@@ -305,7 +313,7 @@ def test_benchmark_refuses_weights_of_no_network_that_is_compared(disks, disks_s
     assert "'vnet'" in refused(capsys, "benchmark", disks_set, "--network", "vnet")
 
 
-def test_benchmark_compares_several_weights_of_one_network(disks, disks_set, tmp_path):
+def test_benchmark_compares_several_weights_of_one_network(disks, disks_set, weights_here, tmp_path):
     path = tmp_path / "rows.json"
     command = ["benchmark", str(disks_set), "--max-clicks", "1", "--json", str(path), "--device", "cpu"]
     cli.main([*command, "--weights", "cdnet=a.safetensors", "--weights", "cdnet-plain=b.safetensors"])
@@ -347,6 +355,8 @@ def test_benchmark_tells_what_it_could_not_do_before_it_measures(disks_set, tmp_
     assert f"{tmp_path} is a folder" in refused(capsys, "benchmark", disks_set, option, tmp_path)
     assert "cannot be written (Not a directory)" in refused(capsys, "benchmark", disks_set, option, tmp_path / "file" / "rows")
     assert "robot named 'left'" in refused(capsys, "benchmark", disks_set, "--robot", "centre,left")
+    weights = ("--weights", f"a={tmp_path / 'file'}", "--weights", f"b={tmp_path / 'none'}")
+    assert f"weights {tmp_path / 'none'} are not there" in refused(capsys, "benchmark", disks_set, *weights)
 
 
 def test_benchmark_prints_the_table_that_it_cannot_write(disks, disks_set, tmp_path, monkeypatch, capsys):

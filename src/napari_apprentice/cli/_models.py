@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_apprentice.cli._arguments import POLICIES, add_device, check_output, count, ious, model_file, names, orders, progress_bar, seed
-from napari_apprentice.types import InputError
+from napari_apprentice.types import InputError, WeightsError
 
 if TYPE_CHECKING:
     from napari_apprentice.segmenter import ZoomConfig
@@ -96,6 +96,8 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     for (network, weights), _ in models:
         if network is not None and weights is None:
             assembly.find_weights(network)
+        if weights is not None and not weights.is_file():
+            raise WeightsError(f"the weights {weights} are not there; expected a file of them")
     device = str(pick_device(arguments.device))
     about = report.machine(device, arguments.threads)
     rows: dict[tuple[int, int], Row] = {}
