@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import re
@@ -10,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from napari_apprentice import assembly, cli, demo, files
+from napari_apprentice import assembly, cli, demo, files, texts
 from napari_apprentice.cohorts import Cohort, cohorts
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.session import Session
-from napari_apprentice.types import DEFAULT_POLICY, Click, Image, InputError, LearningReport, WeightsError
+from napari_apprentice.types import DEFAULT_POLICY, Click, Image, InputError, LearningReport, WeightsError, WriteError
 from napari_apprentice.versions import Version
 
 AFFINE = np.array([[0, 0, -2.0, 7], [0, 0.5, 0, -3], [0.7, 0, 0, 1], [0, 0, 0, 1]])
@@ -73,6 +74,16 @@ def test_every_command_explains_itself(command, capsys):
         cli.main([command, "--help"])
     assert stopped.value.code == 0
     assert f"apprentice {command}" in capsys.readouterr().out
+
+
+def test_every_command_and_action_says_what_it_does():
+    silent, parsers = [], [cli._parser()]
+    while parsers:
+        parser = parsers.pop()
+        silent += [] if parser.description else [parser.prog]
+        groups = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        parsers += [one for group in groups for one in group.values()]
+    assert silent == []
 
 
 def test_help_names_every_command(capsys):
@@ -274,7 +285,15 @@ def test_benchmark_keeps_the_rows_that_were_there_when_it_was_stopped(disks, dis
     assert [row["policy"] for row in json.loads(path.read_text())["rows"]] == ["none"]
 
 
-def test_benchmark_hands_weights_and_network_on(disks, disks_set):
+@pytest.fixture
+def weights_here(tmp_path, monkeypatch):
+    """Files of these names in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in "abxy":
+        (tmp_path / f"{name}.safetensors").touch()
+
+
+def test_benchmark_hands_weights_and_network_on(disks, disks_set, weights_here):
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--network", "unet", "--device", "cpu"])
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--weights", "x.safetensors", "--device", "cpu"])
     cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--weights", "unet=y.safetensors", "--device", "cpu"])
@@ -282,7 +301,7 @@ def test_benchmark_hands_weights_and_network_on(disks, disks_set):
     assert asked == [("unet", "None"), (None, "x.safetensors"), ("unet", "y.safetensors")]
 
 
-def test_benchmark_crosses_networks_and_policies(disks, disks_set, monkeypatch, tmp_path):
+def test_benchmark_crosses_networks_and_policies(disks, disks_set, weights_here, monkeypatch, tmp_path):
     monkeypatch.setattr(assembly, "find_weights", lambda network: tmp_path)
     path = tmp_path / "rows.json"
     command = ["benchmark", str(disks_set), "--max-clicks", "1", "--network", "unet,cdnet", "--policy", "none,mi+pi"]
@@ -307,7 +326,7 @@ def test_benchmark_refuses_weights_of_no_network_that_is_compared(disks, disks_s
     assert "'vnet'" in refused(capsys, "benchmark", disks_set, "--network", "vnet")
 
 
-def test_benchmark_compares_several_weights_of_one_network(disks, disks_set, tmp_path):
+def test_benchmark_compares_several_weights_of_one_network(disks, disks_set, weights_here, tmp_path):
     path = tmp_path / "rows.json"
     command = ["benchmark", str(disks_set), "--max-clicks", "1", "--json", str(path), "--device", "cpu"]
     cli.main([*command, "--weights", "cdnet=a.safetensors", "--weights", "cdnet-plain=b.safetensors"])
@@ -342,6 +361,28 @@ def test_benchmark_says_what_a_click_costs_a_network(disks_set, tmp_path, capsys
     assert seen
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+def test_benchmark_tells_what_it_could_not_do_before_it_measures(disks_set, tmp_path, capsys, monkeypatch, option):
+    monkeypatch.setattr(assembly, "load_segmenter", lambda *_, **__: pytest.fail("it began to measure"))
+    (tmp_path / "file").touch()
+    assert f"{tmp_path} is a folder" in refused(capsys, "benchmark", disks_set, option, tmp_path)
+    assert "cannot be written (Not a directory)" in refused(capsys, "benchmark", disks_set, option, tmp_path / "file" / "rows")
+    assert "robot named 'left'" in refused(capsys, "benchmark", disks_set, "--robot", "centre,left")
+    weights = ("--weights", f"a={tmp_path / 'file'}", "--weights", f"b={tmp_path / 'none'}")
+    assert f"weights {tmp_path / 'none'} are not there" in refused(capsys, "benchmark", disks_set, *weights)
+
+
+def test_benchmark_prints_the_table_that_it_cannot_write(disks, disks_set, tmp_path, monkeypatch, capsys):
+    def full(path, text):
+        raise WriteError(f"{path} cannot be written (No space left on device); expected free space and permission")
+
+    monkeypatch.setattr(texts, "write_text", full)
+    assert cli.main(["benchmark", str(disks_set), "--max-clicks", "1", "--markdown", str(tmp_path / "t.md"), "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert "| disks |" in out
+    assert "No space left" in err
+
+
 def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
     assert "nowhere" in refused(capsys, "benchmark", tmp_path / "nowhere")
     assert "robot" in refused(capsys, "benchmark", disks_set, "--robot", "left")
@@ -350,14 +391,32 @@ def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
     assert "mirror=maybe" in refused(capsys, "benchmark", disks_set, "--zoom", "mirror=maybe")
     assert "no case" in refused(capsys, "benchmark", disks_set, "--cases", "z*")
     assert "target" in refused(capsys, "benchmark", disks_set, "--target", "lesion")
-    assert "clicks" in refused(capsys, "benchmark", disks_set, "--max-clicks", "0")
 
 
-@pytest.mark.parametrize("arguments", [["--order", "random"], ["--targets", "high"], ["--device", "abacus"]])
+@pytest.mark.parametrize(
+    "arguments", [["--order", "random"], ["--order", "-1"], ["--seed", "-1"], ["--targets", "high"], ["--device", "abacus"]]
+)
 def test_benchmark_refuses_arguments_that_mean_nothing(arguments):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["benchmark", "set", *arguments])
     assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize("number", ["0", "-3", "half", ""])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["benchmark", "set", option] for option in ("--jobs", "--threads", "--limit", "--max-clicks")),
+        ["train", "r.toml", "--out", "o.safetensors", "--threads"],
+        *(["cohort", "run", "project", option] for option in ("--jobs", "--threads")),
+    ],
+    ids=lambda arguments: arguments[0] + arguments[-1],
+)
+def test_how_many_is_a_whole_number_from_one(arguments, number, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments[:-1], f"{arguments[-1]}={number}"])
+    assert stopped.value.code == 2
+    assert f"argument {arguments[-1]}: {number!r} arrived; expected a whole number from 1" in capsys.readouterr().err
 
 
 # --- train, info ---
@@ -375,6 +434,30 @@ def test_train_hands_everything_on(monkeypatch, tmp_path, capsys):
 
 def test_train_tells_that_the_recipe_is_missing(tmp_path, capsys):
     assert "nothing.toml" in refused(capsys, "train", tmp_path / "nothing.toml", "--data", tmp_path, "--out", tmp_path / "w.safetensors")
+
+
+def test_train_tells_that_its_weights_cannot_be_written_before_it_trains(monkeypatch, tmp_path, capsys):
+    from napari_apprentice import training
+
+    monkeypatch.setattr(training, "train", lambda *_, **__: pytest.fail("it began to train"))
+    (tmp_path / "w.safetensors").mkdir()
+    assert "is a folder" in refused(capsys, "train", "r.toml", "--out", tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("arguments", [["train", "r.toml", "--out"], ["cohort", "export", "lesions"]])
+@pytest.mark.parametrize("name", ["model.txt", "model"])
+def test_the_file_of_a_model_is_called_what_it_is(arguments, name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([*arguments, name])
+    assert stopped.value.code == 2
+    assert f"{name!r} arrived; expected a file whose name ends with .safetensors" in capsys.readouterr().err
+
+
+def test_a_project_is_not_made_with_weights_that_cannot_be_used(volume, tmp_path, capsys):
+    new = ("cohort", "new", tmp_path / "project", volume, "--study", "s", "--weights")
+    assert "none.safetensors cannot be read as weights" in refused(capsys, *new, tmp_path / "none.safetensors")
+    assert f"{tmp_path} is a folder" in refused(capsys, *new, tmp_path)
+    assert not (tmp_path / "project").exists()
 
 
 def test_info_prints_the_facts(disks, capsys):

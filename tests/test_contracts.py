@@ -69,6 +69,7 @@ def test_all_is_exact():
         "ApprenticeError",
         "Click",
         "Image",
+        "Plane",
         "Prediction",
         "Session",
         "create_project",

@@ -124,14 +124,21 @@ def test_what_a_worker_cannot_begin_with_is_told(cluster, make_project):
     assert {project.status(name).state for name in NAMES} == {"waiting"}
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:{port}", "nonsense://x"])
-def test_a_cluster_that_is_not_there_is_told(make_project, address):
+@pytest.mark.parametrize("address", ["foo", "nonsense://x", "tcp://host", "host:port", ""])
+def test_what_is_no_address_is_told_and_no_client_is_made(make_project, monkeypatch, address):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: pytest.fail("a client was made"))
+    with pytest.raises(SessionError, match=r"cannot be reached .*expected the address of a scheduler"):
+        list(on_cluster(make_project("p").folder, NAMES, PLAN, address))
+
+
+def test_a_cluster_that_is_not_there_is_told(make_project):
     pytest.importorskip("distributed")
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(SessionError, match="cannot be reached") as refused:
-        list(on_cluster(make_project("p").folder, NAMES, PLAN, address.format(port=port), patience_s=1))
+        list(on_cluster(make_project("p").folder, NAMES, PLAN, f"tcp://127.0.0.1:{port}", patience_s=1))
     assert "expected the address of a scheduler" in str(refused.value)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -1037,7 +1038,7 @@ def test_formats_that_cannot_hold_the_labels(tmp_path):
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied"), "no permission"),
         (OSError(errno.EROFS, "Read-only file system"), "no permission"),
-        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.EIO, "Input/output error"), "could not be written: Input/output error"),
         (RuntimeError("Exception thrown in\nITK ERROR: something broke"), "something broke"),
     ],
 )
@@ -1057,6 +1058,30 @@ def test_a_failed_write_leaves_the_old_file_whole_and_nothing_else(tmp_path, mon
     monkeypatch.undo()
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("failure", "disk", "words"),
+    [
+        (
+            OSError(errno.ENOENT, "No such file or directory", "/there/.a.1234"),
+            (0, 0, 0),
+            "could not be written: No such file or directory (",
+        ),
+        (OSError(errno.EIO, "Input/output error"), (10**9, 10**9, 0), "could not be written: Input/output error ("),
+        (RuntimeError("ITK ERROR: it broke"), (0, 0, 0), "could not be written: ITK ERROR: it broke ("),
+        (RuntimeError("ITK ERROR: it broke"), (10**9, 10**9, 0), "the disk is full"),
+    ],
+)
+def test_a_disk_counts_as_full_only_where_nothing_else_is_said(tmp_path, monkeypatch, failure, disk, words):
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(files.os, "fsync", fail)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(**dict(zip(("total", "used", "free"), disk, strict=True))))
+    with pytest.raises(WriteError) as error:
+        write(tmp_path / "a.nii.gz", np.ones((5, 7), int), like=phantom((5, 7)))
+    one_sentence(error, "a.nii.gz", words)
 
 
 def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -181,8 +181,8 @@ def test_values_that_cannot_be_meant_are_refused(recipe, line):
 
 def test_a_recipe_with_sets_needs_their_folder(recipe, tmp_path):
     recipe.write_text(TINY + "[sets]\nnuclei = 1.0\n")
-    for folder in (None, tmp_path / "none"):
-        with pytest.raises(RecipeError, match="nuclei"):
+    for folder, wrong in ((None, "no --data arrived"), (tmp_path / "none", "none is no folder")):
+        with pytest.raises(RecipeError, match=f"nuclei, but .*{wrong}"):
             train(recipe, folder, tmp_path / "w.safetensors", device="cpu")
     with pytest.raises(RecipeError, match=r"dataset\.toml"):
         train(recipe, tmp_path, tmp_path / "w.safetensors", device="cpu")

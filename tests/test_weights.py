@@ -142,7 +142,7 @@ def test_importance_that_is_not_finite_is_refused(network, tmp_path):
 
 def test_a_missing_file_a_folder_and_an_empty_file_are_refused(tmp_path):
     refusal(tmp_path / "none.safetensors")
-    refusal(tmp_path)
+    assert f"{tmp_path} is a folder" in refusal(tmp_path)
     (tmp_path / "empty.safetensors").touch()
     refusal(tmp_path / "empty.safetensors")
 

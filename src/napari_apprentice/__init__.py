@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_apprentice.files import read, read_labels, save_image, write
     from napari_apprentice.projects import create_project, open_project
     from napari_apprentice.session import Session
-    from napari_apprentice.types import ApprenticeError, Click, Image, Prediction
+    from napari_apprentice.types import ApprenticeError, Click, Image, Plane, Prediction
     from napari_apprentice.workbench import open_case, run_project
 
 __version__ = "0.4.0"
@@ -32,6 +32,7 @@ __all__ = [
     "ApprenticeError",
     "Click",
     "Image",
+    "Plane",
     "Prediction",
     "Session",
     "create_project",
@@ -53,7 +54,7 @@ _HOMES = {
     "files": ("read", "read_labels", "save_image", "write"),
     "projects": ("create_project", "open_project"),
     "session": ("Session",),
-    "types": ("ApprenticeError", "Click", "Image", "Prediction"),
+    "types": ("ApprenticeError", "Click", "Image", "Plane", "Prediction"),
     "workbench": ("open_case", "run_project"),
 }
 

@@ -81,12 +81,14 @@ def on_cluster(folder: Path, names: Sequence[str], plan: Plan, address: str, *, 
     """
     try:
         from distributed import Client
+        from distributed.comm import get_address_host_port
     except ImportError as error:
         raise SessionError(
             f"a cluster at {address} was asked for, but dask.distributed is not installed; "
             f"expected pip install 'napari-apprentice[cluster]'"
         ) from error
     try:
+        get_address_host_port(address)  # here, as a client that finds out is neither made nor closed, and waits for that
         client = Client(address, timeout=min(patience_s, 10.0), set_as_default=False, name="apprentice")
     except (OSError, ValueError) as error:
         raise SessionError(

@@ -75,15 +75,8 @@ def write_json(path: Path, about: Mapping[str, Any], rows: Iterable[Row]) -> Non
     write_text(path, json.dumps({"machine": dict(about), "rows": [row.as_dict() for row in rows]}, indent=1) + "\n")
 
 
-def markdown(about: Mapping[str, Any], rows: Sequence[Row], path: Path | None = None) -> str:
-    """Two tables for every robot, the mean over the sets below each, under a short one where several networks are compared.
-
-    The text is also written to ``path`` if there is one.
-
-    Raises
-    ------
-    WriteError : it cannot be written
-    """
+def markdown(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Two tables for every robot, the mean over the sets below each, under a short one where several networks are compared."""
     notes = [
         "- Prequential: every object is scored before the model learns from it. `2nd` is the second half of the sequence.",
         "- `drop` is the largest fall of the mean IoU from one click to the next, in points. Seconds are model time for one click.",
@@ -96,10 +89,7 @@ def markdown(about: Mapping[str, Any], rows: Sequence[Row], path: Path | None = 
         if len({row.network for row in chosen}) > 1:
             parts.append(side_by_side(chosen))
         parts += [table([_quality(row) for row in shown]), table([_speed(row) for row in shown])]
-    text = "\n\n".join(parts) + "\n"
-    if path is not None:
-        write_text(path, text)
-    return text
+    return "\n\n".join(parts) + "\n"
 
 
 def host(about: Mapping[str, Any]) -> list[str]:

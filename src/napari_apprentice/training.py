@@ -388,7 +388,9 @@ def train(
     """
     recipe, out = read_recipe(recipe_path), Path(out)
     folder = Path(data_dir) if data_dir is not None else None
-    if recipe.sets and (folder is None or not folder.is_dir()):
+    if recipe.sets and folder is None:
+        raise RecipeError(f"the recipe names the sets {', '.join(recipe.sets)}, but no --data arrived; expected the folder that holds them")
+    if recipe.sets and folder is not None and not folder.is_dir():
         raise RecipeError(f"the recipe names the sets {', '.join(recipe.sets)}, but {folder} is no folder; expected one that holds them")
     if threads:
         torch.set_num_threads(threads)

@@ -78,6 +78,8 @@ def load_weights(path: Path | str | None = None) -> LoadedWeights:
     WeightsError : the file is missing or damaged, or its tensors do not fit the network that it names
     """
     path = Path(path) if path is not None else DEFAULT_WEIGHTS
+    if path.is_dir():
+        raise WeightsError(f"{path} is a folder; expected a safetensors file written by this program")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

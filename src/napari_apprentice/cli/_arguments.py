@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -25,13 +26,17 @@ __all__ = [
     "add_time",
     "add_unit",
     "by_case",
+    "check_output",
     "check_texts",
+    "count",
     "ious",
     "is_folder",
+    "model_file",
     "names",
     "orders",
     "progress_bar",
     "read_image",
+    "seed",
     "write_labels",
 ]
 
@@ -104,6 +109,44 @@ def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image:
     return f"Labels: {', '.join(map(str, files.write_objects(arguments.out, labels, like=image))) or 'none'}"
 
 
+def check_output(*paths: Path | None) -> None:
+    """Refuse files beforehand that could not be written at the end of long work, as far as that can be known.
+
+    Raises
+    ------
+    WriteError : one of the paths is a folder, or nothing can be written where it lies
+    """
+    from napari_apprentice.types import WriteError
+
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise WriteError(f"{path} is a folder; expected the name of a file")
+        try:
+            TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
+        except OSError as error:
+            raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
+
+
+def count(text: str) -> int:
+    return _from(1, text)
+
+
+def seed(text: str) -> int:
+    return _from(0, text)
+
+
+def _from(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected a whole number from {least}")
+    return int(text)
+
+
+def model_file(text: str) -> Path:
+    if not text.lower().endswith(".safetensors"):
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected a file whose name ends with .safetensors")
+    return Path(text)
+
+
 def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
 
@@ -117,9 +160,9 @@ def ious(text: str) -> tuple[float, ...]:
 
 def orders(text: str) -> tuple[Literal["sorted"] | int, ...]:
     try:
-        return tuple("sorted" if part == "sorted" else int(part) for part in names(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number") from None
+        return tuple("sorted" if part == "sorted" else seed(part) for part in names(text))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected sorted or a whole number from 0") from None
 
 
 def by_case(folder: Path, *, labels: bool) -> dict[str, Path]:

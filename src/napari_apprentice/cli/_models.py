@@ -11,8 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, ious, names, orders, progress_bar
-from napari_apprentice.types import InputError
+from napari_apprentice.cli._arguments import POLICIES, add_device, check_output, count, ious, model_file, names, orders, progress_bar, seed
+from napari_apprentice.types import InputError, WeightsError
 
 if TYPE_CHECKING:
     from napari_apprentice.segmenter import ZoomConfig
@@ -46,17 +46,19 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     parser.add_argument("--policy", type=names, default=("none",), metavar="P", help=f"{POLICIES} (default: none)")
     parser.add_argument("--robot", type=names, default=("centre",), metavar="R", help="centre or random (default: centre)")
-    parser.add_argument("--max-clicks", type=int, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)")
+    parser.add_argument(
+        "--max-clicks", type=count, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)"
+    )
     parser.add_argument("--targets", type=ious, default=(0.80, 0.85, 0.90), metavar="IOUS", help="IoUs to reach (default: 0.80,0.85,0.90)")
     parser.add_argument("--order", type=orders, default=("sorted",), metavar="O", help="sorted, or seed of a shuffle (default: sorted)")
     parser.add_argument("--cases", default="*", metavar="GLOB", help="only cases whose name matches, such as '*_FLAIR'")
     parser.add_argument("--target", metavar="NAME", help="only this target of the sets")
-    parser.add_argument("--limit", type=int, metavar="N", help="at most N objects of a set, spread evenly over it")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the random robot (default: %(default)s)")
+    parser.add_argument("--limit", type=count, metavar="N", help="at most N objects of a set, spread evenly over it")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the random robot (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, each as soon as it is there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="rows measured at once, each in a process (default: 1)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="rows measured at once, each in a process (default: 1)")
+    parser.add_argument("--threads", type=count, default=2, metavar="N", help="threads of a process (default: %(default)s)")
     add_device(parser)
     parser.set_defaults(run=_benchmark)
 
@@ -65,7 +67,10 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, report
     from napari_apprentice.benchmark import Row, Trial, objects_of, run_all
     from napari_apprentice.segmenter import pick_device
+    from napari_apprentice.simulation import make_robot
+    from napari_apprentice.texts import write_text
 
+    check_output(arguments.json, arguments.markdown)
     trials = [
         Trial(
             folder=folder,
@@ -86,9 +91,13 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         _zoom(zoom)  # likewise for what is told too late otherwise
     for policy in arguments.policy:
         assembly.make_policy(policy)  # a misspelt one is told before the work begins
+    for robot in arguments.robot:
+        make_robot(robot)
     for (network, weights), _ in models:
         if network is not None and weights is None:
             assembly.find_weights(network)
+        if weights is not None and not weights.is_file():
+            raise WeightsError(f"the weights {weights} are not there; expected a file of them")
     device = str(pick_device(arguments.device))
     about = report.machine(device, arguments.threads)
     rows: dict[tuple[int, int], Row] = {}
@@ -107,7 +116,10 @@ def _benchmark(arguments: argparse.Namespace) -> None:
                 rows[number, index] = row
                 if arguments.json is not None:
                     report.write_json(arguments.json, about, [rows[i] for i in sorted(rows)])
-    print(report.markdown(about, [rows[i] for i in sorted(rows)], arguments.markdown), end="")
+    text = report.markdown(about, [rows[i] for i in sorted(rows)])
+    print(text, end="")
+    if arguments.markdown is not None:
+        write_text(arguments.markdown, text)
 
 
 def _models(networks: Sequence[str], weights: Sequence[str]) -> list[tuple[str | None, Path | None]]:
@@ -161,7 +173,7 @@ def _load_segmenter(weights: Path | None, name: str | None, device: str, threads
     from napari_apprentice import assembly
     from napari_apprentice.networks import NETWORKS
 
-    torch.set_num_threads(max(threads, 1))
+    torch.set_num_threads(threads)
     segmenter = assembly.load_segmenter(weights, name if weights is None or name in NETWORKS else None, device)
     segmenter.name = name or segmenter.name
     if zoom:
@@ -189,9 +201,9 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument("recipe", type=Path, metavar="RECIPE.toml", help="what to train, and how")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the sets which the recipe names")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    parser.add_argument("--out", type=model_file, required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run with this FILE stopped")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: PyTorch's choice)")
     add_device(parser)
     parser.set_defaults(run=_train)
 
@@ -199,6 +211,7 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _train(arguments: argparse.Namespace) -> None:
     from napari_apprentice import training
 
+    check_output(arguments.out)
     training.train(
         arguments.recipe, arguments.data, arguments.out, resume=arguments.resume, device=arguments.device, threads=arguments.threads
     )

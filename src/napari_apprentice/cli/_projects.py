@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_output, check_texts, count, progress_bar
 from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--clicks", type=Path, metavar="CLICKS", help="click file for all cases, or a folder with CASE.json for each")
     parser.add_argument("--only", nargs="+", default=(), metavar="CASE", help="only these cases")
     parser.add_argument("--again", action="store_true", help="also those that a run has done already")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at once, each in a process (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    parser.add_argument("--jobs", type=count, default=1, metavar="N", help="cases at once, each in a process (default: %(default)s)")
+    parser.add_argument("--threads", type=count, default=2, metavar="N", help="threads of a process (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="do it on the Dask cluster of this scheduler, such as tcp://10.0.0.1:8786")
     parser.add_argument("--table", type=Path, metavar="TABLE.csv", help=f"the table to write (default: {TABLE_NAME} in the project)")
     add_device(parser)
@@ -89,10 +89,12 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 
 def _settings(arguments: argparse.Namespace, study: str) -> Settings:
-    from napari_apprentice.assembly import make_policy
+    from napari_apprentice import assembly
     from napari_apprentice.project_file import Settings
 
-    make_policy(arguments.policy)  # a misspelt one is told now
+    assembly.make_policy(arguments.policy)  # a misspelt one is told now
+    if arguments.weights is not None:
+        assembly.load_segmenter(arguments.weights, device="cpu")  # likewise
     names = {}
     for text in arguments.name:
         label, given, name = text.partition("=")
@@ -201,6 +203,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from napari_apprentice import workbench
 
     check_texts(arguments.table)
+    check_output(arguments.table)
     project = _project_of(arguments)
     names = list(arguments.only) or [case.name for case in project.cases]
     outcomes: list[Outcome] = []

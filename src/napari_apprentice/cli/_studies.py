@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_apprentice.cli._arguments import model_file
 from napari_apprentice.cli._projects import add_projects
 from napari_apprentice.types import SessionError
 
@@ -25,16 +26,35 @@ def add_cohort(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     add_projects(actions)
-    listing = actions.add_parser("list", help="all studies")
+    listing = actions.add_parser(
+        "list",
+        help="all studies",
+        description="List all studies on this disk: how many versions of the model each has made, on top of which weights, and when it "
+        "changed last.",
+    )
     listing.set_defaults(run=_list_cohorts)
-    show = actions.add_parser("show", help="the versions of a study")
-    forget = actions.add_parser("forget", help="begin with the model as shipped next time; the versions stay")
+    show = actions.add_parser(
+        "show",
+        help="the versions of a study",
+        description="List the records of a study, oldest first: what its model learnt from, and how right the answer to the first click "
+        "was, taught and untaught (IoU@1).",
+    )
+    forget = actions.add_parser(
+        "forget",
+        help="begin with the model as shipped next time; the versions stay",
+        description="Let a study begin with the model as shipped next time. Its versions stay on the disk, unless --erase is given.",
+    )
     forget.add_argument("--erase", action="store_true", help="delete all of the study from the disk, pictures included")
-    export = actions.add_parser("export", help="write the model of a study to a file, for --knowledge")
+    export = actions.add_parser(
+        "export",
+        help="write the model of a study to a file, for --knowledge",
+        description="Write the model that a study has now to a file, with which `apprentice segment --knowledge` can begin. Nothing of any "
+        "image is in it, unless --pictures is given.",
+    )
     for action, run in ((show, _show_cohort), (forget, _forget_cohort), (export, _export_cohort)):
         action.add_argument("name", metavar="NAME", help="the study")
         action.set_defaults(run=run)
-    export.add_argument("file", type=Path, metavar="FILE.safetensors", help="file to write")
+    export.add_argument("file", type=model_file, metavar="FILE.safetensors", help="file to write")
     export.add_argument("--weights", type=Path, metavar="WEIGHTS", help="what it was taught on top of (default: those of the program)")
     export.add_argument("--pictures", action="store_true", help="with the small pictures of accepted cases")
 

@@ -540,14 +540,20 @@ def _target(path: Path) -> Path:
 
 def _why_not_written(path: Path, folder: Path, error: Exception) -> str:
     """One sentence. Asked before the temporary file is removed, as some libraries hide that the disk was full."""
-    code = error.errno if isinstance(error, OSError) else None
+    code, words = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
     if not folder.is_dir():
         return f"{str(path)!r} could not be written: its folder does not exist; expected an existing one"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) or not os.access(folder, os.W_OK):
         return f"{str(path)!r} could not be written: no permission; expected a file and folder that this user may write to"
-    if code in (errno.ENOSPC, errno.EDQUOT) or shutil.disk_usage(folder).free < 65536:
+    if code in (errno.ENOSPC, errno.EDQUOT) or (code is None and _is_full(folder)):
         return f"{str(path)!r} could not be written: the disk is full; expected some free space (any older file is untouched)"
-    return f"{str(path)!r} could not be written: {_in_short(error)} (any older file is untouched)"
+    return f"{str(path)!r} could not be written: {words or _in_short(error)} (any older file is untouched)"
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether the disk has no room; one without a size, such as /proc, never had any."""
+    disk = shutil.disk_usage(folder)
+    return disk.total > 0 and disk.free < 65536
 
 
 def _flush_to_disk(path: Path) -> None:
