@@ -7,12 +7,14 @@ up how long every call of our code (from the first frame of the package on) stay
 a layer) is part of such a call, and told apart; what napari does without us (drawing, most of all: without a graphics card that is work
 for the processor) is counted by itself. While a beat is late although the main thread does nothing, somebody else holds Python's lock, and
 that is counted as what the worker does. A call that lets the window go on meanwhile, in an event loop of its own, counts from beat to beat.
-Time that a thread waited for a core of a busy machine is left out (Linux tells it).
+Time that a thread waited for a core of a busy machine is left out (Linux tells it). So is a collection of garbage, which Python does in
+whatever call happens to be going on, and which takes the longer the more has been imported: it is told apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import inspect
 import os
 import sys
@@ -40,6 +42,7 @@ NOTES = """
   slicing layers); the next column has the longest call with that. `lock`: the longest that the main thread could not go on because the
   worker held Python's lock. `napari alone`: the longest that napari was busy without us, mostly drawing. Time spent waiting for a core
   of the machine is left out. A step lasts until all its work is done.
+- `garbage`: the longest that Python collected garbage, which stops every thread; in none of the other columns.
 - napari calls readers and makes widgets in the main thread and waits for them. A call that lets the window go on meanwhile counts from one
   beat of the window to the next. Adding and removing layers, at the start and at the end of a session, is napari's own work.
 """
@@ -110,6 +113,8 @@ class Watch:
         self._timer.timeout.connect(self._on_beat)
         self._timer.start(BEAT_MS)
         self._main, self._main_native = threading.get_ident(), threading.get_native_id()
+        self._collecting, self._collected_s = 0.0, 0.0
+        gc.callbacks.append(self._on_garbage)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
@@ -117,14 +122,24 @@ class Watch:
     def _on_beat(self) -> None:
         self._beat = time.perf_counter()
 
+    def _on_garbage(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting = time.perf_counter()
+            return
+        took_s = time.perf_counter() - self._collecting
+        self._collected_s += took_s
+        self.holds.append(Hold("garbage", "Python", 1000 * took_s))
+
     def stop(self) -> None:
+        gc.callbacks.remove(self._on_garbage)
         self._stopped.set()
         self._thread.join()
         self._timer.stop()
 
     @contextmanager
     def step(self) -> Iterator[list[Hold]]:
-        self.holds = holds = []
+        holds: list[Hold] = []
+        self.holds = holds
         yield holds
         self.holds = []
 
@@ -132,7 +147,7 @@ class Watch:
         then, main_then = time.perf_counter(), clocks(self._main_native)
         worker_then: dict[int, tuple[float, float]] = {}
         own_then = clocks(threading.get_native_id())
-        identity, hold, beat = 0, None, self._beat
+        identity, hold, beat, collected_then = 0, None, self._beat, 0.0
         while not self._stopped.is_set():
             time.sleep(SAMPLE_S)
             stack = stack_of(self._main)
@@ -140,7 +155,8 @@ class Watch:
             workers = {t.native_id: t.ident for t in threading.enumerate() if t.name == "apprentice-worker" and t.native_id is not None}
             worker_now = {native: clocks(native) for native in workers}
             own_now = clocks(threading.get_native_id())
-            passed_ms = 1000 * max(now - then - (main_now[1] - main_then[1]), 0.0)
+            collected, collected_then = self._collected_s - collected_then, self._collected_s
+            passed_ms = 1000 * max(now - then - (main_now[1] - main_then[1]) - collected, 0.0)
             busy = 1000 * (main_now[0] - main_then[0]) > 0.3 * passed_ms
             if not busy:  # it may wait for Python's lock, which a thread keeps that itself waits for a core
                 others = [own_now[1] - own_then[1], *(worker_now[i][1] - before[1] for i, before in worker_then.items() if i in worker_now)]
@@ -188,13 +204,14 @@ def row_of(holds: list[Hold]) -> dict[str, str]:
         "with napari's part ms": f"{longest(holds, 'ours').ms:.0f}",
         "lock ms": f"{longest(holds, 'lock').ms:.0f}",
         "napari alone ms": f"{longest(holds, 'napari').ms:.0f}",
+        "garbage ms": f"{longest(holds, 'garbage').ms:.0f}",
     }
 
 
 def explain(holds: list[Hold]) -> None:
     """What was long, for whoever wants to shorten it."""
     for hold in sorted(holds, key=lambda h: -h.ms):
-        if hold.kind != "napari" and hold.ms > BAR_MS / 2:
+        if hold.kind in ("ours", "lock") and hold.ms > BAR_MS / 2:
             places = ", ".join(f"{place} {ms:.0f}" for place, ms in sorted(hold.inner.items(), key=lambda i: -i[1])[:6])
             print(f"    {hold.kind} {hold.ms:.0f} ms ({hold.theirs_ms:.0f} in napari) {hold.name}: {places}")
 
