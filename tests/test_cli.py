@@ -677,6 +677,40 @@ def test_segment_goes_on_with_the_model_of_a_study(disks, disk, volume, tmp_path
     assert "Study mri study" in capsys.readouterr().out
 
 
+def stopped_at(click, error, monkeypatch):
+    """Let sessions raise ``error`` instead of answering ``click``."""
+    add = Session.add
+    asked = iter(range(1, 100))
+
+    def adding(session, wanted):
+        if next(asked) == click:
+            raise error
+        return add(session, wanted)
+
+    monkeypatch.setattr(Session, "add", adding)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (WriteError("the disk is full"), 2)])
+@pytest.mark.parametrize(("click", "study", "left"), [(3, "em", {3}), (2, "em", None), (3, None, None)])
+def test_what_a_study_learnt_from_is_written_also_where_it_was_stopped(
+    disks, disk, volume, tmp_path, monkeypatch, capsys, error, code, click, study, left
+):
+    clicks, out = write_clicks(tmp_path), tmp_path / "out.nii.gz"
+    with monkeypatch.context() as patched:
+        stopped_at(click, error, patched)
+        study_options = ["--cohort", study] if study else []
+        assert cli.main(["segment", str(volume), "--clicks", str(clicks), "--out", str(out), *study_options]) == code
+    told = capsys.readouterr().out
+    if left is None:  # nothing was learnt that the same command would not learn again
+        assert not out.exists()
+        assert told == ""
+    else:
+        labels = files.read_labels(out)
+        assert set(np.unique(labels)) - {0} == left
+        np.testing.assert_array_equal(labels == 3, by_hand(volume) == 3)
+        assert f"Stopped after 6 of 9 actions. Labels: {out}" in told
+
+
 def test_a_study_that_has_learnt_nothing_cannot_be_used_without_teaching_it(disks, disk, volume, tmp_path, capsys):
     clicks, out = write_clicks(tmp_path), tmp_path / "none.nii.gz"
     untaught = ["segment", str(volume), "--clicks", str(clicks), "--out", str(out), "--policy", "none", "--cohort", "em"]

@@ -22,7 +22,7 @@ from napari_apprentice.cli._arguments import (
     read_image,
     write_labels,
 )
-from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
+from napari_apprentice.types import DEFAULT_POLICY, ApprenticeError, ReadError, SessionError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
 
@@ -106,9 +106,20 @@ def _segment(arguments: argparse.Namespace) -> None:
         raise SessionError(
             f"the study {arguments.cohort!r} has learnt nothing, and the policy none teaches it nothing; expected another policy, or study"
         )
-    with progress_bar() as progress:
-        task = progress.add_task("replaying", total=len(events))
-        replay(session, events, lambda: progress.advance(task))
+    done: list[str] = []
+
+    def on_action() -> None:
+        done.append(events[len(done)].kind)
+        progress.advance(task)
+
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task("replaying", total=len(events))
+            replay(session, events, on_action)
+    except (ApprenticeError, KeyboardInterrupt):
+        if arguments.cohort is not None and "accept" in done:  # what the study has learnt stays, so what it learnt from does, too
+            print(f"Stopped after {len(done)} of {len(events)} actions. {write_labels(arguments, session.labels, image)}")
+        raise
     print(f"Objects: {len(session.finished)}. {write_labels(arguments, session.labels, image)}")
     if arguments.cohort is not None:
         print(f"Study {arguments.cohort}: {len(session.versions.versions) - 1} versions known to this session.")
