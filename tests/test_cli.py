@@ -419,6 +419,16 @@ def test_how_many_is_a_whole_number_from_one(arguments, number, capsys):
     assert f"argument {arguments[-1]}: {number!r} arrived; expected a whole number from 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "number", "least"), [("--label", "0", 1), ("--label", "-1", 1), ("--time", "-1", 0), ("--time", "x", 0)]
+)
+def test_objects_are_numbered_from_one_and_times_from_zero(option, number, least, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["propagate", "scan.nii.gz", "--labels", "in.nii.gz", "--out", "out.nii.gz", f"{option}={number}"])
+    assert stopped.value.code == 2
+    assert f"argument {option}: {number!r} arrived; expected a whole number from {least}" in capsys.readouterr().err
+
+
 # --- train, info ---
 
 
@@ -876,6 +886,15 @@ def test_a_table_takes_the_place_of_no_image(volume, tmp_path, capsys):
     labels = files.write(tmp_path / "labels.nii.gz", np.ones(files.read(volume).shape, np.uint8), like=files.read(volume))
     assert "expected a text file" in refused(capsys, "measure", volume, labels, "--out", volume)
     assert volume.read_bytes() == before
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(volume, tmp_path, capsys, monkeypatch):
+    labels = write_objects_of(volume, tmp_path)
+    monkeypatch.setattr(files, "read", None)
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder.csv is a folder; expected the name of a file" in refused(
+        capsys, "measure", volume, labels, "--out", tmp_path / "folder.csv"
+    )
 
 
 def test_a_table_takes_the_place_of_no_names_of_a_label_file(volume, tmp_path, capsys):

@@ -17,9 +17,11 @@ from napari_apprentice.cli._arguments import (
     add_unit,
     by_case,
     check_texts,
+    count,
     is_folder,
     progress_bar,
     read_image,
+    remark,
     write_labels,
 )
 from napari_apprentice.types import DEFAULT_POLICY, ApprenticeError, ReadError, SessionError
@@ -73,7 +75,7 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         epilog='Clicks are JSON, {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}, '
         "or the journal.jsonl of a session.",
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA, NRRD, PNG or JPEG file")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, OME-Zarr, MHA, NRRD, PNG or JPEG")
     parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
     add_each(parser)
@@ -135,12 +137,12 @@ def add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         description="Carry objects from the slices in which they are labelled to those between and beyond them, and write the labels in "
         "the geometry of the image. Labelled slices stay as they are, and no object is written over another one.",
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA or NRRD volume")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, OME-Zarr, MHA or NRRD volume")
     parser.add_argument("--labels", type=Path, required=True, metavar="IN", help="label file; slices that hold an object are given ones")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="label file to write; its extension is the format")
     add_each(parser)
     add_time(parser)
-    parser.add_argument("--label", type=int, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
+    parser.add_argument("--label", type=count, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help="the slices lie across it (default: %(default)s, z)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
     add_device(parser)
@@ -201,11 +203,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     cases = list(_cases(arguments.image, arguments.labels))
     if arguments.journal is not None and len(cases) > 1:
         raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")
-    rows = []
+    rows, unstated = [], []
     with progress_bar() as progress:
         task = progress.add_task("label maps", total=sum(len(paths) for _, paths in cases))
         for image_path, paths in cases:
-            image = read_image(image_path, time=arguments.time)
+            image = files.read(image_path, time=arguments.time)
+            unstated += [image.name] if files.unstated_spacing(image) else []
             work = work_in(arguments.journal, image) if arguments.journal is not None else None
             for path in paths:
                 legend = legend_path(path)
@@ -213,6 +216,7 @@ def _measure(arguments: argparse.Namespace) -> None:
                 measures = measure(files.read_labels(path, like=image), image)
                 rows += table(measures, case=image.name, labels=path.name, classes=names, work=work)
                 progress.advance(task)
+    remark(files.unstated_spacings(unstated, len(cases)))
     write_text(arguments.out, as_csv(in_unit(rows, arguments.unit)))
     print(f"Objects: {len(rows)}. Table: {arguments.out}")
 

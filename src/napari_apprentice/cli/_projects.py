@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_output, check_texts, count, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar
 from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -203,7 +203,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from napari_apprentice import workbench
 
     check_texts(arguments.table)
-    check_output(arguments.table)
     project = _project_of(arguments)
     names = list(arguments.only) or [case.name for case in project.cases]
     outcomes: list[Outcome] = []
