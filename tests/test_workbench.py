@@ -213,13 +213,17 @@ def test_a_table_takes_the_place_of_no_project(project, capsys):
 
 
 def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):
-    assert "no project in" in refused(capsys, "status", "nowhere")
+    for name in ("nowhere", "first.json"):
+        assert f"no project in {tmp_path / name}" in refused(capsys, "status", name)
     (tmp_path / "empty").mkdir()
     assert "no project in" in refused(capsys, "run", "empty")
     assert "'nowhere' does not exist" in refused(capsys, "run", "nowhere")
     assert "no case 'eye_9'" in refused(capsys, "run", "project", "--only", "eye_9", "--clicks", "first.json", "--device", "cpu")
     assert "never" in refused(capsys, "new", "other", images[0], "--study", "s", "--policy", "never")
-    assert "N=NAME" in refused(capsys, "new", "other", images[0], "--study", "s", "--name", "disc")
+    for name in ("disc", "0=disc", "-1=disc"):
+        assert "expected N=NAME with a number from 1" in refused(capsys, "new", "other", images[0], "--study", "s", f"--name={name}")
+    assert "empty' is a folder; expected the image of a case" in refused(capsys, "new", "other", "empty", "--study", "s")
+    assert "holds no clicks of any case; expected CASE.json" in refused(capsys, "run", "project", "--clicks", "empty", "--device", "cpu")
     assert "holds a project already" in refused(capsys, "new", "project", images[0], "--study", "s")
     assert "cannot be reached" in refused(
         capsys, "run", "project", "--clicks", "first.json", "--scheduler", "tcp://127.0.0.1:9", "--device", "cpu"

@@ -27,7 +27,7 @@ from napari_apprentice import assembly, files
 from napari_apprentice.casework import NEWEST_EXAMPLES, Model, Outcome, Plan, fresh_session, publish_model, release
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
-from napari_apprentice.journal import read_journal
+from napari_apprentice.journal import JOURNAL_NAME, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.outcomes import Finished, finish
 from napari_apprentice.projects import Project, Status
@@ -214,6 +214,9 @@ def run_project(
     if clicks is not None and not Path(clicks).exists():
         raise SessionError(f"the clicks in {clicks} are not there; expected a click file, or a folder of them")
     given = None if clicks is None else Path(clicks).absolute()
+    wanted = (JOURNAL_NAME, *(f"{case.name}.json" for case in project.cases))
+    if given is not None and given.is_dir() and not any((given / file).exists() for file in wanted):
+        raise SessionError(f"the folder {clicks} holds no clicks of any case; expected CASE.json in it, or the journal of a session")
     if given is None and not examples and not any(project.clicks_of(case.name) for case in project.cases):
         raise SessionError(
             f"nothing says where to click in the cases of {project.folder.name!r}; expected a click file, or a case done by hand"
