@@ -4,6 +4,8 @@ import argparse
 import csv
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import nibabel
@@ -183,7 +185,12 @@ def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
         ('{"clicks": []}', "holds no list of clicks"),
         ('{"clicks": [3]}', "click 1 of .* is 3; expected"),
         ('{"clicks": [{"voxel": [1, 2, 3], "positive": "yes"}]}', 'click 1 of .* "yes"'),
-        ('{"clicks": [{"voxel": [1, 2, 3], "object": 0}]}', "click 1 of .*expected"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": "a"}]}', "click 1 of .*expected"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": 0}]}', "click 1 of clicks.json: label 0 arrived; expected a whole number from 1"),
+        (
+            '{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [1, 2, 3], "object": 4294967296}]}',
+            "click 2 of clicks.json: label 4294967296 arrived",
+        ),
         ('{"clicks": [{"voxel": [1, 2]}]}', "a 2D click"),
         ('{"clicks": [{"voxel": [1, 2.5, 3]}]}', "click 1 of clicks.json: a click at"),
         ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [99, 2, 3]}]}', "click 2 of clicks.json: a click at .* inside the image"),
@@ -384,10 +391,15 @@ def test_benchmark_prints_the_table_that_it_cannot_write(disks, disks_set, tmp_p
 
 
 def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
-    assert "nowhere" in refused(capsys, "benchmark", tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    for name in ("nowhere", "file"):
+        assert f"{name} arrived as a data set; expected a folder" in refused(capsys, "benchmark", tmp_path / name)
+    assert "targets 2.0, 0.5 arrived; expected" in refused(capsys, "benchmark", disks_set, "--targets", "2,0.5")
     assert "robot" in refused(capsys, "benchmark", disks_set, "--robot", "left")
     assert "policy" in refused(capsys, "benchmark", disks_set, "--policy", "none,never")
     assert "expected NAME=VALUE" in refused(capsys, "benchmark", disks_set, "--zoom", "nearness=1")
+    for value in ("diffusion=-5", "diffusion=nan", "wider=1.8+-1", "size=-1"):
+        assert f"--zoom {value} arrived; expected" in refused(capsys, "benchmark", disks_set, "--zoom", value)
     assert "mirror=maybe" in refused(capsys, "benchmark", disks_set, "--zoom", "mirror=maybe")
     assert "no case" in refused(capsys, "benchmark", disks_set, "--cases", "z*")
     assert "target" in refused(capsys, "benchmark", disks_set, "--target", "lesion")
@@ -660,7 +672,9 @@ def test_propagate_refuses_an_object_that_is_not_there(disks, volume, tmp_path, 
     image = files.read(volume)
     files.write(source, np.ones(image.shape, np.uint8), like=image)
     out = tmp_path / "labels.nii.gz"
-    assert "object 9 has no accepted slice" in refused(capsys, "propagate", volume, "--labels", source, "--out", out, "--label", "9")
+    assert "object 9 is not in 'given.nii.gz'; expected one of 1" in refused(
+        capsys, "propagate", volume, "--labels", source, "--out", out, "--label", "9"
+    )
     assert not out.exists()
 
 
@@ -939,3 +953,15 @@ def test_segment_writes_each_object_to_a_file_of_its_own(disks, volume, tmp_path
     for label in (3, 7):
         np.testing.assert_array_equal(files.read_labels(out.parent / f"m_{label}.mha", like=files.read(volume)), by_hand(volume) == label)
     assert "m_3.mha" in capsys.readouterr().out
+
+
+def test_of_a_damaged_tiff_one_sentence_is_told_and_nothing_that_its_library_says(tmp_path):
+    path = tmp_path / "cut.ome.tif"
+    whole = files.save_image(
+        tmp_path / "a.ome.tif", Image(np.random.default_rng(0).integers(0, 255, (1, 9, 30, 30), np.uint8))
+    ).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    script = f"from napari_apprentice.cli import main; main(['measure', {str(path)!r}, {str(path)!r}, '--out', 'table.csv'])"
+    err = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+    (line,) = [line for line in err.splitlines() if line.strip() and not line.startswith("label maps")]
+    assert line.startswith("apprentice: 'cut.ome.tif' is damaged or truncated")

@@ -28,6 +28,8 @@ from napari_apprentice.types import DEFAULT_POLICY, ApprenticeError, ReadError, 
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
 
+_LISTED = 10  # so many objects of a label file are listed in a sentence
+
 
 # --- demo ---
 
@@ -157,6 +159,9 @@ def _propagate(arguments: argparse.Namespace) -> None:
     session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
     if not session.finished:
         raise SessionError(f"{arguments.labels.name!r} holds no object; expected at least one to carry")
+    if arguments.label not in (None, *session.finished):
+        held = ", ".join(map(str, session.finished[:_LISTED])) + ", ..." * (len(session.finished) > _LISTED)
+        raise SessionError(f"object {arguments.label} is not in {arguments.labels.name!r}; expected one of {held}")
     lines = []
     with progress_bar() as progress:
         for label in session.finished if arguments.label is None else (arguments.label,):

@@ -419,7 +419,10 @@ def _format(path: Path, allowed: tuple[str, ...], error: type[FileError]) -> _Fo
     if extension is None and allowed is READABLE and _lies_in_zarr(path):
         return _ZARR
     if extension is None:
-        raise error(f"{path.name!r} arrived, whose extension is not known; expected one of {', '.join(allowed)}")
+        said = "arrived, whose extension is not known; expected"
+        if allowed is READABLE and not path.is_file():  # the folder of an image, or a path that was mistyped
+            said = f"{'is a folder' if path.is_dir() else 'does not exist'}; expected an image in"
+        raise error(f"{path.name!r} {said} one of {', '.join(allowed)}")
     return _FORMATS[extension]
 
 
