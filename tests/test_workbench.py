@@ -124,6 +124,22 @@ def test_a_case_is_taught_once(project):
     assert lessons() == 1
 
 
+def test_a_case_whose_teaching_was_stopped_can_be_gone_on_with(project, monkeypatch):
+    def stopping(done, _):
+        if done == 3:  # the clicks and what was accepted
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach_case(project, "eye_0", "first.json", device="cpu", on_action=stopping)
+    with pytest.raises(SessionError, match=r"is begun already; expected one that waits \(open_case in Python goes on with this one\)"):
+        teach_case(project, "eye_0", "first.json", device="cpu")
+    with open_case(project, "eye_0", device="cpu") as case:
+        assert len(case.session.clicks) == 2
+        case.session.accept()
+        case.finish()
+    assert (project.status("eye_0").state, lessons()) == ("done", 1)
+
+
 @pytest.mark.parametrize("wrong", [{"voxel": [900, 1]}, {"voxel": [1, 1, 1]}, {"voxel": [1, 1], "objekt": 2}])
 def test_a_wrong_click_begins_no_case_and_teaches_nothing(project, tmp_path, wrong):
     right = {"voxel": CENTRES["eye_0"]}

@@ -37,6 +37,8 @@ from napari_apprentice.types import Image, SessionError, WriteError
 
 __all__ = ["OpenCase", "open_case", "run_project", "take_case", "teach_case"]
 
+_WAITS = "expected one that waits (open_case in Python goes on with this one)"
+
 
 class OpenCase:
     """A case that somebody works on, as `open_case` gives it.
@@ -118,7 +120,7 @@ def teach_case(
     """
     status = project.status(name)
     if status.by == "hand" or status.state == "done":
-        raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; expected one that waits")
+        raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; {_WAITS}")
     events = read_recording(clicks, like=files.read(project[name].image))
     with open_case(project, name, device=device) as case:
         session, done = case.session, 0
@@ -155,7 +157,7 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
     read_journal(source)
     with project.held(name) as status:
         if status.state not in ("waiting", "failed"):
-            raise SessionError(f"case {name!r} is to be taken over, but it is {status.state}; expected one that waits")
+            raise SessionError(f"case {name!r} is to be taken over, but it is {status.state}; {_WAITS}")
         folder = fresh_session(project, name)
         try:
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("in-use.*"))

@@ -73,7 +73,7 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "segment",
         help="replay recorded clicks on an image and write the labels",
         description="Replay recorded clicks on an image and write the labels, in the geometry of the image. Every object is accepted, and "
-        "learnt from, after its last click.",
+        "learnt from, after its last click. Stopped before the end, it leaves no labels, but with --cohort those that it has got so far.",
         epilog='Clicks are JSON, {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}, '
         "or the journal.jsonl of a session.",
     )
