@@ -529,6 +529,8 @@ def test_a_study_goes_on_in_the_next_session_and_can_be_exported(weights, tmp_pa
     np.testing.assert_array_equal(predicted(open_session(volume(), weights=weights, device="cpu", knowledge=path)), expected)
     with pytest.raises(SessionError, match="has a model already"):
         open_session(volume(), weights=weights, device="cpu", knowledge=path, cohort="mri")
+    with pytest.raises(WeightsError, match="is a folder; expected the file of a model"):
+        open_session(volume(), weights=weights, device="cpu", knowledge=tmp_path)
     with pytest.raises(SessionError, match="'em' has no model"):
         assembly.export_cohort("em", tmp_path / "em.safetensors", weights=weights)
     with pytest.raises(InputError, match="a study called"):

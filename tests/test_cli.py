@@ -4,6 +4,8 @@ import argparse
 import csv
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import nibabel
@@ -183,7 +185,12 @@ def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
         ('{"clicks": []}', "holds no list of clicks"),
         ('{"clicks": [3]}', "click 1 of .* is 3; expected"),
         ('{"clicks": [{"voxel": [1, 2, 3], "positive": "yes"}]}', 'click 1 of .* "yes"'),
-        ('{"clicks": [{"voxel": [1, 2, 3], "object": 0}]}', "click 1 of .*expected"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": "a"}]}', "click 1 of .*expected"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": 0}]}', "click 1 of clicks.json: label 0 arrived; expected a whole number from 1"),
+        (
+            '{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [1, 2, 3], "object": 4294967296}]}',
+            "click 2 of clicks.json: label 4294967296 arrived",
+        ),
         ('{"clicks": [{"voxel": [1, 2]}]}', "a 2D click"),
         ('{"clicks": [{"voxel": [1, 2.5, 3]}]}', "click 1 of clicks.json: a click at"),
         ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [99, 2, 3]}]}', "click 2 of clicks.json: a click at .* inside the image"),
@@ -384,10 +391,15 @@ def test_benchmark_prints_the_table_that_it_cannot_write(disks, disks_set, tmp_p
 
 
 def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
-    assert "nowhere" in refused(capsys, "benchmark", tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    for name in ("nowhere", "file"):
+        assert f"{name} arrived as a data set; expected a folder" in refused(capsys, "benchmark", tmp_path / name)
+    assert "targets 2.0, 0.5 arrived; expected" in refused(capsys, "benchmark", disks_set, "--targets", "2,0.5")
     assert "robot" in refused(capsys, "benchmark", disks_set, "--robot", "left")
     assert "policy" in refused(capsys, "benchmark", disks_set, "--policy", "none,never")
     assert "expected NAME=VALUE" in refused(capsys, "benchmark", disks_set, "--zoom", "nearness=1")
+    for value in ("diffusion=-5", "diffusion=nan", "wider=1.8+-1", "size=-1"):
+        assert f"--zoom {value} arrived; expected" in refused(capsys, "benchmark", disks_set, "--zoom", value)
     assert "mirror=maybe" in refused(capsys, "benchmark", disks_set, "--zoom", "mirror=maybe")
     assert "no case" in refused(capsys, "benchmark", disks_set, "--cases", "z*")
     assert "target" in refused(capsys, "benchmark", disks_set, "--target", "lesion")
@@ -417,6 +429,16 @@ def test_how_many_is_a_whole_number_from_one(arguments, number, capsys):
         cli.main([*arguments[:-1], f"{arguments[-1]}={number}"])
     assert stopped.value.code == 2
     assert f"argument {arguments[-1]}: {number!r} arrived; expected a whole number from 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "number", "least"), [("--label", "0", 1), ("--label", "-1", 1), ("--time", "-1", 0), ("--time", "x", 0)]
+)
+def test_objects_are_numbered_from_one_and_times_from_zero(option, number, least, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["propagate", "scan.nii.gz", "--labels", "in.nii.gz", "--out", "out.nii.gz", f"{option}={number}"])
+    assert stopped.value.code == 2
+    assert f"argument {option}: {number!r} arrived; expected a whole number from {least}" in capsys.readouterr().err
 
 
 # --- train, info ---
@@ -650,7 +672,9 @@ def test_propagate_refuses_an_object_that_is_not_there(disks, volume, tmp_path, 
     image = files.read(volume)
     files.write(source, np.ones(image.shape, np.uint8), like=image)
     out = tmp_path / "labels.nii.gz"
-    assert "object 9 has no accepted slice" in refused(capsys, "propagate", volume, "--labels", source, "--out", out, "--label", "9")
+    assert "object 9 is not in 'given.nii.gz'; expected one of 1" in refused(
+        capsys, "propagate", volume, "--labels", source, "--out", out, "--label", "9"
+    )
     assert not out.exists()
 
 
@@ -675,6 +699,40 @@ def test_segment_goes_on_with_the_model_of_a_study(disks, disk, volume, tmp_path
     second = Cohort(cohort.name, cohort.digest, FakeStore()).start().snapshot
     assert second.lessons == 2 * first.lessons > 0
     assert "Study mri study" in capsys.readouterr().out
+
+
+def stopped_at(click, error, monkeypatch):
+    """Let sessions raise ``error`` instead of answering ``click``."""
+    add = Session.add
+    asked = iter(range(1, 100))
+
+    def adding(session, wanted):
+        if next(asked) == click:
+            raise error
+        return add(session, wanted)
+
+    monkeypatch.setattr(Session, "add", adding)
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (WriteError("the disk is full"), 2)])
+@pytest.mark.parametrize(("click", "study", "left"), [(3, "em", {3}), (2, "em", None), (3, None, None)])
+def test_what_a_study_learnt_from_is_written_also_where_it_was_stopped(
+    disks, disk, volume, tmp_path, monkeypatch, capsys, error, code, click, study, left
+):
+    clicks, out = write_clicks(tmp_path), tmp_path / "out.nii.gz"
+    with monkeypatch.context() as patched:
+        stopped_at(click, error, patched)
+        study_options = ["--cohort", study] if study else []
+        assert cli.main(["segment", str(volume), "--clicks", str(clicks), "--out", str(out), *study_options]) == code
+    told = capsys.readouterr().out
+    if left is None:  # nothing was learnt that the same command would not learn again
+        assert not out.exists()
+        assert told == ""
+    else:
+        labels = files.read_labels(out)
+        assert set(np.unique(labels)) - {0} == left
+        np.testing.assert_array_equal(labels == 3, by_hand(volume) == 3)
+        assert f"Stopped after 6 of 9 actions. Labels: {out}" in told
 
 
 def test_a_study_that_has_learnt_nothing_cannot_be_used_without_teaching_it(disks, disk, volume, tmp_path, capsys):
@@ -844,6 +902,15 @@ def test_a_table_takes_the_place_of_no_image(volume, tmp_path, capsys):
     assert volume.read_bytes() == before
 
 
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(volume, tmp_path, capsys, monkeypatch):
+    labels = write_objects_of(volume, tmp_path)
+    monkeypatch.setattr(files, "read", None)
+    (tmp_path / "folder.csv").mkdir()
+    assert "folder.csv is a folder; expected the name of a file" in refused(
+        capsys, "measure", volume, labels, "--out", tmp_path / "folder.csv"
+    )
+
+
 def test_a_table_takes_the_place_of_no_names_of_a_label_file(volume, tmp_path, capsys):
     labels = write_objects_of(volume, tmp_path)
     for names in ("index\tname\n3\tnucleus\n", None):
@@ -886,3 +953,15 @@ def test_segment_writes_each_object_to_a_file_of_its_own(disks, volume, tmp_path
     for label in (3, 7):
         np.testing.assert_array_equal(files.read_labels(out.parent / f"m_{label}.mha", like=files.read(volume)), by_hand(volume) == label)
     assert "m_3.mha" in capsys.readouterr().out
+
+
+def test_of_a_damaged_tiff_one_sentence_is_told_and_nothing_that_its_library_says(tmp_path):
+    path = tmp_path / "cut.ome.tif"
+    whole = files.save_image(
+        tmp_path / "a.ome.tif", Image(np.random.default_rng(0).integers(0, 255, (1, 9, 30, 30), np.uint8))
+    ).read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    script = f"from napari_apprentice.cli import main; main(['measure', {str(path)!r}, {str(path)!r}, '--out', 'table.csv'])"
+    err = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True).stderr
+    (line,) = [line for line in err.splitlines() if line.strip() and not line.startswith("label maps")]
+    assert line.startswith("apprentice: 'cut.ome.tif' is damaged or truncated")

@@ -436,6 +436,13 @@ def test_a_series_asks_which_time_point(tmp_path):
     np.testing.assert_array_equal(read(path).affine, image.affine)
 
 
+def test_a_single_image_has_the_time_point_zero_only(tmp_path):
+    path = save_image(tmp_path / "a.nii", Image(np.zeros((1, 4, 3, 2), np.uint8)))
+    assert read(path, time=0).shape == (4, 3, 2)
+    with pytest.raises(ReadError, match=r"time=1 was asked for; expected 0$"):
+        read(path, time=1)
+
+
 def test_axes_of_length_one_are_dropped(tmp_path):
     values = RNG.integers(0, 99, (4, 3, 2)).astype(np.int16)
     for shape in ((4, 3, 2, 1), (4, 3, 2, 1, 1)):
@@ -829,6 +836,15 @@ def test_nrrd_in_another_world_frame_is_the_same_image(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------------------ bad input
+
+
+def test_what_is_no_file_and_named_like_none_gives_one_sentence(tmp_path):
+    (tmp_path / "table.csv").touch()
+    for path, words in ((tmp_path, "is a folder"), (tmp_path / "scan", "does not exist"), (tmp_path / "table.csv", "is not known")):
+        for function in (read, read_labels):
+            with pytest.raises(ReadError) as error:
+                function(path)
+            one_sentence(error, repr(path.name), words, "expected", "one of .nii.gz")
 
 
 @pytest.mark.parametrize("extension", [extension for extension in READABLE if not extension.endswith(".zarr")])  # see test_large_volumes

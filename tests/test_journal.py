@@ -169,6 +169,9 @@ def test_a_missing_journal_is_a_read_error(tmp_path):
         read_journal(tmp_path / "nowhere")
     with pytest.raises(ReadError, match="cannot be read"):
         Journal.reopen(tmp_path / "nowhere")
+    (tmp_path / "clicks.json").touch()
+    with pytest.raises(ReadError, match=r"clicks.json is no journal; expected the folder of a session, or the file journal.jsonl in it"):
+        read_journal(tmp_path / "clicks.json")
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -67,11 +68,21 @@ def test_tables_of_other_programs_are_read(tmp_path):
     assert read_legend(path) == Legend({3: "cup"}, {"cup": PALETTE[0]})
 
 
-@pytest.mark.parametrize("text", ["label\tname\n1\tx\n", "index\tname\none\tx\n", "index\tname\n1\n", "index\tname\tcolor\n1\tx\tred\n"])
-def test_a_table_that_cannot_be_used_is_refused_with_its_line(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("label\tname\n1\tx\n", "has the columns label, name; expected index and name"),
+        ("index,name\n1,x\n", "has the columns index,name; expected index and name, separated by tabs"),
+        ("index\tname\n1\tx\none\tx\n", "line 3 of {path} says 'one', 'x'; expected the number of an object"),
+        ("index\tname\n-1\tx\n", "line 2 of {path} says '-1', 'x'; expected the number of an object"),
+        ("index\tname\n1\n", "line 2 of {path} says '1', None; expected the number of an object"),
+        ("index\tname\tcolor\n1\tx\tred\n", "line 2 of {path} cannot be used: the colour 'red' arrived; expected one like"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused_with_its_line(tmp_path, text, said):
     path = tmp_path / "names.tsv"
     path.write_text(text)
-    with pytest.raises(ReadError, match=r"line 2 of .*names\.tsv"):
+    with pytest.raises(ReadError, match=re.escape(said.format(path=path))):
         read_legend(path)
 
 

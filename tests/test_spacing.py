@@ -352,3 +352,20 @@ def test_commands_say_that_no_unit_is_stated(tmp_path, capsys):
         assert main(["measure", str(path), str(labels), "--out", str(tmp_path / "table.csv")]) == 0
         assert capsys.readouterr().err.count("'none' does not say how large a voxel is") == said
         assert ("volume_pixel3" in (tmp_path / "table.csv").read_text()) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("unstated", "said"),
+    [(1, "1 of 5 images ('a') does not"), (2, "2 of 5 images ('a', 'b') do not"), (5, "('a', 'b', 'c' and 2 more) do not")],
+)
+def test_measure_says_once_of_all_images_that_no_unit_is_stated(tmp_path, capsys, unstated, said):
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    for folder in (images, labels):
+        folder.mkdir()
+    for number, name in enumerate("abcde"):
+        path = unitless(images / f"{name}.nii", unit="unknown" if number < unstated else "mm")
+        write(labels / f"{name}.nii", VOXELS > 200, like=read(path))
+    assert main(["measure", str(images), str(labels), "--out", str(tmp_path / "table.csv")]) == 0
+    err = capsys.readouterr().err
+    assert err.count("how large a voxel is") == 1
+    assert said in err

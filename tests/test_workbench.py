@@ -124,6 +124,22 @@ def test_a_case_is_taught_once(project):
     assert lessons() == 1
 
 
+def test_a_case_whose_teaching_was_stopped_can_be_gone_on_with(project, monkeypatch):
+    def stopping(done, _):
+        if done == 3:  # the clicks and what was accepted
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach_case(project, "eye_0", "first.json", device="cpu", on_action=stopping)
+    with pytest.raises(SessionError, match=r"is begun already; expected one that waits \(open_case in Python goes on with this one\)"):
+        teach_case(project, "eye_0", "first.json", device="cpu")
+    with open_case(project, "eye_0", device="cpu") as case:
+        assert len(case.session.clicks) == 2
+        case.session.accept()
+        case.finish()
+    assert (project.status("eye_0").state, lessons()) == ("done", 1)
+
+
 @pytest.mark.parametrize("wrong", [{"voxel": [900, 1]}, {"voxel": [1, 1, 1]}, {"voxel": [1, 1], "objekt": 2}])
 def test_a_wrong_click_begins_no_case_and_teaches_nothing(project, tmp_path, wrong):
     right = {"voxel": CENTRES["eye_0"]}
@@ -213,13 +229,17 @@ def test_a_table_takes_the_place_of_no_project(project, capsys):
 
 
 def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):
-    assert "no project in" in refused(capsys, "status", "nowhere")
+    for name in ("nowhere", "first.json"):
+        assert f"no project in {tmp_path / name}" in refused(capsys, "status", name)
     (tmp_path / "empty").mkdir()
     assert "no project in" in refused(capsys, "run", "empty")
     assert "'nowhere' does not exist" in refused(capsys, "run", "nowhere")
     assert "no case 'eye_9'" in refused(capsys, "run", "project", "--only", "eye_9", "--clicks", "first.json", "--device", "cpu")
     assert "never" in refused(capsys, "new", "other", images[0], "--study", "s", "--policy", "never")
-    assert "N=NAME" in refused(capsys, "new", "other", images[0], "--study", "s", "--name", "disc")
+    for name in ("disc", "0=disc", "-1=disc"):
+        assert "expected N=NAME with a number from 1" in refused(capsys, "new", "other", images[0], "--study", "s", f"--name={name}")
+    assert "empty' is a folder; expected the image of a case" in refused(capsys, "new", "other", "empty", "--study", "s")
+    assert "holds no clicks of any case; expected CASE.json" in refused(capsys, "run", "project", "--clicks", "empty", "--device", "cpu")
     assert "holds a project already" in refused(capsys, "new", "project", images[0], "--study", "s")
     assert "cannot be reached" in refused(
         capsys, "run", "project", "--clicks", "first.json", "--scheduler", "tcp://127.0.0.1:9", "--device", "cpu"

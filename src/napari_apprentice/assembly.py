@@ -146,6 +146,10 @@ def open_session(
     if knowledge is not None:
         if start is not None:
             raise SessionError(f"a file to begin with arrived, but the study {cohort!r} has a model already; expected only one of them")
+        if Path(knowledge).is_dir():
+            raise WeightsError(
+                f"{knowledge} is a folder; expected the file of a model, as a session or `apprentice cohort export` writes it"
+            )
         start = Version(1, origin=f"file {Path(knowledge).name}", snapshot=store.load(Path(knowledge)))
     if labels is not None:
         # Before a journal is begun: a refusal must not leave one behind. What does not fit into memory is looked at as it is copied.

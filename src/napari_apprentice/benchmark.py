@@ -94,7 +94,9 @@ class Trial:
         if self.max_clicks < 1:
             raise InputError(f"at most {self.max_clicks} clicks arrived; expected at least 1")
         if not self.targets or not all(0 < target <= 1 for target in self.targets):
-            raise InputError(f"targets {self.targets} arrived; expected one or more IoUs above 0 and up to 1, such as 0.85")
+            raise InputError(
+                f"targets {', '.join(map(str, self.targets)) or '()'} arrived; expected one or more IoUs above 0 and up to 1, such as 0.85"
+            )
 
 
 @dataclass(frozen=True)

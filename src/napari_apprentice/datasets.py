@@ -248,10 +248,10 @@ def _description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.toml"
     try:
         return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise RecipeError(f"{folder} arrived as a data set; expected a folder with images/, labels/ and a dataset.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"{path} cannot be read: {error}") from error
+        raise RecipeError(f"{path} cannot be read ({error}); expected a TOML file that describes the set") from error
 
 
 def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:

@@ -501,6 +501,8 @@ def _read(path: Path) -> tuple[Header, tuple[Event, ...], int]:
     try:
         with path.open("rb") as file:
             lines = list(_whole_lines(file, path))
+    except NotADirectoryError as error:
+        raise ReadError(f"{path.parent} is no journal; expected the folder of a session, or the file {JOURNAL_NAME} in it") from error
     except OSError as error:
         if isinstance(error, ReadError):
             raise

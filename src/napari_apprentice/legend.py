@@ -137,14 +137,22 @@ def read_legend(path: Path | str) -> Legend:
     """
     path, legend = Path(path), Legend()
     try:
-        rows = list(csv.DictReader(path.read_text("utf-8").splitlines(), delimiter="\t"))
+        table = csv.DictReader(path.read_text("utf-8").splitlines(), delimiter="\t")
+        rows, columns = list(table), table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReadError(f"the names in {path} cannot be read ({error}); expected a table with the columns index and name") from error
+    if rows and not {"index", "name"} <= set(columns):
+        raise ReadError(f"{path} has the columns {', '.join(columns)}; expected index and name, separated by tabs")
     for number, row in enumerate(rows, start=2):
         try:
             label = int(row["index"])
+            if label < 0:
+                raise ValueError
             if label:  # 0 is background, which some programs list
                 legend = legend.naming(label, row["name"], row.get("color") or None)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ReadError(f"line {number} of {path} cannot be used ({error}); expected an id and a name") from error
+        except LabelsError as error:
+            raise ReadError(f"line {number} of {path} cannot be used: {error}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            found = ", ".join(repr(row[column]) for column in ("index", "name"))
+            raise ReadError(f"line {number} of {path} says {found}; expected the number of an object, and what it is called") from error
     return legend

@@ -85,7 +85,7 @@ def read_project_file(path: Path) -> tuple[Settings, tuple[Case, ...]]:
     """
     try:
         content = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ReadError(f"there is no project in {path.parent}; expected a folder with {PROJECT_NAME}") from error
     except (OSError, ValueError) as error:
         raise ReadError(f"the project {path} cannot be read ({error}); expected TOML with a study and cases") from error

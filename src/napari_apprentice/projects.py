@@ -273,6 +273,8 @@ def _image(path: Path) -> Path:
     if not path.exists():
         raise ReadError(f"{str(path)!r} does not exist; expected an image")
     if not path.name.lower().endswith(files.READABLE):
+        if path.is_dir():
+            raise ReadError(f"{str(path)!r} is a folder; expected the image of a case, such as {path.name}/*.nii.gz for all in it")
         raise ReadError(f"{path.name!r} arrived, whose extension is not known; expected one of {', '.join(files.READABLE)}")
     return path
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from napari_apprentice.computers import Computer
 from napari_apprentice.journal import Event, Header, effective, package_version, read_journal
-from napari_apprentice.labelmap import Patch
+from napari_apprentice.labelmap import Patch, as_id
 from napari_apprentice.session import Change, Session
 from napari_apprentice.types import Click, ClickError, Image, ImageError, LabelsError, ReadError, SessionError
 
@@ -232,10 +232,10 @@ def _click(record: Any, number: int, path: Path) -> tuple[int, Click]:
     try:
         voxel, label = tuple(record["voxel"]), record.get("object", 1)
         positive, axis = record.get("positive", True), record.get("axis", 0)
-        if not (isinstance(label, int) and label > 0 and isinstance(positive, bool) and isinstance(axis, int)):
+        if not (isinstance(label, int) and isinstance(positive, bool) and isinstance(axis, int)):
             raise TypeError
-        return label, Click(voxel, positive, axis)
-    except ClickError as error:
+        return as_id(label), Click(voxel, positive, axis)
+    except (ClickError, LabelsError) as error:
         raise ClickError(f"click {number} of {path.name}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ReadError(f"click {number} of {path} is {json.dumps(record)}; {_EXPECTED}") from error

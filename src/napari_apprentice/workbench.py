@@ -27,7 +27,7 @@ from napari_apprentice import assembly, files
 from napari_apprentice.casework import NEWEST_EXAMPLES, Model, Outcome, Plan, fresh_session, publish_model, release
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
-from napari_apprentice.journal import read_journal
+from napari_apprentice.journal import JOURNAL_NAME, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.outcomes import Finished, finish
 from napari_apprentice.projects import Project, Status
@@ -36,6 +36,8 @@ from napari_apprentice.session import Session
 from napari_apprentice.types import Image, SessionError, WriteError
 
 __all__ = ["OpenCase", "open_case", "run_project", "take_case", "teach_case"]
+
+_WAITS = "expected one that waits (open_case in Python goes on with this one)"
 
 
 class OpenCase:
@@ -118,7 +120,7 @@ def teach_case(
     """
     status = project.status(name)
     if status.by == "hand" or status.state == "done":
-        raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; expected one that waits")
+        raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; {_WAITS}")
     events = read_recording(clicks, like=files.read(project[name].image))
     with open_case(project, name, device=device) as case:
         session, done = case.session, 0
@@ -155,7 +157,7 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
     read_journal(source)
     with project.held(name) as status:
         if status.state not in ("waiting", "failed"):
-            raise SessionError(f"case {name!r} is to be taken over, but it is {status.state}; expected one that waits")
+            raise SessionError(f"case {name!r} is to be taken over, but it is {status.state}; {_WAITS}")
         folder = fresh_session(project, name)
         try:
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("in-use.*"))
@@ -214,6 +216,9 @@ def run_project(
     if clicks is not None and not Path(clicks).exists():
         raise SessionError(f"the clicks in {clicks} are not there; expected a click file, or a folder of them")
     given = None if clicks is None else Path(clicks).absolute()
+    wanted = (JOURNAL_NAME, *(f"{case.name}.json" for case in project.cases))
+    if given is not None and given.is_dir() and not any((given / file).exists() for file in wanted):
+        raise SessionError(f"the folder {clicks} holds no clicks of any case; expected CASE.json in it, or the journal of a session")
     if given is None and not examples and not any(project.clicks_of(case.name) for case in project.cases):
         raise SessionError(
             f"nothing says where to click in the cases of {project.folder.name!r}; expected a click file, or a case done by hand"

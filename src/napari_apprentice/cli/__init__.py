@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,9 @@ from napari_apprentice.cli._studies import add_cohort
 from napari_apprentice.types import ApprenticeError
 
 __all__ = ["main"]
+
+_QUIET = logging.NullHandler()
+"""Whatever tifffile logs of damaged files is told in a sentence of ours; whoever configures logging sees it, too."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     it was interrupted
     """
     arguments = _parser().parse_args(argv)
+    logging.getLogger("tifffile").addHandler(_QUIET)
     try:
         code: int | None = arguments.run(arguments)
     except ApprenticeError as error:

@@ -36,6 +36,7 @@ __all__ = [
     "orders",
     "progress_bar",
     "read_image",
+    "remark",
     "seed",
     "write_labels",
 ]
@@ -61,7 +62,7 @@ def add_unit(parser: argparse.ArgumentParser) -> None:
 
 
 def add_time(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--time", type=int, metavar="T", help="which time point of a series, counted from 0")
+    parser.add_argument("--time", type=seed, metavar="T", help="which time point of a series, counted from 0")
 
 
 def read_image(path: Path, *, time: int | None = None, out: Path | None = None) -> Image:
@@ -71,17 +72,22 @@ def read_image(path: Path, *, time: int | None = None, out: Path | None = None) 
     image = files.read(path, time=time)
     if out is not None:
         files.check_place(out, like=image)
-    if remark := files.unstated_spacing(image):
-        print(f"apprentice: {remark}", file=sys.stderr)
+    remark(files.unstated_spacing(image))
     return image
 
 
+def remark(sentence: str) -> None:
+    """Say on stderr what does not keep the work from being done; nothing where there is nothing to say."""
+    if sentence:
+        print(f"apprentice: {sentence}", file=sys.stderr)
+
+
 def check_texts(*paths: Path | None) -> None:
-    """Refuse beforehand tables and pages that would take the place of something else; None is one that nobody wants.
+    """Refuse beforehand tables and pages that cannot be written, or would take the place of something else; None is one that nobody wants.
 
     Raises
     ------
-    WriteError : one is named as what the program reads, or as the names of a label file beside it
+    WriteError : one is named as what the program reads, or as the names of a label file beside it; or as of `check_output`
     InputError : two are the same file
     """
     from napari_apprentice import files
@@ -98,6 +104,7 @@ def check_texts(*paths: Path | None) -> None:
     for path in wished:
         if [each.resolve() for each in wished].count(path.resolve()) > 1:
             raise InputError(f"{path} arrived for several files to write; expected a file for each")
+    check_output(*wished)
 
 
 def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image: Image) -> str:

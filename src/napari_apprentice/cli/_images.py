@@ -17,14 +17,18 @@ from napari_apprentice.cli._arguments import (
     add_unit,
     by_case,
     check_texts,
+    count,
     is_folder,
     progress_bar,
     read_image,
+    remark,
     write_labels,
 )
-from napari_apprentice.types import DEFAULT_POLICY, ReadError, SessionError
+from napari_apprentice.types import DEFAULT_POLICY, ApprenticeError, ReadError, SessionError
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
+
+_LISTED = 10  # so many objects of a label file are listed in a sentence
 
 
 # --- demo ---
@@ -69,11 +73,11 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "segment",
         help="replay recorded clicks on an image and write the labels",
         description="Replay recorded clicks on an image and write the labels, in the geometry of the image. Every object is accepted, and "
-        "learnt from, after its last click.",
+        "learnt from, after its last click. Stopped before the end, it leaves no labels, but with --cohort those that it has got so far.",
         epilog='Clicks are JSON, {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}, '
         "or the journal.jsonl of a session.",
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA, NRRD, PNG or JPEG file")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, OME-Zarr, MHA, NRRD, PNG or JPEG")
     parser.add_argument("--clicks", type=Path, required=True, metavar="CLICKS.json", help="the recorded clicks, or a session's journal")
     parser.add_argument("--out", type=Path, required=True, metavar="LABELS", help="label file to write; its extension is the format")
     add_each(parser)
@@ -106,9 +110,20 @@ def _segment(arguments: argparse.Namespace) -> None:
         raise SessionError(
             f"the study {arguments.cohort!r} has learnt nothing, and the policy none teaches it nothing; expected another policy, or study"
         )
-    with progress_bar() as progress:
-        task = progress.add_task("replaying", total=len(events))
-        replay(session, events, lambda: progress.advance(task))
+    done: list[str] = []
+
+    def on_action() -> None:
+        done.append(events[len(done)].kind)
+        progress.advance(task)
+
+    try:
+        with progress_bar() as progress:
+            task = progress.add_task("replaying", total=len(events))
+            replay(session, events, on_action)
+    except (ApprenticeError, KeyboardInterrupt):
+        if arguments.cohort is not None and "accept" in done:  # what the study has learnt stays, so what it learnt from does, too
+            print(f"Stopped after {len(done)} of {len(events)} actions. {write_labels(arguments, session.labels, image)}")
+        raise
     print(f"Objects: {len(session.finished)}. {write_labels(arguments, session.labels, image)}")
     if arguments.cohort is not None:
         print(f"Study {arguments.cohort}: {len(session.versions.versions) - 1} versions known to this session.")
@@ -124,12 +139,12 @@ def add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         description="Carry objects from the slices in which they are labelled to those between and beyond them, and write the labels in "
         "the geometry of the image. Labelled slices stay as they are, and no object is written over another one.",
     )
-    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, MHA or NRRD volume")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="NIfTI, TIFF, OME-Zarr, MHA or NRRD volume")
     parser.add_argument("--labels", type=Path, required=True, metavar="IN", help="label file; slices that hold an object are given ones")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="label file to write; its extension is the format")
     add_each(parser)
     add_time(parser)
-    parser.add_argument("--label", type=int, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
+    parser.add_argument("--label", type=count, metavar="N", help="only this object (default: all of them, in the order of their numbers)")
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help="the slices lie across it (default: %(default)s, z)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
     add_device(parser)
@@ -144,6 +159,9 @@ def _propagate(arguments: argparse.Namespace) -> None:
     session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
     if not session.finished:
         raise SessionError(f"{arguments.labels.name!r} holds no object; expected at least one to carry")
+    if arguments.label not in (None, *session.finished):
+        held = ", ".join(map(str, session.finished[:_LISTED])) + ", ..." * (len(session.finished) > _LISTED)
+        raise SessionError(f"object {arguments.label} is not in {arguments.labels.name!r}; expected one of {held}")
     lines = []
     with progress_bar() as progress:
         for label in session.finished if arguments.label is None else (arguments.label,):
@@ -190,11 +208,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     cases = list(_cases(arguments.image, arguments.labels))
     if arguments.journal is not None and len(cases) > 1:
         raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")
-    rows = []
+    rows, unstated = [], []
     with progress_bar() as progress:
         task = progress.add_task("label maps", total=sum(len(paths) for _, paths in cases))
         for image_path, paths in cases:
-            image = read_image(image_path, time=arguments.time)
+            image = files.read(image_path, time=arguments.time)
+            unstated += [image.name] if files.unstated_spacing(image) else []
             work = work_in(arguments.journal, image) if arguments.journal is not None else None
             for path in paths:
                 legend = legend_path(path)
@@ -202,6 +221,7 @@ def _measure(arguments: argparse.Namespace) -> None:
                 measures = measure(files.read_labels(path, like=image), image)
                 rows += table(measures, case=image.name, labels=path.name, classes=names, work=work)
                 progress.advance(task)
+    remark(files.unstated_spacings(unstated, len(cases)))
     write_text(arguments.out, as_csv(in_unit(rows, arguments.unit)))
     print(f"Objects: {len(rows)}. Table: {arguments.out}")
 

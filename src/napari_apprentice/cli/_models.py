@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -150,6 +151,8 @@ def _zoom(text: str) -> ZoomConfig:
         kinds = {f.name: type(getattr(usual, f.name)) for f in fields(ZoomConfig)}
         try:
             values[name] = _READ[kinds[name]](value)
+            if not all(0 <= number < math.inf for number in (values[name] if kinds[name] is tuple else (values[name],))):
+                raise ValueError
         except (KeyError, ValueError):
             raise InputError(
                 f"--zoom {part} arrived; expected NAME=VALUE with one of {', '.join(f'{k} ({v.__name__})' for k, v in kinds.items())}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_output, check_texts, count, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar
 from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def _settings(arguments: argparse.Namespace, study: str) -> Settings:
     names = {}
     for text in arguments.name:
         label, given, name = text.partition("=")
-        if not given or not label.isdecimal():
-            raise InputError(f"--name {text} arrived; expected N=NAME, such as 1=disc")
+        if not given or not label.isdecimal() or not int(label):
+            raise InputError(f"--name {text} arrived; expected N=NAME with a number from 1, such as 1=disc")
         names[int(label)] = name
     weights = "" if arguments.weights is None else str(arguments.weights.absolute())
     settings = Settings(study, arguments.policy, weights, arguments.axis, not arguments.no_propagate, names=names)
@@ -203,7 +203,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from napari_apprentice import workbench
 
     check_texts(arguments.table)
-    check_output(arguments.table)
     project = _project_of(arguments)
     names = list(arguments.only) or [case.name for case in project.cases]
     outcomes: list[Outcome] = []
@@ -244,7 +243,8 @@ def _project_of(arguments: argparse.Namespace) -> Project:
             return open_project(first)  # which says what is wrong with it
         if not first.exists():
             raise ReadError(f"{str(first)!r} does not exist; expected a project, or images")
-        raise InputError(f"{len(arguments.paths)} images arrived without --out; expected a folder for what comes of them, or one project")
+        some = "an image" if len(arguments.paths) == 1 else f"{len(arguments.paths)} images"
+        raise InputError(f"{some} arrived without --out; expected a folder for what comes of them, or one project")
     if (arguments.out / PROJECT_NAME).exists():
         known = open_project(arguments.out)
         if arguments.study not in (None, known.settings.study):

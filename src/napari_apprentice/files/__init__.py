@@ -70,6 +70,7 @@ __all__ = [
     "stem",
     "time_points",
     "unstated_spacing",
+    "unstated_spacings",
     "write",
     "write_objects",
 ]
@@ -126,6 +127,9 @@ _FOLDERS = tuple(extension for extension, form in _FORMATS.items() if form.is_fo
 # Label maps of these are written in the nearest format that holds them: one lossless file.
 _STAND_INS = {".mhd": ".mha", ".jpeg": ".png", ".jpg": ".png"}
 
+_UNSTATED = "not say how large a voxel is; lengths count voxels, and slices are taken to be as far apart as pixels"
+_NAMED = 3  # so many of the images that a sentence is about, by name
+
 READABLE: tuple[str, ...] = tuple(_FORMATS)
 """Extensions that `read` takes, lower case."""
 
@@ -181,7 +185,17 @@ def unstated_spacing(image: Image) -> str:
     """One sentence where nothing says how large the voxels of a volume are, for whoever cannot ask; "" else."""
     if image.ndim != 3 or image.units != "pixel" or len(set(image.spacing)) > 1:
         return ""
-    return f"{image.name!r} does not say how large a voxel is; lengths count voxels, and slices are taken to be as far apart as pixels"
+    return unstated_spacings([image.name], 1)
+
+
+def unstated_spacings(names: Sequence[str], images: int) -> str:
+    """The same, of all volumes of these names among so many images."""
+    if not names:
+        return ""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    listed = ", ".join(map(repr, names[:_NAMED])) + more
+    who = f"{len(names)} of {images} images ({listed})" if images > 1 else listed
+    return f"{who} {'does' if len(names) == 1 else 'do'} {_UNSTATED}"
 
 
 def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:
@@ -405,7 +419,10 @@ def _format(path: Path, allowed: tuple[str, ...], error: type[FileError]) -> _Fo
     if extension is None and allowed is READABLE and _lies_in_zarr(path):
         return _ZARR
     if extension is None:
-        raise error(f"{path.name!r} arrived, whose extension is not known; expected one of {', '.join(allowed)}")
+        said = "arrived, whose extension is not known; expected"
+        if allowed is READABLE and not path.is_file():  # the folder of an image, or a path that was mistyped
+            said = f"{'is a folder' if path.is_dir() else 'does not exist'}; expected an image in"
+        raise error(f"{path.name!r} {said} one of {', '.join(allowed)}")
     return _FORMATS[extension]
 
 

@@ -35,7 +35,7 @@ class SeriesError(RefusedError):
     """There are several time points, and none was chosen."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"has {count} time points; expected one volume, or time= from 0 to {count - 1} to choose one")
+        super().__init__(f"has {count} time points; expected one volume, or time= from 0 to {count - 1} (in commands --time) to choose one")
         self.count = count
 
 
@@ -110,7 +110,9 @@ def chosen_time(count: int, time: int | None) -> int:
         raise SeriesError(count)
     chosen = time or 0
     if not 0 <= chosen < count:
-        raise RefusedError(f"has {count} time point{'s' if count > 1 else ''}, but time={time} was asked for; expected 0 to {count - 1}")
+        raise RefusedError(
+            f"has {count} time point{'s' if count > 1 else ''}, but time={time} was asked for; expected {'0 to ' * (count > 1)}{count - 1}"
+        )
     return chosen
 
 
