@@ -34,8 +34,8 @@ def disks(monkeypatch):
         return DiskSegmenter(4.0)
 
     def make_policy(name):
-        if name not in ("none", "pi", "mi+pi"):
-            raise InputError(f"a policy named {name!r} was asked for; expected none, pi or mi+pi")
+        if name not in ("none", "pi", "mi+pi", "recall"):
+            raise InputError(f"a policy named {name!r} was asked for; expected none, pi, mi+pi or recall")
         return FakePolicy(0, 0) if name == "none" else FakePolicy()
 
     def open_session(image, *, weights=None, policy=DEFAULT_POLICY, device="auto", labels=None, folder=None, knowledge=None, cohort=None):

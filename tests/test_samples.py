@@ -15,6 +15,7 @@ from napari_apprentice.files import save_image, write
 from napari_apprentice.samples import (
     LARGEST_SIDE_PX,
     MIN_OBJECT_PX,
+    Drawn,
     Sample,
     SampleStream,
     draw_sample,
@@ -129,14 +130,14 @@ def stream(seed: int = 1, start: int = 0, **shares: float) -> SampleStream:
     return SampleStream(scenes, shares, 0.0 if shares else 1.0, ((32, 3), (64, 2)), seed, start, pool=3)
 
 
-def take(batches: SampleStream, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def take(batches: SampleStream, count: int) -> list[Drawn]:
     source = iter(batches)
     return [next(source) for _ in range(count)]
 
 
 def test_batches_have_one_of_the_wanted_sizes():
     shapes = set()
-    for image, target in take(stream(disks=1.0), 12):
+    for image, target, *_ in take(stream(disks=1.0), 12):
         assert image.shape == (len(target), 3, *target.shape[2:])
         shapes.add(tuple(target.shape))
     assert shapes == {(3, 1, 32, 32), (2, 1, 64, 64)}
@@ -156,7 +157,7 @@ def test_seed_and_start_fix_the_stream(shares):
 def test_every_worker_draws_its_own_samples():
     batches = DataLoader(stream(disks=1.0), batch_size=None, num_workers=2)
     source = iter(batches)
-    (first, _), (second, _) = next(source), next(source)
+    first, second = next(source)[0], next(source)[0]
     assert first.shape != second.shape or not torch.equal(first, second)
 
 

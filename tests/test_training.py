@@ -486,12 +486,13 @@ def test_a_tiny_network_learns_one_batch_by_heart(tmp_path):
     )
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
     run = training._Run(recipe, None, tmp_path / "w.safetensors", fabric, "")
-    image, target = next(iter(SampleStream({}, {}, 1.0, ((64, 4),), seed=5, pool=4)))
+    drawn = next(iter(SampleStream({}, {}, 1.0, ((64, 4),), seed=5, pool=4)))
+    image, target = drawn.image, drawn.target
     before = training._score(run.plain, image, target)
     rng = np.random.default_rng(0)
     losses = []
     while run.step < recipe.steps:
-        losses.append(run.advance(image, target, rng))
+        losses.append(run.advance(drawn, rng))
         run.step += 1
     after = training._score(run.plain, image, target)
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])

@@ -93,6 +93,7 @@ class Knowledge:
     extent_log : fading sums (of values, of squares, of weights) of log(object extent / slice extent) over accepted objects: how large
         objects are here
     memory : accepted objects to rehearse and to judge by, oldest first
+    examples : how many of the newest of them the network is shown with every click, if it reads examples
     before_object : what was known before the object at hand, if what it teaches is for it alone (image adaptation, mid-interaction);
         None otherwise
     worth : fading sums (of values, of weights) of how much more IoU the taught model had than the untaught one on accepted objects, before
@@ -108,6 +109,7 @@ class Knowledge:
     steps: int = 0
     extent_log: tuple[float, float, float] = (0.0, 0.0, 0.0)
     memory: tuple[Remembered, ...] = ()
+    examples: int = 0
     before_object: Knowledge | None = None
     worth: tuple[float, float] = (0.0, 0.0)
     marks: tuple[tuple[float, float], ...] = ()
@@ -185,10 +187,15 @@ class KnowledgeStore:
 
         Raises
         ------
-        WriteError : it cannot be written
+        WriteError : it cannot be written, or what was learnt lies in pictures that may not be written
         """
+        if not pictures and snapshot.examples and snapshot.memory:
+            raise WriteError(
+                f"the model learnt by example, and {path.name} would hold none of it without the small views of "
+                f"{len(snapshot.memory)} accepted objects; expected leave to write them (*with pictures*, --pictures)"
+            )
         if not pictures:
-            snapshot = replace(snapshot, memory=(), before_object=None)
+            snapshot = replace(snapshot, memory=(), examples=0, before_object=None)
         about = {f"about/{key}": value for key, value in (facts or {}).items()}
         tensors, facts = self._parts(snapshot)
         facts |= {"format": FORMAT, "base": self.digest} | about
@@ -220,6 +227,7 @@ class KnowledgeStore:
             tensors |= {f"memory/{i}/images": item.images, f"memory/{i}/targets": item.targets}
         return tensors, {
             "steps": str(snapshot.steps),
+            "examples": str(snapshot.examples),
             "extent_log": json.dumps(snapshot.extent_log),
             "worth": json.dumps(snapshot.worth),
             "clicks": json.dumps([item.clicks for item in snapshot.memory]),
@@ -268,7 +276,12 @@ class KnowledgeStore:
         weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
         total, squares, count = map(float, json.loads(facts["extent_log"]))
         gained, objects = map(float, json.loads(facts.get("worth", "[0, 0]")))  # older files do not say
-        return Knowledge(weights, first, second, int(facts["steps"]), (total, squares, count), memory, worth=(gained, objects))
+        examples = int(facts.get("examples", "0"))  # nor this
+        if examples < 0:
+            raise ValueError("examples")
+        return Knowledge(
+            weights, first, second, int(facts["steps"]), (total, squares, count), memory, examples=examples, worth=(gained, objects)
+        )
 
 
 _BEFORE = "before_object/"

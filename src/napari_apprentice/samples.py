@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.types import Plane
 from napari_apprentice.windows import cut, square, standardise
 
-__all__ = ["VIEWS", "Sample", "SampleStream", "draw_sample", "held_out_scenes", "real_scenes", "split_cases"]
+__all__ = ["VIEWS", "Drawn", "Sample", "SampleStream", "draw_sample", "held_out_scenes", "real_scenes", "split_cases"]
 
 Rng = np.random.Generator
 MIN_OBJECT_PX = 20
@@ -71,14 +72,15 @@ def _shrunk(image: npt.NDArray[np.uint8], labels: npt.NDArray[np.int32]) -> tupl
     return smooth.round().to(torch.uint8).numpy(), coarse.numpy().astype(np.int32)
 
 
-def _layers(labels: npt.NDArray[np.int32], dataset: LabelledSet) -> list[npt.NDArray[np.int32]]:
-    """Every way in which the set's description makes objects of one slice."""
-    layers = [labels]
+def _layers(labels: npt.NDArray[np.int32], dataset: LabelledSet) -> dict[str, npt.NDArray[np.int32]]:
+    """Every way in which the set's description makes objects of one slice, by kind (`Scene.kinds`)."""
+    layers = {"class {}" if dataset.objects_are == "class" else "any": labels}
     if dataset.objects_are == "components":
-        layers = [ndimage.label(labels == value, structure=np.ones((3, 3)))[0].astype(np.int32) for value in np.unique(labels[labels > 0])]
-    for values in dataset.targets.values():
-        if len(values) > 1:
-            layers.append(np.isin(labels, list(values)).astype(np.int32))
+        values = np.unique(labels[labels > 0])
+        layers = {f"part of {v}": ndimage.label(labels == v, structure=np.ones((3, 3)))[0].astype(np.int32) for v in values}
+    for name, of_target in dataset.targets.items():
+        if len(of_target) > 1:
+            layers[f"target {name}"] = np.isin(labels, list(of_target)).astype(np.int32)
     return layers
 
 
@@ -124,32 +126,54 @@ def _scenes_of(dataset: LabelledSet, case: str, at_most: int, rng: Rng, superpix
             continue
         grey = np.clip((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255, 0, 255).round().astype(np.uint8)
         colours, truth = _shrunk(np.broadcast_to(grey, (3, *grey.shape[1:])), np.asarray(labels[where], dtype=np.int32))
-        layers = _layers(truth, dataset)
-        weights = [1.0] * len(layers)
+        named = _layers(truth, dataset)
+        layers, weights, kinds = list(named.values()), [1.0] * len(named), [f"{dataset.name}: {kind}" for kind in named]
         if superpixels and min(truth.shape) >= 64:
             layers.append(_superpixels(colours, rng))
             weights.append(0.15 * len(weights))
-        yield Scene(np.ascontiguousarray(colours), tuple(layers), tuple(weights))
+            kinds.append("")
+        yield Scene(np.ascontiguousarray(colours), tuple(layers), tuple(weights), tuple(kinds))
 
 
-def _target(rng: Rng, chosen: Scene) -> npt.NDArray[np.bool_] | None:
-    """One object: a label of one layer, now and then with a touching neighbour."""
-    weights = np.asarray(chosen.weights)
-    labels = chosen.layers[rng.choice(len(weights), p=weights / weights.sum())]
+class _Chosen(NamedTuple):
+    """An object of a scene: which one, and where it is."""
+
+    scene: Scene
+    layer: int
+    id: int
+    mask: npt.NDArray[np.bool_]
+
+    @property
+    def kind(self) -> str:
+        """What it shows; empty if no other image shows the same."""
+        return self.scene.kinds[self.layer].format(self.id) if self.scene.kinds else ""
+
+
+def _ids(labels: npt.NDArray[np.int32]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The ids of objects that are neither too small nor all there is, and the areas of all ids."""
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     ids = np.flatnonzero(areas >= MIN_OBJECT_PX)
-    ids = ids[areas[ids] < 0.9 * labels.size]
+    return ids[areas[ids] < 0.9 * labels.size], areas
+
+
+def _target(rng: Rng, scene: Scene) -> _Chosen | None:
+    """One object: a label of one layer, now and then with a touching neighbour."""
+    weights = np.asarray(scene.weights)
+    layer = int(rng.choice(len(weights), p=weights / weights.sum()))
+    labels = scene.layers[layer]
+    ids, areas = _ids(labels)
     if len(ids) == 0:
         return None
     chance = areas[ids] ** 0.33
-    mask = labels == rng.choice(ids, p=chance / chance.sum())
+    chosen = int(rng.choice(ids, p=chance / chance.sum()))
+    mask = labels == chosen
     if rng.random() < 0.04:
         around = np.unique(labels[ndimage.binary_dilation(mask, iterations=3) & ~mask])
         around = around[around > 0]
         if len(around):
             mask = mask | (labels == rng.choice(around))
-    return mask
+    return _Chosen(scene, layer, chosen, mask)
 
 
 def _view(rng: Rng, mask: npt.NDArray[np.bool_], views: Sequence[Sequence[float]]) -> tuple[tuple[float, float], float]:
@@ -174,8 +198,9 @@ def _view(rng: Rng, mask: npt.NDArray[np.bool_], views: Sequence[Sequence[float]
     return (float(row), float(col)), side
 
 
-def _vary(rng: Rng, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mirror, turn, and change contrast, colour, sharpness and noise."""
+def _vary(rng: Rng, image: Tensor, target: Tensor, look: Rng | None = None) -> tuple[Tensor, Tensor]:
+    """Mirror, turn, and change contrast, colour, sharpness and noise; contrast and colour as ``look`` draws them, if it is given."""
+    look = look or rng
     turns = int(rng.integers(0, 4))
     both = torch.rot90(torch.cat([image, target]), turns, (1, 2))
     both = both.flip(2) if rng.random() < 0.5 else both
@@ -188,14 +213,14 @@ def _vary(rng: Rng, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         both[:3] -= both[:3].mean()
         both = F.grid_sample(both[None], grid, align_corners=False)[0]
     image, target = both[:3], (both[3:] > 0.5).float()
-    if rng.random() < 0.25:
+    if look.random() < 0.25:
         image = image.mean(0, keepdim=True).expand(3, -1, -1)
-    elif rng.random() < 0.2:
-        image = image[torch.from_numpy(rng.permutation(3))]
-    if rng.random() < 0.5:
+    elif look.random() < 0.2:
+        image = image[torch.from_numpy(look.permutation(3))]
+    if look.random() < 0.5:
         low, high = image.min(), image.max()
-        image = ((image - low) / (high - low + 1e-6)) ** float(np.exp(rng.normal(0, 0.4)))
-    if rng.random() < 0.15:
+        image = ((image - low) / (high - low + 1e-6)) ** float(np.exp(look.normal(0, 0.4)))
+    if look.random() < 0.15:
         image = -image
     image = (image - image.mean()) / (image.std() + 1e-6)
     if rng.random() < 0.25:
@@ -210,26 +235,63 @@ def _vary(rng: Rng, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def draw_sample(rng: Rng, chosen: Scene, size: int, vary: bool = True, views: Sequence[Sequence[float]] = VIEWS) -> Sample | None:
     """A random object of the scene in a random window at ``size`` × ``size``; None if the draw held too little of an object."""
-    mask = _target(rng, chosen)
-    if mask is None:
+    found = _target(rng, chosen)
+    return None if found is None else _seen(rng, found, size, vary, views)
+
+
+def _grown(rng: Rng, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The mask now and then drawn wider or tighter, by a share of its extent that only ``rng`` decides: where a border is said to be."""
+    often, share = rng.random(), float(rng.uniform(-0.12, 0.12))
+    if often > _OTHER_BORDER:
+        return mask
+    amount = share * float(np.sqrt(mask.sum()))
+    if amount > 0:
+        return np.asarray(ndimage.distance_transform_edt(~mask) <= amount)
+    return np.asarray(ndimage.distance_transform_edt(mask) > -amount)
+
+
+def _seen(rng: Rng, chosen: _Chosen, size: int, vary: bool, views: Sequence[Sequence[float]], look: Rng | None = None) -> Sample | None:
+    """An object in a random window; None if that holds too little of it. ``look`` as in `_vary`."""
+    mask = chosen.mask if look is None else _grown(look, chosen.mask)
+    if mask.sum() < MIN_OBJECT_PX:
         return None
-    centre, side = _view(rng, mask, views)
-    window = square(centre, side)
-    image = cut(chosen.image, window, size)
+    window = square(*_view(rng, mask, views))
+    image = cut(chosen.scene.image, window, size)
     target = (cut(mask[None], window, size, fill=0.0) > 0.5).float()
     if vary:
-        image, target = _vary(rng, image, target)
+        image, target = _vary(rng, image, target, look)
     if float(target.sum()) < MIN_OBJECT_PX:
         return None
     return Sample(standardise(image).contiguous(), target.contiguous())
 
 
-class SampleStream(IterableDataset[tuple[Tensor, Tensor]]):
-    """An endless stream of batches ``(image (B, 3, n, n), target (B, 1, n, n))``.
+class Drawn(NamedTuple):
+    """A batch, and R examples for each of its images: other objects of the same kind, as a rule.
+
+    Attributes
+    ----------
+    image, target : (B, 3, n, n) standardised float32; (B, 1, n, n) in {0, 1}
+    example_image, example_target : (B, R, 3, n, n); (B, R, 1, n, n)
+    """
+
+    image: Tensor
+    target: Tensor
+    example_image: Tensor
+    example_target: Tensor
+
+
+EXAMPLE_VIEWS = ((1.0, 0.25, 0.8),)
+"""Windows of examples, as of `VIEWS`: they show objects whose extent is known."""
+_OTHER_BORDER = 0.3  # chance that an object and its examples are drawn wider or tighter than they are
+_WRONG, _SAME_SCENE, _SAME_OBJECT = 0.1, 0.25, 0.3  # chances of an example that is of any kind; from the same scene; that object again
+
+
+class SampleStream(IterableDataset[Drawn]):
+    """An endless stream of batches.
 
     Every batch draws a working size from ``sizes`` (n -> B). A share ``synthetic`` of the samples is procedural; each worker keeps a
     pool of procedural scenes and replaces a scene after about ``reuse`` draws. Given seed, number of workers
-    and ``start``, the stream is fixed.
+    and ``start``, the stream is fixed. ``examples`` : chances of 0, 1, 2, ... examples for each image of a batch.
     """
 
     def __init__(
@@ -243,33 +305,82 @@ class SampleStream(IterableDataset[tuple[Tensor, Tensor]]):
         pool: int = 150,
         reuse: float = 6.0,
         views: Sequence[Sequence[float]] = VIEWS,
+        examples: Sequence[float] = (1.0,),
     ) -> None:
         self.scenes, self.shares, self.synthetic = scenes, shares, synthetic
         self.sizes, self.seed, self.start, self.pool_size, self.reuse = sizes, seed, start, pool, reuse
-        self.views = views
+        self.views, self.examples = views, examples
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Drawn]:
         if worker := get_worker_info():
             torch.set_num_threads(1)
         rng = np.random.default_rng([self.seed, self.start, worker.id if worker else 0])
         names = [n for n in self.shares if self.scenes.get(n)]
         chance = np.array([self.shares[n] for n in names], dtype=float)
         chance = chance / chance.sum() if len(names) else chance
+        alike = _alike([scene for name in names for scene in self.scenes[name]]) if len(self.examples) > 1 else {}
         pool: list[Scene] = []
         while True:
             size, batch = self.sizes[int(rng.integers(len(self.sizes)))]
+            number = int(rng.choice(len(self.examples), p=np.asarray(self.examples) / sum(self.examples))) if len(self.examples) > 1 else 0
             found: list[Sample] = []
+            beside: list[Sample] = []
             while len(found) < batch:
                 if not names or rng.random() < self.synthetic:
                     if len(pool) < self.pool_size or rng.random() < 1 / self.reuse:
                         pool = [*pool[-self.pool_size + 1 :], scene(rng)]
-                        chosen = pool[-1]
+                        of_scene = pool[-1]
                     else:
-                        chosen = pool[int(rng.integers(len(pool)))]
+                        of_scene = pool[int(rng.integers(len(pool)))]
+                    others: Sequence[Scene] = pool
                 else:
-                    of_set = self.scenes[names[rng.choice(len(names), p=chance)]]
-                    chosen = of_set[int(rng.integers(len(of_set)))]
-                sample = draw_sample(rng, chosen, size, views=self.views)
+                    others = self.scenes[names[rng.choice(len(names), p=chance)]]
+                    of_scene = others[int(rng.integers(len(others)))]
+                chosen = _target(rng, of_scene)
+                if chosen is None:
+                    continue
+                look = int(rng.integers(2**31)) if number else None
+                sample = _seen(rng, chosen, size, True, self.views, None if look is None else np.random.default_rng(look))
                 if sample is not None:
                     found.append(sample)
-            yield torch.stack([s.image for s in found]), torch.stack([s.target for s in found])
+                    beside += [_example(rng, chosen, others, alike, size, look or 0) for _ in range(number)]
+            yield Drawn(*_stacked(found), *(part.unflatten(0, (batch, number)) for part in _stacked(beside, size)))
+
+
+def _stacked(samples: Sequence[Sample], size: int = 0) -> tuple[Tensor, Tensor]:
+    """The images and the targets of some samples; of none, as they would be at ``size``."""
+    if not samples:
+        return torch.zeros(0, 3, size, size), torch.zeros(0, 1, size, size)
+    return torch.stack([s.image for s in samples]), torch.stack([s.target for s in samples])
+
+
+def _alike(scenes: Sequence[Scene]) -> dict[str, list[tuple[Scene, int, int]]]:
+    """Kind -> all objects of that kind, as (scene, layer, id)."""
+    found: dict[str, list[tuple[Scene, int, int]]] = {}
+    for one in scenes:
+        for layer, kind in enumerate(one.kinds):
+            for number in _ids(one.layers[layer])[0] if kind else ():
+                found.setdefault(kind.format(number), []).append((one, layer, int(number)))
+    return found
+
+
+def _example(
+    rng: Rng, chosen: _Chosen, others: Sequence[Scene], alike: Mapping[str, Sequence[tuple[Scene, int, int]]], size: int, look: int
+) -> Sample:
+    """An example for an object: as a rule another one of its kind, in an image that was made to look alike in the same way."""
+    while True:
+        found: _Chosen | None
+        same_kind = alike.get(chosen.kind, ())
+        if rng.random() < _WRONG:
+            found = _target(rng, others[int(rng.integers(len(others)))])
+        elif len(same_kind) > 1 and rng.random() >= _SAME_SCENE:
+            of_scene, layer, number = same_kind[int(rng.integers(len(same_kind)))]
+            found = _Chosen(of_scene, layer, number, of_scene.layers[layer] == number)
+        else:
+            labels = chosen.scene.layers[chosen.layer]
+            ids, _ = _ids(labels)
+            number = chosen.id if rng.random() < _SAME_OBJECT else int(rng.choice(ids))
+            found = _Chosen(chosen.scene, chosen.layer, number, labels == number)
+        sample = None if found is None else _seen(rng, found, size, True, EXAMPLE_VIEWS, np.random.default_rng(look))
+        if sample is not None:
+            return sample

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.knowledge import Knowledge, Shelf, Tensors
 from napari_apprentice.merging import HELD_LOGIT, changed_near, extent_of_change, laid_over, probability_in_window, without_piece
-from napari_apprentice.networks import Output
+from napari_apprentice.networks import Output, Recalled
 from napari_apprentice.proposals import OTHER_SCALE_IOU, Proposal, distinct, of_scale
 from napari_apprentice.refinement import pixel_diffusion
 from napari_apprentice.scales import credibilities
@@ -99,6 +99,7 @@ class NetworkSegmenter:
         self._shelf = Shelf(undo_budget_bytes)
         self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.network.named_parameters()}))
         self.base = self._knowledge
+        self._recalled: tuple[Tensors, Sequence[Tensor], Sequence[Recalled]] | None = None
 
     # --- what is learnt ---
 
@@ -162,14 +163,45 @@ class NetworkSegmenter:
             previous = probability_in_window(prompt.previous, window, size)
         return View(window, self._image(image_slice, window, size), self.maps(clicks, size), previous.to(self.device), clicks)
 
-    def run(self, image: Tensor, guidance: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one."""
-        output = self._say(image, guidance, previous)
+    @property
+    def reads_examples(self) -> bool:
+        """Whether the network makes something of remembered objects that it is shown."""
+        config: Any = self.network.config
+        return bool(getattr(config, "recall", 0))
+
+    def recollected(self, examples: int | None = None) -> Sequence[Recalled]:
+        """What the network makes of the newest remembered objects, each in its closest view; empty where there are none, or it reads none.
+
+        Parameters
+        ----------
+        examples : how many of them; None for as many as it is to be shown (`Knowledge.examples`)
+        """
+        known = self._knowledge
+        count = known.examples if examples is None else examples
+        objects = known.memory[-count:] if count and self.reads_examples else ()
+        if not objects:
+            return ()
+        weights, pictures = known.weights, [one.images for one in objects]
+        if self._recalled is None or self._recalled[0] is not weights or not _same(self._recalled[1], pictures):
+            closest = [one.view(len(one.clicks) - 1) for one in objects]
+            images = torch.cat([one.images for one in closest]).float().to(self.device)
+            firsts = [next((c for c in one.clicks[0] if c.positive), one.clicks[0][0]) for one in closest]
+            guidance = torch.cat([self.maps([click], images.shape[-1]) for click in firsts])
+            targets = torch.cat([one.targets for one in closest]).float().to(self.device)
+            network: Any = self.network
+            with torch.no_grad():
+                self._recalled = weights, pictures, network.recollect(images[None], guidance[None], targets[None])
+        return self._recalled[2]
+
+    def run(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> tuple[Tensor, Tensor]:
+        """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one; ``examples`` as of `recollected`."""
+        output = self._say(image, guidance, previous, examples)
         return output.logits, torch.sigmoid(output.iou_logits)
 
-    def _say(self, image: Tensor, guidance: Tensor, previous: Tensor) -> Output:
+    def _say(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> Output:
         network: Any = self.network
-        return network.decode(network.encode(image), guidance, previous)
+        shown = (examples,) if examples else ()  # most networks read none
+        return network.decode(network.encode(image), guidance, previous, *shown)
 
     # --- the answer ---
 
@@ -215,7 +247,7 @@ class NetworkSegmenter:
         parts = _together(views)
         if self.zoom.mirror:
             parts = [torch.cat([p, p.flip(3)]) for p in parts]
-        output = self._say(*parts)
+        output = self._say(parts[0], parts[1], parts[2], self.recollected())
         logits, iou = output.logits, torch.sigmoid(output.iou_logits)
         if self.zoom.mirror:
             logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
@@ -266,7 +298,8 @@ class NetworkSegmenter:
         size, shape = self.zoom.first_size, image_slice.shape
         windows = self.zoom.first_looks(prompt.clicks, shape)
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
-        output = self._say(*_together(views))
+        parts = _together(views)
+        output = self._say(parts[0], parts[1], parts[2], self.recollected())
         logits, iou = output.logits[:, 0], torch.sigmoid(output.iou_logits)
         known = self._knowledge.extent_log
         scores = credibilities(logits, iou, windows, shape, stability_power=self.zoom.first_stability, extent_log=known)
@@ -294,6 +327,11 @@ class NetworkSegmenter:
 def _together(views: Sequence[View]) -> list[Tensor]:
     """The images, click maps and previous probabilities of all views, (V, C, n, n) each."""
     return [torch.cat([getattr(v, name) for v in views]) for name in ("image", "guidance", "previous")]
+
+
+def _same(first: Sequence[object], second: Sequence[object]) -> bool:
+    """Whether both hold the very same objects."""
+    return len(first) == len(second) and all(a is b for a, b in zip(first, second, strict=True))
 
 
 def _standing(clicks: Sequence[Click]) -> list[Click]:

@@ -33,11 +33,13 @@ class Scene:
     image : (3, H, W) uint8
     layers : label maps (H, W) int32, each non-zero id one possible object; layers overlap (wholes, parts, surroundings)
     weights : how often to draw a target from each layer, relative
+    kinds : what is shown by the objects of each layer, where ``{}`` stands for the id; empty where other images do not show the same
     """
 
     image: npt.NDArray[np.uint8]
     layers: tuple[Labels, ...]
     weights: tuple[float, ...]
+    kinds: tuple[str, ...] = ()
 
 
 def smooth_noise(rng: Rng, size: int, scale_px: float, channels: int = 1) -> Float:

@@ -31,8 +31,8 @@ from napari_apprentice.foreign import load_foreign
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.importance import memory_aware_synapses
 from napari_apprentice.losses import LOSSES, OF_CANDIDATES, soft_dice
-from napari_apprentice.networks import Output, build, config_of, configuration
-from napari_apprentice.samples import VIEWS, SampleStream, draw_sample, held_out_scenes, real_scenes
+from napari_apprentice.networks import Output, Recalled, build, config_of, configuration
+from napari_apprentice.samples import VIEWS, Drawn, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.training_clicks import a_pixel, bent, careless_click, clicks_on, first_clicks, next_click
 from napari_apprentice.types import RecipeError
@@ -60,6 +60,7 @@ class Recipe:
     rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
     given : chance that a batch is about masks that the network did not make: the true ones, bent, as when they are carried to a slice
     careless : share of the users who click anywhere in the largest error (`training_clicks.careless_click`), also at first
+    examples : chances of 0, 1, 2, ... examples beside every image of a batch, for a network that reads them
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
     terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
     dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
@@ -69,6 +70,7 @@ class Recipe:
     precision : as Lightning Fabric names it
     start_from : recipe of the stage before, beside this one; its weights are looked for, or else trained first, in the folder of the
         output (``NAME.toml`` makes ``NAME.safetensors``); empty to start from random weights
+    only : the part of the network that is trained, by the beginning of its weights' names; empty for all of it
     foreign : file of a backbone's weights from elsewhere, beside this recipe (see `foreign`); empty for none
     importance : samples that tell how much every weight matters (see `importance.memory_aware_synapses`); 0 leaves that out of the file
     """
@@ -90,6 +92,7 @@ class Recipe:
     rounds: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
     given: float = 0.0
     careless: float = 0.0
+    examples: tuple[float, ...] = (1.0,)
     loss: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     dice_weight: float = 0.5
@@ -100,6 +103,7 @@ class Recipe:
     save_every: int = 250
     precision: str = "32-true"
     start_from: str = ""
+    only: str = ""
     foreign: str = ""
     importance: int = 200
 
@@ -188,6 +192,12 @@ def _complaint(recipe: Recipe) -> str:
         return f"gives sizes = {recipe.sizes}; expected pairs of a working size, a multiple of {config.stride}, and a batch of 1 or more"
     if not _numbers(recipe.rounds) or min(recipe.rounds) < 0 or sum(recipe.rounds) <= 0:
         return f"gives rounds = {recipe.rounds}; expected chances of 0, 1, 2, ... rounds, not all of them 0"
+    if not _numbers(recipe.examples) or min(recipe.examples) < 0 or sum(recipe.examples) <= 0:
+        return f"gives examples = {recipe.examples}; expected chances of 0, 1, 2, ... examples, not all of them 0"
+    if sum(recipe.examples[1:]) and not getattr(config, "recall", 0):
+        return f"gives examples = {recipe.examples} to a network that reads none; expected one with recall, or chances of 0 examples alone"
+    if recipe.only.startswith("recall") and recipe.examples[0]:
+        return f"trains what reads examples alone, with examples = {recipe.examples}; expected no chance of 0, which teach it nothing"
     if not recipe.views or any(not _numbers(view, 3) or not 0 < view[1] <= view[2] or view[0] < 0 for view in recipe.views):
         return f"gives views = {recipe.views}; expected triples of a chance, a least and a largest extent above 0"
     if unknown := sorted({recipe.loss or "nfl", *recipe.terms} - set(LOSSES)):
@@ -223,6 +233,7 @@ def _rounds(
     deep: float,
     previous: Tensor | None = None,
     careless: Sequence[bool] = (),
+    known: Sequence[Recalled] = (),
 ) -> tuple[Tensor, list[Tensor]]:
     """``rounds`` predictions without gradient, each followed by a correction in every image; the newest probability, and all masks.
 
@@ -232,10 +243,9 @@ def _rounds(
     previous = torch.zeros_like(target) if previous is None else previous
     masks = []
     truths = target[:, 0].cpu().numpy() > 0.5
-    decode: Any = network.decode
     for _ in range(rounds):
         with torch.no_grad():
-            previous = torch.sigmoid(decode(features, _maps(clicks, size, network, target.device), previous).logits.float())
+            previous = torch.sigmoid(_said(network, features, _maps(clicks, size, network, target.device), previous, known).logits.float())
         masks.append(previous > 0.5)
         found = masks[-1][:, 0].cpu().numpy()
         for image, truth in enumerate(truths):
@@ -246,6 +256,28 @@ def _rounds(
     return previous, masks
 
 
+def _said(network: nn.Module, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled]) -> Output:
+    """The answer of a network, with examples if there are any."""
+    decode: Any = network.decode
+    said: Output = decode(features, guidance, previous, known) if known else decode(features, guidance, previous)
+    return said
+
+
+def _recollected(network: nn.Module, drawn: Drawn, rng: np.random.Generator) -> Sequence[Recalled]:
+    """What the network makes of the examples of a batch, with one click in each; nothing if there are none."""
+    batch, number = drawn.example_image.shape[:2]
+    if not number:
+        return ()
+    size = drawn.image.shape[-1]
+    clicks = [
+        [WindowClick(*at, True)] if (at := a_pixel(rng, mask, 0.5)) else []
+        for mask in drawn.example_target[:, :, 0].flatten(0, 1).cpu().numpy() > 0.5
+    ]
+    maps = _maps(clicks, size, network, drawn.image.device).unflatten(0, (batch, number))
+    recollect: Any = network.recollect
+    return cast(Sequence[Recalled], recollect(drawn.example_image, maps, drawn.example_target))
+
+
 class _Asked(NamedTuple):
     """What a network is asked: click maps (B, 2, h, w), previous masks (B, 1, h, w), and the clicks of each image."""
 
@@ -254,7 +286,9 @@ class _Asked(NamedTuple):
     clicks: list[list[WindowClick]]
 
 
-def _asked(network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator) -> _Asked:
+def _asked(
+    network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator, known: Sequence[Recalled] = ()
+) -> _Asked:
     """Clicks as the recipe draws them, after rounds of corrections without gradient; or those on masks that were given."""
     truths = target[:, 0].cpu().numpy() > 0.5
     careless = list(rng.random(len(truths)) < recipe.careless) if recipe.careless else []
@@ -269,7 +303,7 @@ def _asked(network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor,
             if (click := careless_click(rng, truths[image], np.zeros_like(truths[image]))) is not None:
                 clicks[image] = [click]
     rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
-    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5, given, careless)
+    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5, given, careless, known)
     return _Asked(_maps(clicks, target.shape[-1], network, target.device), previous, clicks)
 
 
@@ -424,14 +458,20 @@ class _Run:
             _go_on_from(network, before, recipe.start_from)
         if foreign:
             load_foreign(network, foreign)
-        decayed = [p for p in network.parameters() if p.ndim > 1]
-        other = [p for p in network.parameters() if p.ndim <= 1]
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith(recipe.only))
+        learning = [p for p in network.parameters() if p.requires_grad]
+        if not learning:
+            raise RecipeError(
+                f"the recipe trains only what is called {recipe.only!r}, but the network has no such part; expected one of its parts"
+            )
+        decayed, other = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}]
         optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
         self.plain = network
         self.network, self.optimiser = fabric.setup(network, optimiser)
-        for name in ("encode", "decode"):
-            if hasattr(self.network, "mark_forward_method"):
+        for name in ("encode", "decode", "recollect"):
+            if hasattr(self.network, "mark_forward_method") and hasattr(network, name):
                 self.network.mark_forward_method(name)
         self.average = _Average(self.plain, recipe.average)
         self.step, self.spent_s = 0, 0.0
@@ -471,21 +511,25 @@ class _Run:
     def batches(self) -> Any:
         recipe = self.recipe
         seed = recipe.seed + 1000 * self.fabric.global_rank
-        stream = SampleStream(self.scenes, recipe.sets, recipe.synthetic, recipe.sizes, seed, self.step, views=recipe.views)
+        stream = SampleStream(
+            self.scenes, recipe.sets, recipe.synthetic, recipe.sizes, seed, self.step, views=recipe.views, examples=recipe.examples
+        )
         loader = DataLoader(
             stream, batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None, persistent_workers=False
         )
         return iter(self.fabric.setup_dataloaders(loader))
 
-    def advance(self, image: Tensor, target: Tensor, rng: np.random.Generator) -> float:
+    def advance(self, drawn: Drawn, rng: np.random.Generator) -> float:
         """One step on one batch; its loss."""
         recipe = self.recipe
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(recipe, self.step)
+        image, target = drawn.image, drawn.target
         features = self.network.encode(image)
-        asked = _asked(self.network, recipe, features, target, rng)
+        known = _recollected(self.network, drawn, rng)
+        asked = _asked(self.network, recipe, features, target, rng, known)
         torch.manual_seed(int(rng.integers(2**31)))  # what a network draws is the same after a --resume
-        output = self.network.decode(features, asked.guidance, asked.previous)
+        output = _said(self.network, features, asked.guidance, asked.previous, known)
         loss = _loss(self.plain, output, target, asked, recipe)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
@@ -522,8 +566,7 @@ class _Run:
             said = loss = ""
             while self.step < last:
                 rng = np.random.default_rng([recipe.seed, self.step, self.fabric.global_rank, 7])
-                image, target = next(batches)
-                losses.append(self.advance(image, target, rng))
+                losses.append(self.advance(Drawn(*next(batches)), rng))
                 self.step += 1
                 self.spent_s = time.monotonic() - began
                 if self.step % recipe.report_every == 0 or self.step == last:
@@ -546,6 +589,7 @@ class _Run:
                     loss = f"loss {np.mean(losses[-50:]):.3f}"
                 progress.update(task, completed=self.step, said=f"{loss} {said}")
         self.plain.load_state_dict(self.average.weights)
+        self.plain.requires_grad_(True)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
         save_weights(self.plain.eval(), self.out, facts, _importance(self.plain, recipe, self.scenes))
         self.resume_path.unlink(missing_ok=True)
@@ -603,7 +647,7 @@ def _importance(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequenc
         rng = np.random.default_rng([recipe.seed, 101])
         size = recipe.sizes[0][0]
         stream = SampleStream(scenes, recipe.sets, recipe.synthetic, ((size, 1),), recipe.seed + 101, 0, views=recipe.views)
-        for _, (image, target) in zip(range(recipe.importance), stream, strict=False):
+        for _, (image, target, *_) in zip(range(recipe.importance), stream, strict=False):
             features = cast(Any, network).encode(image.to(device))
             asked = _asked(network, recipe, features, target.to(device), rng)
             yield image.to(device), asked.guidance, asked.previous

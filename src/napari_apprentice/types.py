@@ -69,8 +69,8 @@ __all__ = [
     "outcome",
 ]
 
-DEFAULT_POLICY = "pi"
-"""How the model learns unless somebody says otherwise: from every accepted mask. Measured in ``docs/decisions/0009``."""
+DEFAULT_POLICY = "recall"
+"""How the model learns unless somebody says otherwise: accepted objects are its examples. Measured in ``docs/decisions/0015``."""
 
 THRESHOLD_LOGIT = 0.0
 """A pixel is foreground where its logit is strictly above this (probability > 0.5)."""

@@ -247,7 +247,7 @@ def test_the_buttons_speak_of_the_chosen_version(panel, qtbot, monkeypatch):
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: ("/tmp/x.safetensors", ""))
     with qtbot.waitSignal(panel.export_clicked) as exported:
         panel.export.click()
-    assert exported.args == [2, Path("/tmp/x.safetensors")]
+    assert exported.args == [2, Path("/tmp/x.safetensors"), False]
     panel.show_versions(VERSIONS.using(2))
     assert panel._chosen() == 2, "the choice stays when the list changes"
 

@@ -393,15 +393,15 @@ class Bridge(QObject):
         done = f"version {number} {'stays' if pinned else 'is no longer pinned'}"
         self._act("pinning", lambda session: session.pin(number, pinned), done)
 
-    def export(self, number: int, path: Path) -> None:
-        """Write a version of the model to a file."""
+    def export(self, number: int, path: Path, pictures: bool = False) -> None:
+        """Write a version of the model to a file; with ``pictures`` the small views of accepted objects, too."""
         if self._open is not None:
             session = self._open.session
 
             def then(written: Path) -> None:
                 self.say(f"version {number} is in {written.name}")
 
-            self._errands.send("exporting", lambda: session.export(number, path), then)
+            self._errands.send("exporting", lambda: session.export(number, path, pictures=pictures), then)
 
     def may_write(self, path: Path) -> bool:
         """Whether ``path`` is free, or holds what the open session wrote there from this window, unchanged since."""

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine", "load_libraries", "shipped_networks"]
 
 POLICIES = {
-    "pi": "accepted objects",
+    "recall": "accepted objects, as examples",
+    "pi": "accepted objects, its weights",
     "mi+pi": "clicks, for the object + objects",
     "mi": "clicks",
     "sa": "clicks, after the object",

@@ -9,7 +9,18 @@ from pathlib import Path
 import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QFont
-from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QLabel, QListWidget, QListWidgetItem, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_apprentice._napari.keys import PEEK, readable
 from napari_apprentice._napari.panels import Fold, button, row
@@ -35,7 +46,7 @@ class ModelPanel(Fold):
 
     go_back_clicked = Signal(int)
     pin_clicked = Signal(int, bool)
-    export_clicked = Signal(int, object)
+    export_clicked = Signal(int, object, bool)
     """Number of the version, and the path that the user chose."""
     forget_clicked = Signal()
     peeked = Signal(bool)
@@ -87,7 +98,14 @@ class ModelPanel(Fold):
         self.go_back = button("Go back", "Work with the chosen version from now on.\nClicks and labels stay; can be undone.")
         self.pin = button("Pin", "Keep the chosen version for good (can be undone).")
         self.export = button(
-            "Export…", "Write the chosen version to a file, to begin with it another time.\nNo picture of any image is in it."
+            "Export…",
+            "Write the chosen version to a file, to begin with it another time.\nNo picture of any image is in it, unless that is ticked.",
+        )
+        self.pictures = QCheckBox("with pictures")
+        self.pictures.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.pictures.setToolTip(
+            "The exported file may hold the small views of accepted objects by which the model goes.\n"
+            "Without them a model that learnt by example cannot be exported."
         )
         self.forget = button("Forget", "Work with the model as it was shipped.\nClicks, labels and versions stay; can be undone.")
         self.peek = button("Untaught", "While this is held down: outline what the untaught model would have said.")
@@ -168,7 +186,7 @@ class ModelPanel(Fold):
         layout.addWidget(self.summary)
         layout.addWidget(self.list)
         layout.addLayout(row(self.go_back, self.pin, self.export))
-        layout.addLayout(row(self.forget, self.peek))
+        layout.addLayout(row(self.forget, self.peek, self.pictures))
         return content
 
     def _add(self, text: str, details: str, version: Version | None, *, bold: bool = False) -> None:
@@ -223,7 +241,7 @@ class ModelPanel(Fold):
         number = self._chosen()
         path = ask_where(self, "Export", Path(f"model-{number}.safetensors"), _FILES)
         if path is not None:
-            self.export_clicked.emit(number, path)
+            self.export_clicked.emit(number, path, self.pictures.isChecked())
 
 
 def saved(efforts: tuple[Effort, ...]) -> str:

@@ -1,7 +1,8 @@
 """Learning from a user: policies that turn clicks and accepted masks into changes of the weights, and the guards that keep them safe.
 
 A policy is made of up to two of these: *image adaptation* (IA) and *sequence adaptation* (SA) of Learning from Corrections
-(Kontogianni et al., 2020), *mid-interaction* (MI) and *post-interaction* (PI) of You Point, I Learn (2025). Ours on top: the hard click
+(Kontogianni et al., 2020), *mid-interaction* (MI) and *post-interaction* (PI) of You Point, I Learn (2025). Or no weight changes, and
+accepted objects are shown to a network that reads examples (*recall*; `networks.UNet.recollect`). Ours on top: the hard click
 constraint, normalised click weights, rehearsal of remembered objects and of procedural ones, corrections to practise on so that the model
 keeps listening, a gate that refuses what makes either worse, and doubt about masks for which nothing speaks.
 
@@ -62,15 +63,17 @@ class Adaptation(Settings):
 
     def learning(self, segmenter: NetworkSegmenter, lesson: Lesson) -> Generator[None, None, LearningReport]:
         """The steps of `on_accept`: the segmenter may be put to other use between them, and be given back as it was."""
+        if self.examples and not segmenter.reads_examples:
+            return (yield from replace(self, examples=0, post=True).learning(segmenter, lesson))
         began = time.perf_counter()
         after_object(segmenter)
-        if not self.post and not (self.sa and lesson.clicks):
+        if not self.post and not (self.sa and lesson.clicks) and not self.examples:
             return LearningReport(False, "nothing to learn")
         if not lesson.mask.any() or lesson.mask.all():
             return LearningReport(False, "nothing to learn")
         with segmenter.timed("adapt"):
             new = remember(segmenter, lesson, self.size)
-            known, *_ = answers = replayed(segmenter, new)
+            known, *_ = answers = replayed(segmenter, new, self.examples)
             if objection := implausible(self, segmenter.snapshot().memory, new, answers[-1]):
                 return LearningReport(False, f"learning was refused: {objection}; nothing is remembered of it", refused=True)
             yield
@@ -84,7 +87,11 @@ class Adaptation(Settings):
                 updates.append(SequenceAdaptation(self, segmenter, before, new, lesson).steps())
             if self.post:
                 updates.append(PostInteraction(self, segmenter, before, new, known, source).steps())
-            report = yield from gated(self, segmenter, new, source, _in_turn(updates))
+            if updates:
+                report = yield from gated(self, segmenter, new, source, _in_turn(updates))
+            else:
+                segmenter.restore(replace(before, marks=(), source_mark=None))
+                report = LearningReport(True, _REMEMBERED if before.examples or not self.full_doubt else _NOT_SHOWN)
         after = segmenter.snapshot()
         newest = replace(new, best=after.marks[-1]) if after.marks else new
         segmenter.restore(
@@ -92,13 +99,21 @@ class Adaptation(Settings):
                 after,
                 extent_log=with_extent(before.extent_log, lesson.mask) if self.extents else before.extent_log,
                 memory=(*after.memory, newest)[-self.remembered :],
+                examples=before.examples if self.full_doubt else self.examples,
                 marks=after.marks[-self.remembered :],
             )
         )
-        if let_go >= 0.005:
+        if self.examples:
+            yield
+            segmenter.recollected()  # before the next click asks for it
+        if let_go >= 0.005 and updates:  # examples are let go in the report's own words
             told = f"{100 * let_go:.0f} % of what was learnt before was let go, as the untaught model did better lately"
             report = replace(report, message=f"{told}; then {report.message}")
         return replace(report, elapsed_s=time.perf_counter() - began)
+
+
+_REMEMBERED = "remembered: the next clicks are answered with this object in view"
+_NOT_SHOWN = "remembered, but examples are kept out of view: lately the model did better without"
 
 
 def _in_turn(updates: Sequence[Update]) -> Update:
@@ -129,6 +144,7 @@ POLICIES: Mapping[str, Adaptation] = {
     "pi": Adaptation("pi", post=True),
     "mi+pi": Adaptation("mi+pi", mid=True, post=True),
     "ia+pi": Adaptation("ia+pi", ia=True, post=True),
+    "recall": Adaptation("recall", examples=8),
 }
 """The policies by name. What clicks teach lasts in ``mi``; in ``mi+pi`` it is for the object at hand, and the mask teaches what lasts."""
 

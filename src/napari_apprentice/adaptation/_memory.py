@@ -13,6 +13,7 @@ from torch import Tensor
 from napari_apprentice.adaptation._targets import mask_in_window
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Remembered
+from napari_apprentice.networks import Recalled
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.shapes import bounding_box, deepest
 from napari_apprentice.types import Box, Click, Lesson, Prediction, Prompt
@@ -74,10 +75,16 @@ class Batch:
         self.clicks: list[Sequence[WindowClick]] = [clicks for o in objects for clicks in o.clicks]
         self.firsts = [[next((c for c in clicks if c.positive), clicks[0])] for clicks in self.clicks]
 
-    def logits(self, segmenter: NetworkSegmenter, clicks: Sequence[Sequence[WindowClick]], previous: Tensor | None = None) -> Tensor:
+    def logits(
+        self,
+        segmenter: NetworkSegmenter,
+        clicks: Sequence[Sequence[WindowClick]],
+        previous: Tensor | None = None,
+        examples: Sequence[Recalled] = (),
+    ) -> Tensor:
         """(B, 1, n, n): what the network says of each view to these clicks, with gradient if the caller wants one."""
         guidance = torch.cat([segmenter.maps(c, self.images.shape[-1]) for c in clicks])
-        return segmenter.run(self.images, guidance, torch.zeros_like(self.targets) if previous is None else previous)[0]
+        return segmenter.run(self.images, guidance, torch.zeros_like(self.targets) if previous is None else previous, examples)[0]
 
     def ious(self, logits: Tensor) -> list[float]:
         """Mean IoU of the answers with the targets over the views of every object."""

@@ -33,6 +33,8 @@ class Settings:
     hard_radius_px : around every click the target says what the user said, in window pixels; 0 is the clicked pixel alone
     anchor : share of the way back to the shipped weights in every step of You Point, I Learn
     remembered : objects kept to rehearse and to judge by
+    examples : how many of the newest of these the network is shown with every click. To a network that reads none they are taught
+        as by ``post``
     rehearsed : of these, how many join a step
     procedural : procedural objects to rehearse and to judge by, which stand for all that the untaught model can do; 0 for none
     replay_weight : weight of what the untaught model says of them, beside the loss on accepted objects
@@ -73,6 +75,7 @@ class Settings:
     hard_radius_px: float = 3.0
     anchor: float = 2e-3
     remembered: int = 8
+    examples: int = 0
     rehearsed: int = 1
     procedural: int = 0
     replay_weight: float = 1.0

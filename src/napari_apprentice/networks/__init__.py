@@ -6,6 +6,8 @@ A network is a `torch.nn.Module` with
 - ``config``: the configuration that it was built with, and that rebuilds it through `build`;
 - ``encode(image) -> features``: what depends on the image alone, one tensor (cached between clicks);
 - ``decode(features, guidance, previous) -> Output``: what depends on the clicks;
+- perhaps ``recollect(image, guidance, target) -> examples``, which ``decode`` then takes as its fourth argument: objects whose masks are
+  known, and ``config.recall`` above 0 where it does (see `unet.UNet`);
 - perhaps ``loss(output, target, guidance) -> Tensor``: its own training objective, in place of the one that a recipe names.
 
 All tensors are ``(B, C, h, w)`` float32 at the working size, which must be a multiple of ``config.stride``. ``config.guidance`` and
@@ -25,6 +27,7 @@ import torch
 from torch import nn
 
 from napari_apprentice.networks._interface import IoUHead, Output
+from napari_apprentice.networks._recall import Recalled
 from napari_apprentice.networks.adaptiveclick import AdaptiveClick
 from napari_apprentice.networks.cdnet import CDNet
 from napari_apprentice.networks.deeplab import DeepLab
@@ -33,7 +36,7 @@ from napari_apprentice.networks.latefusion import LateFusion
 from napari_apprentice.networks.unet import UNet, UNetConfig
 from napari_apprentice.types import WeightsError
 
-__all__ = ["NETWORKS", "IoUHead", "Output", "UNet", "UNetConfig", "build", "config_of", "configuration"]
+__all__ = ["NETWORKS", "IoUHead", "Output", "Recalled", "UNet", "UNetConfig", "build", "config_of", "configuration"]
 
 NETWORKS: dict[str, type[Any]] = {
     "unet": UNet,

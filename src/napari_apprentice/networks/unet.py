@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from napari_apprentice.networks._interface import Output
+from napari_apprentice.networks._recall import Recall, Recalled
 
 __all__ = ["Headed", "Likeness", "Trunk", "UNet", "UNetConfig"]
 
@@ -39,6 +41,8 @@ class UNetConfig:
     sees_previous : whether it looks at the previous mask; for comparison
     likeness : channels of each of the four ways in which a place can look like a clicked one (`Likeness`); 0 does without
     likeness_level : level of the encoder whose features are compared too
+    recall : dimensions of each head that reads examples (`Recall`); 0 does without
+    recall_levels : levels of the encoder that read them
     """
 
     widths: tuple[int, ...] = (24, 48, 96, 160, 192)
@@ -50,6 +54,8 @@ class UNetConfig:
     sees_previous: bool = True
     likeness: int = 0
     likeness_level: int = 2
+    recall: int = 0
+    recall_levels: tuple[int, ...] = (2, 3)
 
     @property
     def stride(self) -> int:
@@ -159,18 +165,26 @@ class Trunk(nn.Module):
             self.decoder.append(Residual(widths[level], widths[level], groups))
         self.norm = nn.GroupNorm(groups, widths[0])
 
+    def levels(
+        self, x: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}), most: int | None = None
+    ) -> list[Tensor]:
+        """The features of every level of the encoder, or of the first ``most`` ones; ``beside`` as in `seen`."""
+        x = self.stem(x)
+        x = x + beside[0](x) if 0 in beside else x
+        found = []
+        for passed, level in enumerate(self.encoder[:most], 1):
+            x = level(x)
+            x = x + beside[passed](x) if passed in beside else x
+            found.append(x)
+        return found
+
     def seen(self, x: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> tuple[Tensor, Tensor]:
         """The features, and the mean of the deepest level (B, widths[-1]).
 
         ``beside`` : number of encoder levels passed -> what is added there, made of the features (B, widths[...], ...)
         """
-        x = self.stem(x)
-        x = x + beside[0](x) if 0 in beside else x
-        skips = []
-        for passed, level in enumerate(self.encoder, 1):
-            x = level(x)
-            x = x + beside[passed](x) if passed in beside else x
-            skips.append(x)
+        skips = self.levels(x, beside)
+        x = skips[-1]
         deepest = x.mean(dim=(2, 3))
         x = x + self.context(deepest)[:, :, None, None]
         for lateral, block, skip in zip(self.lateral, self.decoder, skips[-2::-1], strict=True):
@@ -209,6 +223,8 @@ class Headed(Trunk):
                 nn.init.zeros_(module.conv2.weight)
             if isinstance(module, Likeness):
                 nn.init.zeros_(module.mix.weight)
+            if isinstance(module, Recall):
+                module.initialise()
         nn.init.normal_(self.to_logits.weight, std=0.05)
 
     def said(self, x: Tensor, inputs: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> Output:
@@ -250,28 +266,61 @@ class UNet(Headed):
             )
             self.like_patches = Likeness(halved, halved, config.likeness)
             self.like_features = Likeness(compared, compared, config.likeness)
+        if config.recall:
+            reads = [Recall(config.widths[level], 2 ** (level + 1), config.recall, config.groups) for level in config.recall_levels]
+            self.recall = nn.ModuleList(reads)
         self.initialise()
 
     def encode(self, image: Tensor) -> Tensor:
         """Nothing depends on the image alone in early fusion: the image itself."""
         return image
 
-    def decode(self, features: Tensor, guidance: Tensor, previous: Tensor) -> Output:
-        """Mask and estimated IoU for one set of clicks per image."""
+    def recollect(self, image: Tensor, guidance: Tensor, target: Tensor) -> tuple[Recalled, ...]:
+        """Examples as `decode` takes them: images (B, R, 3, h, w), a click in each (B, R, 2, h, w), masks (B, R, 1, h, w) in {0, 1}.
+
+        What the trunk makes of them is not learnt from.
+        """
+        if not self.config.recall:
+            raise ValueError("examples arrived at a network that reads none; expected one with recall")
+        batch = image.shape[:2]
+        with torch.no_grad():
+            image, guidance = image.flatten(0, 1), guidance.flatten(0, 1)
+            x = torch.cat([image, guidance, torch.zeros_like(image[:, :1])], dim=1)
+            found = self.levels(x, self._beside(image, guidance, ()), max(self.config.recall_levels) + 1)
+        return tuple(
+            cast(Recall, read).examples(found[level].reshape(*batch, *found[level].shape[1:]), target)
+            for read, level in zip(self.recall, self.config.recall_levels, strict=True)
+        )
+
+    def decode(self, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled] = ()) -> Output:
+        """Mask and estimated IoU for one set of clicks per image; ``known`` : examples, as `recollect` reads them."""
         if not self.config.sees_previous:
             previous = torch.zeros_like(previous)
         inputs = torch.cat([features, guidance, previous], dim=1)
-        return self.said(inputs, inputs, self._beside(features, guidance))
+        return self.said(inputs, inputs, self._beside(features, guidance, known))
 
-    def _beside(self, image: Tensor, guidance: Tensor) -> dict[int, Callable[[Tensor], Tensor]]:
-        """What is added to the features of the trunk: what looks like what was clicked."""
-        if not self.config.likeness:
-            return {}
-        return {
-            0: lambda _: self.like_patches(self.patches(image), guidance),
-            self.config.likeness_level + 1: lambda x: self.like_features(x, guidance),
-        }
+    def _beside(self, image: Tensor, guidance: Tensor, known: Sequence[Recalled]) -> dict[int, Callable[[Tensor], Tensor]]:
+        """What is added to the features of the trunk: what looks like what was clicked, and what examples say."""
+        found: dict[int, list[Callable[[Tensor], Tensor]]] = {}
+        if self.config.likeness:
+            found[0] = [lambda _: self.like_patches(self.patches(image), guidance)]
+            found[self.config.likeness_level + 1] = [lambda x: self.like_features(x, guidance)]
+        if known:
+            for read, level, of_level in zip(self.recall, self.config.recall_levels, known, strict=True):
+                found.setdefault(level + 1, []).append(partial(_read, cast(Recall, read), of_level))
+        return {passed: partial(_sum, parts) for passed, parts in found.items()}
 
     def forward(self, image: Tensor, guidance: Tensor, previous: Tensor) -> Output:
         """`decode` of `encode`."""
         return self.decode(self.encode(image), guidance, previous)
+
+
+def _read(read: Recall, known: Recalled, x: Tensor) -> Tensor:
+    return read(x, known)  # type: ignore[no-any-return]
+
+
+def _sum(parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+    total = parts[0](x)
+    for part in parts[1:]:
+        total = total + part(x)
+    return total

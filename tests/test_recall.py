@@ -1,0 +1,405 @@
+"""Examples: objects whose masks are known, which the network is shown with every click. What they change, and what they never change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from napari_apprentice.adaptation import POLICIES, Adaptation, _doubt
+from napari_apprentice.knowledge import KnowledgeStore
+from napari_apprentice.networks import Recalled, UNet, build
+from napari_apprentice.samples import Drawn, SampleStream
+from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
+from napari_apprentice.synthetic import Scene
+from napari_apprentice.training import read_recipe, train
+from napari_apprentice.types import Click, ImageSlice, Lesson, Prompt, RecipeError, WeightsError, WriteError
+from napari_apprentice.weights import LoadedWeights, load_weights
+
+PLAIN = {"widths": [8, 16, 16, 16, 16], "groups": 4, "likeness": 2}
+READING = PLAIN | {"recall": 4}
+SHAPE = (70, 80)
+MIDDLE = (35, 40)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def reader(seed: int = 0) -> UNet:
+    """A network that reads examples, with random weights everywhere."""
+    torch.manual_seed(seed)
+    network = build("unet", READING).eval()
+    with torch.no_grad():
+        for read in network.recall:
+            for parameter in read.mix[-1].parameters():
+                parameter.normal_(std=0.3)
+    return network
+
+
+def asked(batch: int = 2, seed: int = 1, size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, clicks and previous masks."""
+    made = torch.Generator().manual_seed(seed)
+    image = torch.randn(batch, 3, size, size, generator=made)
+    clicks = (torch.rand(batch, 2, size, size, generator=made) > 0.99).float()
+    return image, clicks, torch.rand(batch, 1, size, size, generator=made)
+
+
+def shown(batch: int = 2, count: int = 3, seed: int = 2, size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
+    """Examples for `UNet.recollect`."""
+    image, clicks, mask = asked(batch * count, seed, size)
+    return tuple(part.unflatten(0, (batch, count)) for part in (image, clicks, (mask > 0.5).float()))
+
+
+# --- the network ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_begins_to_read_says_what_it_said_before():
+    torch.manual_seed(0)
+    plain = build("unet", PLAIN).eval()
+    reading = build("unet", READING).eval()
+    reading.load_state_dict(reading.state_dict() | plain.state_dict())
+    with torch.no_grad():
+        before = plain(*asked())
+        for after in (reading(*asked()), reading.decode(*asked(), reading.recollect(*shown()))):
+            assert torch.equal(before.logits, after.logits)
+            assert torch.equal(before.iou_logits, after.iou_logits)
+
+
+def test_without_examples_a_network_that_reads_says_what_it_would_without_that_part():
+    reading = reader()
+    plain = build("unet", PLAIN).eval()
+    plain.load_state_dict({k: v for k, v in reading.state_dict().items() if not k.startswith("recall")})
+    with torch.no_grad():
+        assert torch.equal(plain(*asked()).logits, reading(*asked()).logits)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(3)))
+def test_examples_have_no_order(order):
+    network = reader()
+    examples = shown()
+    with torch.no_grad():
+        one = network.decode(*asked(), network.recollect(*examples)).logits
+        other = network.decode(*asked(), network.recollect(*(part[:, list(order)] for part in examples))).logits
+    assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_an_example_that_is_there_twice_says_nothing_new():
+    network = reader()
+    examples = shown(count=1)
+    with torch.no_grad():
+        one = network.decode(*asked(), network.recollect(*examples)).logits
+        twice = network.decode(*asked(), network.recollect(*(torch.cat([part, part], dim=1) for part in examples))).logits
+    assert torch.allclose(one, twice, atol=1e-4)
+
+
+def test_examples_that_all_images_share_are_read_as_if_each_had_its_own():
+    network = reader()
+    alone = shown(batch=1)
+    with torch.no_grad():
+        shared = network.decode(*asked(), network.recollect(*alone)).logits
+        own = network.decode(*asked(), network.recollect(*(torch.cat([part, part]) for part in alone))).logits
+    assert torch.allclose(shared, own, atol=1e-4)
+
+
+def test_what_is_read_depends_on_the_masks_and_on_the_images_of_the_examples():
+    network = reader()
+    image, clicks, mask = shown()
+    with torch.no_grad():
+        said = network.decode(*asked(), network.recollect(image, clicks, mask)).logits
+        for other in ((image, clicks, 1 - mask), (image.flip(3), clicks, mask)):
+            assert not torch.allclose(said, network.decode(*asked(), network.recollect(*other)).logits, atol=1e-3)
+        assert not torch.allclose(said, network(*asked()).logits, atol=1e-3)
+
+
+def test_no_image_sees_the_examples_of_another():
+    network = reader()
+    examples = shown()
+    other = tuple(torch.cat([part[:1], part[1:].flip(1, 3)]) for part in examples)
+    with torch.no_grad():
+        one, two = (network.decode(*asked(), network.recollect(*e)).logits for e in (examples, other))
+    assert torch.allclose(one[0], two[0], atol=1e-4)
+
+
+def test_what_reads_examples_learns_while_the_rest_may_stay_as_it_is():
+    """With the trunk frozen, its features bear no gradient: in channels_last that once ended the process."""
+    network = build("unet", READING)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith("recall"))
+    nn.init.normal_(network.recall[0].mix[-1].weight)
+    nn.init.normal_(network.recall[1].mix[-1].weight)
+    image, clicks, previous = (part.to(memory_format=torch.channels_last) for part in asked())
+    network.decode(image, clicks, previous, network.recollect(*shown())).logits.square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("recall")
+    assert all(bool(p.grad.abs().sum() > 0) for n, p in network.named_parameters() if n.startswith("recall") and "nothing" not in n)
+
+
+def test_a_network_that_reads_none_says_so():
+    with pytest.raises(ValueError, match="expected one with recall"):
+        build("unet", PLAIN).recollect(*shown())
+
+
+# --- a session's model ------------------------------------------------------------------------------------------------------------------
+
+
+def segmenter_of(network: nn.Module) -> NetworkSegmenter:
+    return NetworkSegmenter(LoadedWeights(network, "unet", {}, "0" * 12), "cpu", ZoomConfig(size=64, first_size=64, late_size=64))
+
+
+@pytest.fixture
+def segmenter() -> NetworkSegmenter:
+    return segmenter_of(reader())
+
+
+def small(name: str = "recall", **changes: object) -> Adaptation:
+    return replace(POLICIES[name], **{"size": 64, "plausible": 0.0, **changes})
+
+
+def disk(row: float = MIDDLE[0], col: float = MIDDLE[1], radius: float = 14) -> np.ndarray:
+    rows, cols = np.indices(SHAPE)
+    return np.hypot(rows - row, cols - col) <= radius
+
+
+def picture(mask: np.ndarray, seed: int = 0) -> ImageSlice:
+    return ImageSlice((np.random.default_rng(seed).integers(0, 60, (1, *SHAPE)) + 120 * mask).astype(np.uint8))
+
+
+def lesson(row: float = MIDDLE[0], seed: int = 0) -> Lesson:
+    mask = disk(row)
+    return Lesson(picture(mask, seed), (Click((int(row), MIDDLE[1])),), mask, "case")
+
+
+def answer(segmenter: NetworkSegmenter) -> np.ndarray:
+    return segmenter.predict(picture(disk(), 9), Prompt((Click(MIDDLE),))).logits
+
+
+def test_an_accepted_object_is_shown_and_no_weight_changes(segmenter):
+    untaught = answer(segmenter)
+    before = {k: v.clone() for k, v in segmenter.network.named_parameters()}
+    report = small(full_doubt=0.0).on_accept(segmenter, lesson())
+    assert report.accepted
+    assert segmenter.snapshot().examples > 0
+    assert all(torch.equal(before[k], v) for k, v in segmenter.network.named_parameters())
+    assert not np.array_equal(answer(segmenter), untaught)
+
+
+def test_every_state_can_be_had_back_bit_for_bit(segmenter):
+    states = [(segmenter.snapshot(), answer(segmenter))]
+    for number in range(3):
+        small(full_doubt=0.0).on_accept(segmenter, lesson(30 + 3 * number, number))
+        states.append((segmenter.snapshot(), answer(segmenter)))
+    for snapshot, said in reversed(states):
+        segmenter.restore(snapshot)
+        assert np.array_equal(answer(segmenter), said)
+
+
+def test_a_policy_that_shows_nothing_answers_as_if_nothing_were_remembered(segmenter):
+    small("pi", post_rate=0.0, anchor=0.0, gate_margin=float("inf"), full_doubt=0.0).on_accept(segmenter, lesson())
+    assert segmenter.snapshot().memory
+    assert segmenter.snapshot().examples == 0
+    assert segmenter.recollected() == ()
+
+
+def test_a_network_that_reads_none_is_taught_as_by_post_interaction():
+    """Bit for bit."""
+    torch.manual_seed(0)
+    weights = build("unet", PLAIN).state_dict()
+    known = []
+    for name in ("recall", "pi"):
+        network = build("unet", PLAIN).eval()
+        network.load_state_dict(weights)
+        segmenter = segmenter_of(network)
+        small(name).on_accept(segmenter, lesson())
+        known.append(segmenter.snapshot())
+        assert segmenter.recollected() == ()
+    assert all(torch.equal(value, known[1].weights[name]) for name, value in known[0].weights.items())
+    assert not all(torch.equal(value, weights[name]) for name, value in known[0].weights.items())
+
+
+def test_what_was_made_of_examples_is_kept_until_they_or_the_weights_change(segmenter):
+    small(full_doubt=0.0).on_accept(segmenter, lesson())
+    first = segmenter.recollected()
+    assert segmenter.recollected() is first
+    small(full_doubt=0.0).on_accept(segmenter, lesson(30, 1))
+    second = segmenter.recollected()
+    assert second is not first
+    assert second[0].keys.shape[3] == 2 * first[0].keys.shape[3]
+    known = segmenter.snapshot()
+    segmenter.restore(replace(known, weights=type(known.weights)({k: v * 1.01 for k, v in known.weights.items()})))
+    assert segmenter.recollected() is not second
+
+
+def worth(gained: float) -> Iterator[list[float]]:
+    """IoUs of replays: with what was learnt, then without."""
+    while True:
+        yield [0.5 + gained]
+        yield [0.5]
+
+
+def test_examples_that_do_harm_are_hidden_and_shown_again_when_they_would_help(segmenter, monkeypatch):
+    policy = small()
+    policy.on_accept(segmenter, lesson())
+    assert segmenter.snapshot().examples == policy.examples  # there was none to judge by
+    for gained, expected in ((-0.2, 0), (-0.2, 0), (0.6, policy.examples)):
+        answers = worth(gained)
+        monkeypatch.setattr(_doubt, "replayed", lambda *_, answers=answers: next(answers))
+        monkeypatch.setattr("napari_apprentice.adaptation.replayed", lambda *_, answers=answers: next(answers))
+        report = policy.on_accept(segmenter, lesson())
+        assert segmenter.snapshot().examples == expected
+        assert ("out of view" in report.message) == (expected == 0)
+    assert len(segmenter.snapshot().memory) == 4
+
+
+def test_hidden_examples_are_judged_as_if_they_were_shown(segmenter):
+    small().on_accept(segmenter, lesson())
+    segmenter.restore(replace(segmenter.snapshot(), examples=0))
+    assert segmenter.recollected() == ()
+    assert segmenter.recollected(8) != ()
+
+
+# --- on disk ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_how_many_are_shown_is_kept_on_disk(segmenter, tmp_path):
+    store = KnowledgeStore(segmenter.base, "0" * 12)
+    small(full_doubt=0.0).on_accept(segmenter, lesson())
+    said = answer(segmenter)
+    store.save(segmenter.snapshot(), tmp_path / "known")
+    segmenter.restore(segmenter.base)
+    segmenter.restore(store.load(tmp_path / "known"))
+    assert np.array_equal(answer(segmenter), said)
+
+
+def test_what_lies_in_pictures_is_not_written_without_leave_and_not_silently_left_out(segmenter, tmp_path):
+    store = KnowledgeStore(segmenter.base, "0" * 12)
+    small(full_doubt=0.0).on_accept(segmenter, lesson())
+    with pytest.raises(WriteError, match="would hold none of it without the small views of 1 accepted objects"):
+        store.save(segmenter.snapshot(), tmp_path / "known", pictures=False)
+    assert not (tmp_path / "known").exists()
+    store.save(replace(segmenter.snapshot(), examples=0), tmp_path / "known", pictures=False)
+    assert store.load(tmp_path / "known").memory == ()
+
+
+def test_a_negative_number_of_examples_is_damage(segmenter, tmp_path):
+    store = KnowledgeStore(segmenter.base, "0" * 12)
+    store.save(replace(segmenter.base, examples=-1), tmp_path / "known")
+    with pytest.raises(WeightsError, match="damaged"):
+        store.load(tmp_path / "known")
+
+
+# --- training ---------------------------------------------------------------------------------------------------------------------------
+
+TINY = """
+steps = 2
+sizes = [[64, 2]]
+synthetic = 1.0
+warmup = 1
+workers = 0
+report_every = 2
+importance = 2
+examples = [0.0, 0.5, 0.5]
+config = { widths = [8, 16, 16, 16, 16], groups = 4, likeness = 2, recall = 4 }
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY, "utf-8")
+    return path
+
+
+def test_a_stage_can_train_one_part_alone(recipe, tmp_path):
+    first = load_weights(train(recipe, None, tmp_path / "tiny.safetensors", device="cpu")).network.state_dict()
+    stage = tmp_path / "next.toml"
+    stage.write_text('only = "recall"\nstart_from = "tiny.toml"\n' + TINY, "utf-8")
+    second = load_weights(train(stage, None, tmp_path / "next.safetensors", device="cpu")).network.state_dict()
+    changed = {name for name, value in first.items() if not torch.equal(value, second[name])}
+    assert changed
+    assert all(name.startswith("recall") for name in changed)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("examples = [0.0, 0.5, 0.5]", "examples = []", "not all of them 0"),
+        ("examples = [0.0, 0.5, 0.5]", "examples = [1.0, -1.0]", "not all of them 0"),
+        (", recall = 4", "", "to a network that reads none"),
+        ("examples = [0.0, 0.5, 0.5]", 'examples = [0.5, 0.5]\nonly = "recall"', "no chance of 0"),
+    ],
+)
+def test_examples_that_cannot_be_are_refused(recipe, old, new, said):
+    recipe.write_text(TINY.replace(old, new), "utf-8")
+    with pytest.raises(RecipeError, match=said):
+        read_recipe(recipe)
+
+
+def test_a_part_that_the_network_does_not_have_is_refused(recipe, tmp_path):
+    recipe.write_text('only = "recal_"\n' + TINY, "utf-8")
+    with pytest.raises(RecipeError, match="has no such part"):
+        train(recipe, None, tmp_path / "out.safetensors", device="cpu")
+
+
+# --- samples ----------------------------------------------------------------------------------------------------------------------------
+
+
+def two_looks(number: int) -> Scene:
+    """A bright disk (1) and a dark one (2) on noise, the same kinds in every scene."""
+    rows, cols = np.indices((100, 100))
+    labels = np.zeros((100, 100), np.int32)
+    labels[np.hypot(rows - 30, cols - 30 - number) < 15] = 1
+    labels[np.hypot(rows - 70, cols - 60 + number) < 15] = 2
+    noise = np.random.default_rng(number).integers(100, 130, (3, 100, 100))
+    return Scene((noise + 100 * (labels == 1) - 90 * (labels == 2)).astype(np.uint8), (labels,), (1.0,), ("disk {}",))
+
+
+def stream(examples: tuple[float, ...], **changes: object) -> Iterator[Drawn]:
+    scenes = {"disks": [two_looks(n) for n in range(4)]}
+    return iter(SampleStream(scenes, {"disks": 1.0}, 0.0, ((48, 6),), 5, examples=examples, **changes))
+
+
+def test_without_examples_there_is_room_for_none():
+    drawn = next(stream((1.0,)))
+    assert drawn.example_image.shape == (6, 0, 3, 48, 48)
+    assert drawn.example_target.shape == (6, 0, 1, 48, 48)
+
+
+def test_examples_are_drawn_as_often_as_was_asked_and_equally_each_time():
+    one, other = stream((0.5, 0.0, 0.5)), stream((0.5, 0.0, 0.5))
+    counts = []
+    for _ in range(12):
+        first, second = next(one), next(other)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        counts.append(first.example_image.shape[1])
+        assert first.example_image.shape[:2] == first.example_target.shape[:2]
+        assert bool((first.example_target.flatten(2).sum(2) > 0).all())
+    assert set(counts) == {0, 2}
+
+
+def test_examples_show_the_same_kind_as_a_rule():
+    """An object is brighter than what is around it, or darker; so are most of its examples, and by far not all without regard to kinds."""
+
+    def brighter(image: Tensor, target: Tensor) -> Tensor:
+        grey, inside = image.mean(-3), target[..., 0, :, :] > 0.5
+        return (grey * inside).sum((-2, -1)) / inside.sum((-2, -1)) > (grey * ~inside).sum((-2, -1)) / (~inside).sum((-2, -1)).clamp_min(1)
+
+    same = []
+    for _, drawn in zip(range(20), stream((0.0, 1.0)), strict=False):
+        same.append((brighter(drawn.image, drawn.target)[:, None] == brighter(drawn.example_image, drawn.example_target)).float())
+    assert float(torch.cat(same).mean()) > 0.75
+
+
+def test_the_type_of_what_is_recollected():
+    known = reader().recollect(*shown())
+    assert all(isinstance(part, Recalled) for part in known)
+    assert [part.keys.shape[:3] for part in known] == [(2, 4, 4), (2, 4, 4)]
