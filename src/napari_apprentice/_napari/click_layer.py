@@ -89,7 +89,8 @@ class ClickLayer:
         self.layer.help = f"click: inside the object, Ctrl+click: outside, {sign} switches, {accept} accepts"
 
     def take_clicks(self) -> None:
-        """Make this the layer that the mouse talks to."""
+        """Make this the layer that the mouse talks to. napari gives none to a hidden one."""
+        self.layer.visible = True
         self._viewer.layers.selection.active = self.layer
         self.layer.mode = "add"
 
