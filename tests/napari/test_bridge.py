@@ -449,6 +449,19 @@ def test_the_brush_paints_the_open_object(desk):
     assert desk.labels.selected_label == 1
 
 
+def test_the_brush_keeps_the_label_that_the_user_chose(desk):
+    desk.click(2, 20, 20)
+    desk.wait()
+    desk.labels.selected_label = 7
+    for col in (5, 9):
+        paint(desk.labels, [(2, 5, col)], desk.labels.selected_label)
+        desk.wait()
+    assert desk.session.labels[2, 5, 9] == desk.labels.selected_label == 7
+    desk.bridge.accept()
+    desk.wait()
+    assert desk.labels.selected_label == desk.session.label == 8
+
+
 def test_napari_s_history_cannot_bring_stale_labels_back_after_the_session(desk):
     paint(desk.labels, [(2, 5, 5)], 1)
     desk.click(2, 20, 20)
