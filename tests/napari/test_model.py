@@ -234,6 +234,12 @@ def test_the_panel_lists_versions_refusals_and_what_was_saved(panel):
     assert saved(()) == "nothing accepted yet"
 
 
+def test_before_the_first_session_there_is_no_version_to_do_anything_with(panel):
+    each = (panel.go_back, panel.pin, panel.export, panel.forget, panel.peek)
+    assert [button.isEnabled() for button in each] == [False] * 5
+    assert panel.summary.text() == "no session"
+
+
 def test_the_buttons_speak_of_the_chosen_version(panel, qtbot, monkeypatch):
     panel.show_versions(VERSIONS)
     assert not panel.go_back.isEnabled()
