@@ -439,6 +439,16 @@ def test_painting_that_the_session_refuses_is_taken_off_the_layer(desk, monkeypa
     assert desk.labels.data[2, 5, 5] == 0
 
 
+def test_deleting_the_only_click_undoes_it(desk):
+    desk.click(2, 20, 20)
+    desk.wait()
+    desk.points.selected_data = {0}
+    desk.points.remove_selected()
+    desk.wait()
+    assert desk.session.clicks == ()
+    desk.check_equal()
+
+
 def test_the_brush_paints_the_open_object(desk):
     desk.click(2, 20, 20)
     desk.bridge.accept()

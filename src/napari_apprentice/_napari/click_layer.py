@@ -181,5 +181,4 @@ class ClickLayer:
 
 
 def _is_newest_gone(before: Sequence[Click], after: Any) -> bool:
-    kept = [click.voxel for click in before[:-1]]
-    return len(after) == len(kept) and np.array_equal(np.asarray(after).reshape(len(kept), -1), np.array(kept).reshape(len(kept), -1))
+    return len(after) == len(before) - 1 and all(tuple(point) == click.voxel for point, click in zip(after, before[:-1], strict=True))
