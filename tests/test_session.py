@@ -404,6 +404,35 @@ def test_the_model_is_told_all_clicks_of_the_plane_and_the_previous_answer():
     assert third[1].previous is not second[1].previous
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_plane_in_which_only_lines_of_others_lie_is_looked_at_anew(again):
+    """Each of them is a mask of a few voxels, which would hold the answer down to what is near the click."""
+    asked = []
+
+    class Listening(FakePolicy):
+        def on_click(self, segmenter, image_slice, prompt):
+            asked.append(prompt.previous)
+            return super().on_click(segmenter, image_slice, prompt)
+
+    session = make(policy=Listening())
+    session.add(Click((2, 6, 7)))
+    if again:
+        session.accept()
+        session.select(1)
+    line = session.labels[2, 6].copy()
+    assert line.any()
+    session.add(Click((2, 6, 2), axis=1))
+    assert asked[-1] is None
+    assert (session.labels[2, 6][line == 1] == 1).all(), "the line stays"
+    session.undo()
+    session.add(Click((2, 6, 7), positive=False, axis=1))
+    assert asked[-1] is not None, "a negative click is about the line"
+    session.undo()
+    session.paint((slice(1, 4), slice(6, 7), slice(1, 3)), np.ones((3, 1, 2), int))
+    session.add(Click((2, 6, 2), axis=1))
+    assert asked[-1] is not None, "what was painted there is gone on with"
+
+
 def test_a_first_negative_click_is_answered():
     session = make(PICTURE)
     assert session.add(Click((5, 5), positive=False)).region is None

@@ -56,6 +56,11 @@ class Overview:
         return self._state.clicks
 
     @property
+    def empty(self) -> bool:
+        """Whether the open object has no voxel."""
+        return self._labels.layers_with(self.label) is None
+
+    @property
     def worked_in(self) -> tuple[Plane, ...]:
         """Planes that the user clicked or painted in for the open object: what it teaches when it is accepted."""
         return self._state.worked_in
@@ -97,7 +102,7 @@ class Overview:
     @property
     def candidate(self) -> int:
         """The object that `propagate` takes by default: the open one if it has voxels, else the one that was accepted last."""
-        if not self.finished or self._labels.layers_with(self.label) is not None:
+        if not self.finished or not self.empty:
             return self.label
         return self.finished[-1]
 

@@ -5,6 +5,7 @@
 - What else there is of the open object stays: what the user painted by hand, and the lines in which answers in crossing planes cut
   this one. A negative click on the object is about the whole connected piece that it hits, though, wherever that came from.
 - The first answer in a plane replaces all that was there of the object before (of one selected, or begun by hand), but for those lines.
+  A plane in which there is nothing else was not worked in yet: a positive click there looks for the object anew.
 - Voxels of other objects are never overwritten, whether these objects are finished or not.
 """
 
@@ -24,7 +25,7 @@ from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.shapes import deepest, signed_distance
 from napari_apprentice.types import Box, Click, Plane, Prediction
 
-__all__ = ["crossing_lines", "implied", "previous_answer", "repainting"]
+__all__ = ["crossing_lines", "implied", "only_crossed", "previous_answer", "repainting"]
 
 
 def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction | None:
@@ -46,6 +47,23 @@ def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction 
     logits, box = corrected.logits.copy(), answer.box.slices
     logits[box] = np.where(by_hand[box], logits[box], answer.logits)
     return replace(corrected, logits=logits, view=answer.view, score=answer.score, given=answer.given)
+
+
+def only_crossed(labels: LabelMap, state: State, plane: Plane) -> bool:
+    """Whether nobody put the open object into a plane: all there is of it are the lines in which its planes across other axes cut that."""
+    mask = labels.plane(plane) == state.label
+    return bool(mask.any()) and _only_lines(mask, state, plane)
+
+
+def _only_lines(mask: npt.NDArray[np.bool_], state: State, plane: Plane) -> bool:
+    """As `only_crossed`, for the open object in its plane; True of an empty one."""
+    origin = state.origin(state.label)
+    if plane in origin.own or plane in origin.carried:
+        return False
+    rest = mask.copy()
+    for line in crossing_lines((*state.predictions, *origin.own), plane):
+        rest[line] = False
+    return not rest.any()
 
 
 def _outlined(mask: npt.NDArray[np.bool_]) -> Prediction:
@@ -83,6 +101,8 @@ def _replaceable(mask: npt.NDArray[np.bool_], state: State, click: Click) -> npt
     earlier = state.predictions.get(click.plane)
     if earlier is not None:
         own = mask & earlier.mask
+    elif _only_lines(mask, state, click.plane):
+        own = np.zeros_like(mask)
     else:
         own = mask.copy()
         for line in crossing_lines(state.predictions, click.plane):

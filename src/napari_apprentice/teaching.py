@@ -20,7 +20,7 @@ from napari_apprentice.cohorts import Cohort
 from napari_apprentice.history import History, State
 from napari_apprentice.journal import Event
 from napari_apprentice.labelmap import LabelMap
-from napari_apprentice.painting import implied, previous_answer
+from napari_apprentice.painting import implied, only_crossed, previous_answer
 from napari_apprentice.types import (
     AdaptationPolicy,
     ApprenticeError,
@@ -92,7 +92,8 @@ class Apprentice:
     def answered(self, labels: LabelMap, state: State, click: Click) -> State:
         """The state after the model's answer to a click."""
         after, plane = state.clicked(click), click.plane
-        previous = previous_answer(labels, state, plane)
+        anew = click.positive and only_crossed(labels, state, plane)
+        previous = None if anew else previous_answer(labels, state, plane)
         prompt = Prompt(implied(after.clicks_in(plane), previous), previous)
         answer = self.policy.on_click(self.segmenter, self.image.slice(plane), prompt)
         first = {plane: answer} if prompt.previous is None and len(prompt.clicks) == 1 else {}

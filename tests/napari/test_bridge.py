@@ -439,6 +439,16 @@ def test_painting_that_the_session_refuses_is_taken_off_the_layer(desk, monkeypa
     assert desk.labels.data[2, 5, 5] == 0
 
 
+def test_deleting_the_only_click_undoes_it(desk):
+    desk.click(2, 20, 20)
+    desk.wait()
+    desk.points.selected_data = {0}
+    desk.points.remove_selected()
+    desk.wait()
+    assert desk.session.clicks == ()
+    desk.check_equal()
+
+
 def test_the_brush_paints_the_open_object(desk):
     desk.click(2, 20, 20)
     desk.bridge.accept()
@@ -447,6 +457,19 @@ def test_the_brush_paints_the_open_object(desk):
     desk.bridge.select(1)
     desk.wait()
     assert desk.labels.selected_label == 1
+
+
+def test_the_brush_keeps_the_label_that_the_user_chose(desk):
+    desk.click(2, 20, 20)
+    desk.wait()
+    desk.labels.selected_label = 7
+    for col in (5, 9):
+        paint(desk.labels, [(2, 5, col)], desk.labels.selected_label)
+        desk.wait()
+    assert desk.session.labels[2, 5, 9] == desk.labels.selected_label == 7
+    desk.bridge.accept()
+    desk.wait()
+    assert desk.labels.selected_label == desk.session.label == 8
 
 
 def test_napari_s_history_cannot_bring_stale_labels_back_after_the_session(desk):

@@ -65,6 +65,13 @@ def shown(table):
     return [dict(zip(names, row, strict=True)) for row in cells]
 
 
+def test_one_object_is_not_called_objects(qtbot, table):
+    layer = next(layer for layer in table._viewer.layers if layer.name == "objects")
+    layer.data = np.where(layer.data == 3, 3, 0)
+    press(qtbot, table, table.start)
+    assert table.status.words == "1 object in objects."
+
+
 def test_the_table_shows_and_saves_what_the_engine_measures(qtbot, table, volume, objects, tmp_path, monkeypatch):
     where = []
     real = measure.measure

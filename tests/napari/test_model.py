@@ -142,6 +142,7 @@ def test_peeking_outlines_the_untaught_answer_and_leaves_everything_else_alone(d
     assert outline.data.sum() == 81  # a disk of radius 5; the taught model says 7
     assert outline.data[4].sum() == 81
     assert (labels.data[4] == 3).sum() > 81
+    assert desk.said[-1].startswith("outlined")
     desk.bridge.peek(False)
     assert not outline.visible
     assert desk.viewer.layers.selection.active is active
@@ -149,7 +150,7 @@ def test_peeking_outlines_the_untaught_answer_and_leaves_everything_else_alone(d
     assert (session.versions, session.clicks) == before[1:3]
     np.testing.assert_array_equal(labels.data, before[3])
     assert session._journal.path.read_bytes() == before[4]
-    assert desk.said[-1].startswith("outlined")
+    assert desk.said[-1].startswith("good?")
     np.testing.assert_allclose(outline.data_to_world((1, 2, 3)), desk.image_layer.data_to_world((1, 2, 3)))
     desk.bridge.stop()
     assert desk.outlines == []
@@ -231,6 +232,12 @@ def test_the_panel_lists_versions_refusals_and_what_was_saved(panel):
     panel.show_versions(None)
     assert panel.list.count() == 0
     assert saved(()) == "nothing accepted yet"
+
+
+def test_before_the_first_session_there_is_no_version_to_do_anything_with(panel):
+    each = (panel.go_back, panel.pin, panel.export, panel.forget, panel.peek)
+    assert [button.isEnabled() for button in each] == [False] * 5
+    assert panel.summary.text() == "no session"
 
 
 def test_the_buttons_speak_of_the_chosen_version(panel, qtbot, monkeypatch):

@@ -35,10 +35,11 @@ def test_the_answer_is_asked_for_once_and_shows_as_long_as_it_is_wanted(peeker, 
         [(plane, mask)] = sitting.desk.outlined
         assert plane == HERE.plane
         np.testing.assert_array_equal(mask, untaught)
+        assert errands.heard[-1] == "outlined: what the untaught model would have said"
         peeker.peek(False, sitting)
         assert sitting.desk.outlined == []
+        assert errands.heard[-1] == sitting.next_click, "nothing is outlined any more"
     assert peeker.asked == [HERE.plane]
-    assert errands.heard[-1] == "outlined: what the untaught model would have said"
 
 
 @pytest.mark.parametrize(

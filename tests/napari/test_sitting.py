@@ -140,11 +140,23 @@ def test_seeds_show_in_the_place_of_clicks_until_the_object_is_split(sitting, er
     assert [each for each in sitting.told if isinstance(each, bool)] == [True, False]
 
 
-def test_without_seeds_nothing_is_split(sitting, errands):
+def test_without_seeds_nothing_is_split(splitting, errands):
+    splitting.split()
+    assert errands.heard[-2:] == [CLICK_PARTS, "nothing was split"]
+    assert splitting.told[-2:] == [True, False]
+
+
+def test_an_object_that_is_not_there_is_not_split(sitting, errands):
     sitting.split()
+    assert errands.heard == ["object 1 has no mask yet, so there is nothing to split; Shift+O opens the object under the pointer"]
+    assert sitting.told == [False]
+    sitting.click(Click((4, 20, 10)))
+    assert sitting.desk.clicks == (Click((4, 20, 10)),), "it is a click, no part"
+    errands.wait()
+    sitting.accept(lambda *_: None)
+    errands.wait()
     sitting.split()
-    assert errands.heard == [CLICK_PARTS, "nothing was split"]
-    assert sitting.told == [True, False]
+    assert errands.heard[-1].startswith("object 2 has no mask yet")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
 from qtpy.QtCore import QPoint, Qt
-from qtpy.QtWidgets import QPushButton
+from qtpy.QtWidgets import QLabel, QPushButton
 
 import napari
 from napari_apprentice import files
@@ -351,6 +351,51 @@ def test_the_buttons_do_what_they_say(window, engine):
     assert engine.session._segmenter.radius == 5.0
     for button in widget.findChildren(QPushButton):
         assert button.focusPolicy() == Qt.FocusPolicy.NoFocus  # the keyboard stays with the canvas
+
+
+def test_the_mouse_comes_back_from_another_layer(window, engine):
+    widget, plane = window.widget, window.plane
+    window.activate(window.viewer.layers[0])
+    assert "the mouse is with the layer 'scan' now" in widget.status.words
+    window.click(plane, 20, 20)
+    assert engine.session.clicks == ()
+    window.activate(window.labels)
+    assert "brush" in widget.status.words
+    window.points.visible = False
+    window.press(widget.sign.findChildren(QPushButton)[0])
+    assert widget.status.words == "click inside an object"
+    window.click(plane, 20, 20)
+    assert engine.session.clicks == (Click((plane, 20, 20)),)
+
+
+def test_words_are_shown_as_they_are(window):
+    widget = window.widget
+    for words in (widget.status.findChildren(QLabel)[0], widget.objects.counts):
+        words.setText("1 × <b>")
+        assert words.textFormat() == Qt.TextFormat.PlainText
+
+
+def test_labels_of_another_image_do_not_lie_over_this_one(open_docked, scan, tmp_path, photograph):
+    window = open_docked(scan)
+    widget = window.widget
+    window.press(widget.start)
+    window.click(window.plane, 20, 20)
+    left = window.labels
+    window.press(widget.start)
+    assert left.visible
+    files.save_image(tmp_path / "photo.png", photograph)
+    window.viewer.open(tmp_path / "photo.png", plugin="napari-apprentice")
+    window.wait()
+    window.press(widget.start)
+    assert not left.visible
+    assert widget.status.words == "click inside an object; the labels of the sessions before are hidden"
+    assert window.labels.visible
+    window.press(widget.start)
+    widget.image.setCurrentIndex(0)
+    window.wait()
+    window.press(widget.resume)
+    assert left.visible
+    assert [layer.visible for layer in window.viewer.layers if layer.name == "photo labels"] == [False]
 
 
 def test_the_names_of_the_policies_are_those_of_the_engine():

@@ -64,6 +64,7 @@ class State:
     masks : how many the model proposed to the newest click
     device : where the model computes; "" where it does not say
     read_only : why nothing may be changed, see `Session.read_only`; "" where it may
+    empty : whether the open object has no voxel
     """
 
     label: int
@@ -77,6 +78,7 @@ class State:
     masks: int = 1
     device: str = ""
     read_only: str = ""
+    empty: bool = False
 
     @classmethod
     def of(cls, session: Session) -> State:
@@ -86,7 +88,7 @@ class State:
         newest = _newest_answer(session)
         masks = len(newest.proposed) if newest is not None else 1
         objects = session.label, tuple(session.clicks), tuple(session.finished)
-        return cls(*objects, *could, doubts, session.versions, session.legend, masks, session.device, session.read_only)
+        return cls(*objects, *could, doubts, session.versions, session.legend, masks, session.device, session.read_only, session.empty)
 
 
 def advice(session: Session) -> tuple[Doubt, ...]:

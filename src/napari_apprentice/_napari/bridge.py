@@ -23,6 +23,7 @@ from napari_apprentice._napari.desk import Desk
 from napari_apprentice._napari.engine import Engine, Wish, default_engine
 from napari_apprentice._napari.errands import Errands
 from napari_apprentice._napari.key_choice import KeyChoice
+from napari_apprentice._napari.leftovers import hide_others
 from napari_apprentice._napari.opener import Opener
 from napari_apprentice._napari.peeker import Peeker
 from napari_apprentice._napari.placement import shown_straight
@@ -43,6 +44,9 @@ __all__ = ["NOTHING_OPEN", "Bridge"]
 
 NOTHING_OPEN = "choose an image and press Start"
 FIRST_CLICK = "click inside an object"
+ELSEWHERE = "the mouse is with the layer {!r} now; press “inside” or “outside” to click again"
+PAINTING = "napari's brush changes the labels as well; press “inside” or “outside” to click again"
+LABELS_HIDDEN = "; the labels of the sessions before are hidden"
 READ_ONLY = "Read only: {}."
 MODEL_CHANGED = "working with another model; what the one before has learnt stays with its session"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
@@ -105,6 +109,7 @@ class Bridge(QObject):
         self._surveyor = Surveyor(self._errands)
         self._surveyor.found.connect(self.slices_found)
         viewer.layers.events.removed.connect(self._on_layer_removed)
+        viewer.layers.selection.events.active.connect(self._on_active)
 
     # ---------------------------------------------------------------------------------------------- the life of a session
 
@@ -172,6 +177,7 @@ class Bridge(QObject):
         self._closed = True
         self.stop()
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
+        self._viewer.layers.selection.events.active.disconnect(self._on_active)
         self._key_choice.close()
         self.worker.close()
 
@@ -188,6 +194,7 @@ class Bridge(QObject):
             splitting=self.splitting_changed.emit,
         )
         sitting.show()
+        hidden = LABELS_HIDDEN * bool(hide_others(desk.folder, self._viewer.layers))  # they would lie over this image
         desk.clicks.take_clicks()
         self.positive = True
         if state.read_only:
@@ -195,7 +202,7 @@ class Bridge(QObject):
             self.tell(READ_ONLY.format(state.read_only))
             self.say(READ_ONLY.format(state.read_only))
         else:
-            self.say(sitting.next_click if state.clicks else FIRST_CLICK)
+            self.say((sitting.next_click if state.clicks else FIRST_CLICK) + hidden)
         if shown_straight(opened.session.image):
             show_info(STRAIGHT)
         self.state_changed.emit(state)
@@ -229,6 +236,16 @@ class Bridge(QObject):
             # A window that closes removes all its layers; that is nothing to tell anybody.
             QTimer.singleShot(0, lambda: self.tell(LAYERS_REMOVED) if len(self._viewer.layers) else None)
 
+    def _on_active(self) -> None:
+        """Say whom the mouse talks to, when the user has chosen another layer."""
+        sitting, layer = self._open, self._viewer.layers.selection.active
+        if sitting is None or layer is None or sitting.state.read_only:
+            return
+        if layer == sitting.desk.clicks.layer:  # napari hands plugins a proxy
+            self.say(sitting.next_click if sitting.state.clicks else FIRST_CLICK)
+        else:
+            self.say(PAINTING if layer == sitting.desk.mask.layer else ELSEWHERE.format(layer.name))
+
     # ------------------------------------------------------------------------------------------------- the open object
 
     @property
@@ -242,6 +259,11 @@ class Bridge(QObject):
         if self._sitting is not None:  # also while another model is awaited: what is chosen is for the clicks that come then
             self._sitting.desk.clicks.positive = positive
         self.sign_changed.emit(positive)
+
+    def take_clicks(self) -> None:
+        """Let the mouse click again, whatever it was used for."""
+        if self._open is not None:
+            self._open.desk.clicks.take_clicks()
 
     def switch_sign(self) -> None:
         """Make a plain click negative if it is positive, and the other way round."""

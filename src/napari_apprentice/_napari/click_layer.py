@@ -89,7 +89,8 @@ class ClickLayer:
         self.layer.help = f"click: inside the object, Ctrl+click: outside, {sign} switches, {accept} accepts"
 
     def take_clicks(self) -> None:
-        """Make this the layer that the mouse talks to."""
+        """Make this the layer that the mouse talks to. napari gives none to a hidden one."""
+        self.layer.visible = True
         self._viewer.layers.selection.active = self.layer
         self.layer.mode = "add"
 
@@ -180,5 +181,4 @@ class ClickLayer:
 
 
 def _is_newest_gone(before: Sequence[Click], after: Any) -> bool:
-    kept = [click.voxel for click in before[:-1]]
-    return len(after) == len(kept) and np.array_equal(np.asarray(after).reshape(len(kept), -1), np.array(kept).reshape(len(kept), -1))
+    return len(after) == len(before) - 1 and all(tuple(point) == click.voxel for point, click in zip(after, before[:-1], strict=True))

@@ -15,7 +15,7 @@ from napari.layers import Labels, Layer
 from napari_apprentice._napari.placement import apart
 from napari_apprentice.blocks import BlockArray
 
-__all__ = ["hide_left", "leave", "left_by", "same", "take_over"]
+__all__ = ["hide_left", "hide_others", "leave", "left_by", "same", "take_over"]
 
 _LEFT_KEY = "napari-apprentice-left"
 """The metadata of a layer that was left hold folder of the session and id of the layer (which a duplicate of it does not have)."""
@@ -41,6 +41,14 @@ def hide_left(image_layer: Layer, layers: Iterable[Layer]) -> int:
     return len(shown)
 
 
+def hide_others(folder: Path, layers: Iterable[Layer]) -> int:
+    """Hide what other sessions than the one in ``folder`` left, wherever that is; how many of ``layers`` that were."""
+    shown = [layer for layer in layers if _is_left(layer) and layer.visible and layer.metadata[_LEFT_KEY][0] != folder]
+    for layer in shown:
+        layer.visible = False
+    return len(shown)
+
+
 def take_over(layer: Labels) -> None:
     """Take the mark away again."""
     layer.metadata.pop(_LEFT_KEY, None)
@@ -56,8 +64,13 @@ def same(first: Any, second: Any) -> bool:
 
 def _left(image_layer: Layer, layers: Iterable[Layer]) -> list[Labels]:
     """What any session left where an image is, the newest first."""
-    left = [layer for layer in layers if isinstance(layer, Labels) and layer.metadata.get(_LEFT_KEY, ())[1:] == (layer.unique_id,)]
+    left = [layer for layer in layers if _is_left(layer)]
     return [layer for layer in reversed(left) if apart(layer, image_layer) is None]
+
+
+def _is_left(layer: Layer) -> bool:
+    """Whether a session left this very layer, and nobody has changed it since."""
+    return isinstance(layer, Labels) and layer.metadata.get(_LEFT_KEY, ())[1:] == (layer.unique_id,)
 
 
 def _on_change(event: Any) -> None:

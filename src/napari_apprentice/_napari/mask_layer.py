@@ -99,6 +99,7 @@ class MaskLayer:
         self._strokes: list[Stroke] = []
         self._held: list[Box] | None = None
         self._writing = self._strange = False
+        self._chosen: int | None = None
         self._colors: dict[int, str] = {}
         self._cycle = len(_COLORS)
         colormap = CyclicLabelColormap(colors=_colors_of({}, len(_COLORS)))
@@ -151,9 +152,9 @@ class MaskLayer:
             self._strokes.remove(stroke)
 
     def choose(self, label: int) -> None:
-        """The label that the brush paints with."""
-        if label <= np.iinfo(self.layer.data.dtype).max:
-            self.layer.selected_label = label
+        """The label that the brush paints with, as long as the user chooses no other one."""
+        if label != self._chosen and label <= np.iinfo(self.layer.data.dtype).max:
+            self._chosen = self.layer.selected_label = label
 
     def show_classes(self, legend: Legend, highest: int) -> None:
         """Draw objects that have a class in its colour, and let napari's status bar say what the object under the pointer is.
@@ -203,7 +204,8 @@ class MaskLayer:
         self._painted(stroke)
 
     def _on_label(self) -> None:
-        if self.layer.mode == "pick" and self.layer.selected_label > 0:
+        if self.layer.mode == "pick" and self.layer.selected_label not in (0, self._chosen):
+            self._chosen = None  # what is picked is not open yet, and may not be opened
             self._picked(self.layer.selected_label)
 
     def _on_data(self) -> None:

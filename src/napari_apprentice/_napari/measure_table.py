@@ -260,7 +260,8 @@ class MeasureTable(Dockable):
         self._ready()
         self._fill(found)
         if found is not None:
-            self.status.say(f"{len(found.rows)} objects in {found.layer.name}." if found.rows else f"{found.layer.name} is empty.")
+            count = "1 object" if len(found.rows) == 1 else f"{len(found.rows)} objects"
+            self.status.say(f"{count} in {found.layer.name}." if found.rows else f"{found.layer.name} is empty.")
 
     def _fill(self, found: _Found | None) -> None:
         self._found = found

@@ -117,6 +117,8 @@ class ModelPanel(Fold):
         self.peek.released.connect(lambda: self.peeked.emit(False))
         self.fill(self._arranged())
         self.show_versions(None)
+        self.summary.setText(_summary(self._versions))
+        self._show_choice()
 
     @property
     def cohort(self) -> str | None:

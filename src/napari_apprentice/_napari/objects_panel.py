@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QColorDialog, QComboBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
@@ -46,6 +46,7 @@ class ObjectsPanel(Fold):
         self.color.clicked.connect(self._on_color)
         self.counts = QLabel()
         self.counts.setWordWrap(True)
+        self.counts.setTextFormat(Qt.TextFormat.PlainText)
         self.other = id_box("The other object, or the new number.")
         self.merge = button("Merge into", "Make the open object a part of that one (can be undone).")
         self.relabel = button("Renumber to", "Give the open object that number, if it is free (can be undone).")

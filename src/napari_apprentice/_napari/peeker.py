@@ -34,7 +34,7 @@ class Peeker:
 
     def __init__(self, errands: Errands) -> None:
         self._errands = errands
-        self._wanted = False
+        self._wanted = self._said = False
         self._newest: _Peeked | None = None
 
     def peek(self, on: bool, sitting: Sitting | None) -> None:
@@ -45,6 +45,9 @@ class Peeker:
         session, state = sitting.session, sitting.state
         if not on:
             sitting.desk.outline.hide()
+            if self._said:
+                self._said = False
+                self._errands.say(sitting.next_click)
             return
         if not state.clicks:
             self._errands.say("click on an object first, then see what the untaught model would have said")
@@ -75,7 +78,7 @@ class Peeker:
         """Outline the answer if somebody still wants to see it, and it is about the clicks that there are."""
         if self._wanted and peeked.state is sitting.state:
             sitting.desk.outline.show(peeked.plane, peeked.mask)
-            found = peeked.mask.any()
+            found, self._said = peeked.mask.any(), True
             self._errands.say(
                 "outlined: what the untaught model would have said" if found else "the untaught model would have found nothing"
             )

@@ -26,6 +26,7 @@ LABELS_KEPT = "The labels belong to the session, so they were put back; duplicat
 SPLIT_NOW = "“Split now”"
 CLICK_PARTS = f"click once in every part of the object, then press {SPLIT_NOW}"
 NOT_SPLIT = "nothing was split"
+NOTHING_TO_SPLIT = "object {} has no mask yet, so there is nothing to split; {} opens the object under the pointer"
 NOTHING_TO_UNDO, NOTHING_TO_REDO = "there is nothing to undo", "there is nothing to redo"
 
 
@@ -144,6 +145,10 @@ class Sitting:
 
     def split(self) -> None:
         """Let clicks say where the parts of the open object are; the second time, split it."""
+        if self._seeds is None and self.state.empty and not self._errands.worker.waiting:
+            self._splitting(False)  # the button that was pressed came down
+            self._errands.say(NOTHING_TO_SPLIT.format(self.state.label, self._key_choice.readable(keys.OPEN_HERE)))
+            return
         if self._seeds is None:
             self._seeds = []
             self._splitting(True)

@@ -324,6 +324,7 @@ class ApprenticeWidget(Dockable):
 
     def _on_sign(self, positive: bool) -> None:
         self.bridge.positive = positive
+        self.bridge.take_clicks()
 
     def _on_propagating(self, going: bool) -> None:
         self.propagate.setText(self._with_key(_CANCEL if going else _PROPAGATE, PROPAGATE))
