@@ -72,6 +72,9 @@ ABLATIONS: tuple[tuple[str, str, Mapping[str, Any]], ...] = (
     ("PI without rehearsal", "pi", {"rehearsed": 0}),
     ("PI without the gate", "pi", {"gate_margin": inf}),
     ("PI without the extents", "pi", {"extents": False}),
+    ("recall", "recall", {}),
+    ("recall, whatever harm it does", "recall", {"full_doubt": 0.0}),
+    ("PI and recall", "pi", {"examples": 8}),
     ("extents alone", "none", {"post": True, "post_rounds": 0}),
 )
 HELD_OUT = 0.1  # as in recipes/default.toml
@@ -132,13 +135,13 @@ def shift(options: argparse.Namespace, policy: str, name: str, stages: Sequence[
 
 
 def retention(options: argparse.Namespace, name: str, target: str | None) -> list[Result]:
-    """Clicks on held-out training objects, before a sequence, after it, and after it without the extents that it taught."""
+    """Clicks on held-out training objects, after a sequence, and after it without the extents and the examples that it taught."""
     segmenter = segmenter_of(options.weights, options.threads)
     home, frozen = held_out(options.train, options.retained), make_policy("none")
     for _ in sequence(segmenter, make_policy(options.policy), listed(options.dev / name, target=target, limit=options.limit)):
         pass
     line: Result = {"set": _named(name, target), "after": clicks_to(list(sequence(segmenter, _still(frozen), home)))}
-    segmenter.restore(replace(segmenter.snapshot(), extent_log=segmenter.base.extent_log))
+    segmenter.restore(replace(segmenter.snapshot(), extent_log=segmenter.base.extent_log, examples=0))
     return [line | {"weights": clicks_to(list(sequence(segmenter, _still(frozen), home)))}]
 
 
@@ -146,7 +149,7 @@ def mistakes(options: argparse.Namespace, gate: bool) -> list[Result]:
     """Accept masks that lie in a wrong place, after a sequence of right ones: clicks before and after, near and far."""
     segmenter = segmenter_of(options.weights, options.threads)
     home, frozen = held_out(options.train, options.retained), _still(make_policy("none"))
-    policy = make_policy(options.policy) if gate else replace(make_policy(options.policy), gate_margin=inf)
+    policy = make_policy(options.policy) if gate else replace(make_policy(options.policy), gate_margin=inf, full_doubt=0.0)
     right, wrong = (listed(options.dev / "em_cdeep3m_mito", limit=n) for n in (options.limit, WRONG_MASKS))
     for _ in sequence(segmenter, policy, right):
         pass
@@ -290,7 +293,7 @@ def told_retention(results: Sequence[Result], frozen: float) -> str:
     about = (
         f"NoC@0.90 on held-out cases of the training sets, which the shipped model needs {frozen:.2f} clicks for, with what was known at "
         "the end of each sequence (goal: at most +4 %); and with the taught weights alone, without the taught extents, which choose the "
-        "first window."
+        "first window, and without examples."
     )
     return "\n\n".join(["## Retention: what became of the old", about, report.table(lines)])
 
