@@ -23,6 +23,7 @@ import torch
 from skimage import data, transform
 
 from napari_apprentice import Click, Image, load_segmenter, make_policy
+from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import ImageSlice, Lesson, Plane, Prediction, Prompt
 
 SIDES = (512, 1024, 4096)
@@ -62,7 +63,17 @@ def durations(steps: Iterator[None]) -> list[float]:
     return [*found, time.perf_counter() - began]
 
 
-KINDS = ("first click", "later click", "later click, learning", "accept, learning", "its longest step")
+KINDS = {
+    "first click": "first click",
+    "later click": "later click",
+    "first click, examples": "first click, 8 examples",
+    "later click, examples": "later click, 8 examples",
+    "accept, examples": "accept (recall)",
+    "later click, learning": "later click, learning (mi)",
+    "accept, learning": "accept, learning (pi)",
+    "its longest step": "its longest step",
+}
+"""What is timed -> its column."""
 
 
 def one_round(pixels: ImageSlice, clicks: tuple[Click, ...], weights: str | None, device: str) -> tuple[list[float], ...]:
@@ -81,7 +92,20 @@ def one_round(pixels: ImageSlice, clicks: tuple[Click, ...], weights: str | None
         replace(policy, post_rounds=0).on_accept(segmenter, lesson)
     policy.on_accept(segmenter, lesson)  # from then on it is asked what the taught model is worth
     steps = durations(policy.learning(segmenter, lesson))
-    return first, later, learning, [sum(steps)], [max(steps)]
+    return first, later, *by_example(segmenter, lesson, prompts), learning, [sum(steps)], [max(steps)]
+
+
+def by_example(segmenter: NetworkSegmenter, lesson: Lesson, prompts: list[Prompt]) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of first clicks and of later ones with as many examples as are shown at most, and of an accepted object becoming one."""
+    policy = make_policy("recall")
+    segmenter.restore(segmenter.base)
+    for _ in range(policy.examples):
+        policy.on_accept(segmenter, lesson)
+    accepting = [timed(lambda: policy.on_accept(segmenter, lesson))]
+    segmenter.restore(replace(segmenter.snapshot(), examples=policy.examples))
+    segmenter.recollected()  # as accepting does
+    first = [timed(lambda: segmenter.predict(lesson.image_slice, Prompt(lesson.clicks[:1])))]
+    return first, [timed(lambda p=p: segmenter.predict(lesson.image_slice, p)) for p in prompts], accepting  # type: ignore[misc]
 
 
 def measure(side: int, weights: str | None, device: str, repeats: int) -> dict[str, float]:
@@ -106,8 +130,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     load_s = min(timed(lambda: load_segmenter(options.weights, device=options.device)) for _ in range(5))
     lines = [
-        "| slice | first click | later click | later click, learning (mi) | accept, learning (pi) | its longest step |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        f"| slice | {' | '.join(KINDS.values())} |",
+        f"| --- |{' ---: |' * len(KINDS)}",
     ]
     for side in SIDES:
         found = measure(side, options.weights, options.device, options.repeats)
