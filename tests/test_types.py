@@ -49,7 +49,9 @@ def ramp(*shape: int, dtype: str = "int16") -> np.ndarray:
 
 def test_all_is_exact():
     own = {name for name, thing in vars(types).items() if getattr(thing, "__module__", None) == types.__name__}
-    assert {name for name in own if not name.startswith("_")} | {"DEFAULT_POLICY", "THRESHOLD_LOGIT"} == set(types.__all__)
+    assert {name for name in own if not name.startswith("_")} | {"DEFAULT_POLICY", "PROJECT_POLICY", "THRESHOLD_LOGIT"} == set(
+        types.__all__
+    )
 
 
 def test_the_error_tree():

@@ -15,7 +15,7 @@ from typing import Any
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.legend import Legend
 from napari_apprentice.texts import write_text
-from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError
+from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError
 
 __all__ = ["PROJECT_NAME", "Case", "Settings", "read_project_file", "write_project_file"]
 
@@ -39,7 +39,7 @@ class Settings:
     """
 
     study: str
-    policy: str = DEFAULT_POLICY
+    policy: str = PROJECT_POLICY
     weights: str = ""
     axis: int = 0
     propagate: bool = True

@@ -39,6 +39,7 @@ import numpy.typing as npt
 
 __all__ = [
     "DEFAULT_POLICY",
+    "PROJECT_POLICY",
     "THRESHOLD_LOGIT",
     "AdaptationPolicy",
     "ApprenticeError",
@@ -71,6 +72,9 @@ __all__ = [
 
 DEFAULT_POLICY = "recall"
 """How the model learns unless somebody says otherwise: accepted objects are its examples. Measured in ``docs/decisions/0015``."""
+
+PROJECT_POLICY = "pi"
+"""The same for projects, whose runs nobody corrects: changed weights are better at first answers. Measured in ``docs/decisions/0015``."""
 
 THRESHOLD_LOGIT = 0.0
 """A pixel is foreground where its logit is strictly above this (probability > 0.5)."""

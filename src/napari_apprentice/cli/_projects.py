@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar
-from napari_apprentice.types import DEFAULT_POLICY, InputError, ReadError, SessionError
+from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
     from napari_apprentice.casework import Outcome
@@ -57,7 +57,7 @@ def _action(
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--policy", default=DEFAULT_POLICY, metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
+    parser.add_argument("--policy", default=PROJECT_POLICY, metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
     axis = "volumes: objects are carried through the slices across it (default: %(default)s, z)"
     parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help=axis)
