@@ -260,6 +260,32 @@ def test_examples_that_do_harm_are_hidden_and_shown_again_when_they_would_help(s
     assert len(segmenter.snapshot().memory) == 4
 
 
+def test_slices_of_the_object_that_was_accepted_last_do_not_hide_examples(segmenter, monkeypatch):
+    policy = small()
+    policy.on_accept(segmenter, replace(lesson(), label=3))
+    monkeypatch.setattr(_doubt, "replayed", lambda *_: [0.5])
+    monkeypatch.setattr("napari_apprentice.adaptation.replayed", lambda *_: [0.1])
+    policy.on_accept(segmenter, replace(lesson(), label=3))
+    assert segmenter.snapshot().examples == policy.examples
+    for other in (replace(lesson(), label=4), replace(lesson(), label=4)):  # once they are hidden, every slice is judged
+        policy.on_accept(segmenter, other)
+        assert segmenter.snapshot().examples == 0
+    segmenter.restore(replace(segmenter.snapshot(), examples=policy.examples, worth=(0.0, 0.0)))
+    policy.on_accept(segmenter, replace(lesson(), label=4, case="another image"))
+    assert segmenter.snapshot().examples == 0
+
+
+def test_which_slices_are_of_one_object_is_kept_on_disk_and_names_nobody(segmenter, tmp_path):
+    store = KnowledgeStore(segmenter.base, "0" * 12)
+    for label in (3, 3, 4, 0):
+        small(full_doubt=0.0).on_accept(segmenter, replace(lesson(), label=label, case="Jane Doe"))
+    store.save(segmenter.snapshot(), tmp_path / "known")
+    first, second, third, unknown = (one.of for one in store.load(tmp_path / "known").memory)
+    assert first == second != third
+    assert unknown == ""
+    assert b"Jane" not in (tmp_path / "known").read_bytes()
+
+
 def test_hidden_examples_are_judged_as_if_they_were_shown(segmenter):
     small().on_accept(segmenter, lesson())
     segmenter.restore(replace(segmenter.snapshot(), examples=0))

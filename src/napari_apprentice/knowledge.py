@@ -68,12 +68,14 @@ class Remembered:
     targets : (V, 1, n, n) bool
     clicks : the user's clicks in the pixels of each view
     best : the best that a model in force ever reached on it: mean IoU from the first click alone, and from all clicks
+    of : tells slices of one object from those of others, without naming it; empty where that is not known
     """
 
     images: Tensor
     targets: Tensor
     clicks: tuple[tuple[WindowClick, ...], ...]
     best: tuple[float, float] = (0.0, 0.0)
+    of: str = ""
 
     def view(self, number: int) -> Remembered:
         """The object in one of its views alone."""
@@ -232,6 +234,7 @@ class KnowledgeStore:
             "worth": json.dumps(snapshot.worth),
             "clicks": json.dumps([item.clicks for item in snapshot.memory]),
             "best": json.dumps([item.best for item in snapshot.memory]),
+            "of": json.dumps([item.of for item in snapshot.memory]),
         }
 
     def load(self, path: Path) -> Knowledge:
@@ -267,9 +270,12 @@ class KnowledgeStore:
         first, second = (Tensors({k.removeprefix(p): v for k, v in named.items() if k.startswith(p)}) for p in ("first/", "second/"))
         clicked = json.loads(facts["clicks"])
         reached = json.loads(facts.get("best", json.dumps([(0, 0)] * len(clicked))))  # older files do not say
+        of = json.loads(facts.get("of", json.dumps([""] * len(clicked))))  # nor that
         memory = tuple(
-            Remembered(tensors[f"memory/{i}/images"], tensors[f"memory/{i}/targets"], _clicks(views), (float(first), float(every)))
-            for i, (views, (first, every)) in enumerate(zip(clicked, reached, strict=True))
+            Remembered(
+                tensors[f"memory/{i}/images"], tensors[f"memory/{i}/targets"], _clicks(views), (float(first), float(every)), str(one)
+            )
+            for i, (views, (first, every), one) in enumerate(zip(clicked, reached, of, strict=True))
         )
         if first.keys() != second.keys():
             raise ValueError("moments")

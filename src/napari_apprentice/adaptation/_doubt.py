@@ -25,7 +25,8 @@ def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered, an
     The taught and the untaught model both answer the user's clicks anew. The weights go back towards the untaught ones by the share that
     the mean loss on the newest objects (each weighing half of the one after it) has in `Settings.full_doubt`. Where another kind of object
     is meant than before, a taught model would insist on the earlier kind, and the gate would keep it there. Examples are shown or not:
-    they are hidden from a tenth of that loss on, and shown again when they would have helped.
+    they are hidden from a tenth of that loss on, and shown again when they would have helped. Further slices of the object that was
+    accepted last do not hide them: what its other slices say is what is meant.
 
     Parameters
     ----------
@@ -41,6 +42,8 @@ def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered, an
     if not changed and not (settings.examples and taught.memory and segmenter.reads_examples):
         if taught.examples != settings.examples:
             segmenter.restore(replace(taught, examples=settings.examples))
+        return 0.0
+    if not changed and taught.examples and new.of and new.of == taught.memory[-1].of:
         return 0.0
     segmenter.restore(base)
     try:

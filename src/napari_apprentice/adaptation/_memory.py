@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -27,7 +28,8 @@ def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remember
     windows = lesson_windows(segmenter, lesson.mask, clicks)
     views = [segmenter.look(lesson.image_slice, Prompt(clicks), window, size) for window in windows]
     targets = torch.cat([mask_in_window(lesson.mask, window, size) for window in windows])
-    return Remembered(torch.cat([v.image for v in views]).half().cpu(), targets > 0.5, tuple(v.clicks for v in views))
+    of = hashlib.sha256(f"{lesson.case}/{lesson.label}".encode()).hexdigest()[:12] if lesson.label else ""
+    return Remembered(torch.cat([v.image for v in views]).half().cpu(), targets > 0.5, tuple(v.clicks for v in views), of=of)
 
 
 def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], clicks: Sequence[Click]) -> tuple[Box, Box]:
