@@ -233,6 +233,15 @@ def test_what_looks_exactly_like_what_was_clicked_is_as_like_as_can_be():
     assert float(distances[:, :, 8:].min()) > 0.01
 
 
+def test_likeness_is_the_same_in_mixed_precision():
+    likeness = Likeness(5, 3, 2).requires_grad_(False)
+    torch.nn.init.normal_(likeness.mix.weight)
+    features, clicked = torch.randn(2, 5, 8, 12), (torch.rand(2, 2, 16, 24) > 0.9).float()
+    expected = likeness(features, clicked)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(likeness(features, clicked), expected)
+
+
 def test_a_network_that_is_given_likeness_says_what_it_said_before():
     plain = tiny("unet", 3)
     bare = build("unet", TINY["unet"] | {"likeness": 0}).eval()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from napari_apprentice import samples
 from napari_apprentice.files import save_image, write
 from napari_apprentice.samples import (
     LARGEST_SIDE_PX,
@@ -18,6 +19,7 @@ from napari_apprentice.samples import (
     Drawn,
     Sample,
     SampleStream,
+    _restyled,
     draw_sample,
     held_out_scenes,
     real_scenes,
@@ -99,6 +101,44 @@ def test_image_and_target_stay_in_register(vary):
         separations.append(float(inside.median() - outside.median()))
     assert np.mean(np.abs(separations) > 1.0) > 0.9
     assert vary == any(value < -0.5 for value in separations)  # only a varied sample is ever inverted
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.booleans())
+def test_a_restyled_image_is_standardised_and_grey_stays_grey(seed, grey):
+    image = torch.randn((3, 24, 20), generator=torch.Generator().manual_seed(seed))
+    image = image[:1].expand(3, -1, -1) if grey else image
+    shown = _restyled(np.random.default_rng(seed), image)
+    assert shown.shape == image.shape
+    assert bool(torch.isfinite(shown).all())
+    assert float(shown.mean()) == pytest.approx(0, abs=1e-2)
+    assert float(shown.std()) == pytest.approx(1, abs=2e-2)
+    assert grey == bool((shown == shown[:1]).all())
+
+
+def test_restyling_changes_what_things_look_like_and_not_where_they_are():
+    """The disk still differs from the rest nearly always, in another way than before often; a constant image stays constant."""
+    disk = disk_scene()
+    image = torch.from_numpy(disk.image.astype(np.float32))
+    image = (image - image.mean()) / image.std()
+    inside = torch.from_numpy(disk.layers[0] > 0)
+    looks = [_restyled(np.random.default_rng(seed), image) for seed in range(40)]
+    apart = np.array([(float(x[:, inside].mean(1).sub(x[:, ~inside].mean(1)).abs().max())) for x in looks])
+    assert np.mean(apart > 0.8) > 0.8
+    assert np.mean([float(x[:, inside].mean()) < float(x[:, ~inside].mean()) for x in looks]) > 0.1
+    assert not _restyled(np.random.default_rng(0), torch.zeros(3, 8, 8)).any()
+
+
+def test_an_object_and_its_examples_are_restyled_alike(monkeypatch):
+    seen = []
+    monkeypatch.setattr(samples, "_restyled", lambda look, image: seen.append(look.random(4).tolist()) or image)
+    scenes = {"disks": [disk_scene(), disk_scene(radius=14)]}
+    next(iter(SampleStream(scenes, {"disks": 1.0}, 0.0, ((32, 1),), 5, examples=(0.0, 0.0, 1.0), restyled=1.0)))
+    assert len(seen) >= 3
+    assert seen[0] == seen[1] == seen[2]
+    seen.clear()
+    next(iter(SampleStream(scenes, {"disks": 1.0}, 0.0, ((32, 1),), 5, examples=(0.0, 0.0, 1.0))))
+    assert seen == []
 
 
 def test_windows_come_from_afar_and_from_near():

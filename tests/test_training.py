@@ -201,6 +201,26 @@ def test_a_recipe_with_given_masks_shows_them_to_the_network():
         assert bool(found.previous.any()) is shown
 
 
+@pytest.mark.parametrize(("precision", "expected"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_the_precision_of_a_recipe_is_what_networks_are_trained_in(recipe, tmp_path, monkeypatch, precision, expected):
+    """In corrections and in the pass with gradient; the weights stay in full precision."""
+    recipe.write_text(f'precision = "{precision}"\nrounds = [0.0, 1.0]\n' + recipe.read_text(), "utf-8")
+    seen = []
+    built = training.build
+
+    def watched(*of):
+        network = built(*of)
+        network.stem.register_forward_hook(
+            lambda _, __, out: seen.append((out.dtype, torch.is_grad_enabled())) if network.training else None
+        )
+        return network
+
+    monkeypatch.setattr(training, "build", watched)
+    out = train(recipe, None, tmp_path / "out.safetensors", device="cpu")
+    assert set(seen) == {(expected, False), (expected, True)}
+    assert {p.dtype for p in load_weights(out).network.parameters()} == {torch.float32}
+
+
 def test_a_recipe_with_careless_users_has_them_click_once_anywhere_at_first():
     network, target = build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4}), torch.zeros(24, 1, 64, 64)
     target[:, :, 8:56, 8:56] = 1

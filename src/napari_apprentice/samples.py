@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -198,8 +199,34 @@ def _view(rng: Rng, mask: npt.NDArray[np.bool_], views: Sequence[Sequence[float]
     return (float(row), float(col)), side
 
 
-def _vary(rng: Rng, image: Tensor, target: Tensor, look: Rng | None = None) -> tuple[Tensor, Tensor]:
-    """Mirror, turn, and change contrast, colour, sharpness and noise; contrast and colour as ``look`` draws them, if it is given."""
+def _restyled(look: Rng, image: Tensor) -> Tensor:
+    """A standardised image (3, h, w) as a small random network shows it, mixed with itself: what is where stays, what it looks like changes.
+
+    After Ouyang et al., Causality-inspired single-source domain generalization, 2023 (global intensity non-linear augmentation).
+    A grey image stays grey.
+    """
+    grey = bool((image == image[:1]).all())
+    widths = (3, *(int(look.integers(2, 5)) for _ in range(int(look.integers(1, 4)))), 3)
+    found = image[None]
+    for layer, (width_in, width_out) in enumerate(pairwise(widths)):
+        found = F.leaky_relu(found) if layer else found
+        kernel = int(look.choice((1, 1, 3)))
+        weight = look.standard_normal((width_out, width_in, kernel, kernel), dtype=np.float32)
+        shift = look.standard_normal(width_out, dtype=np.float32)
+        found = F.conv2d(F.pad(found, (kernel // 2,) * 4, mode="replicate"), torch.from_numpy(weight), torch.from_numpy(shift))
+        found = (found - found.mean()) / (found.std() + 1e-6)
+    shown = found[0].mean(0, keepdim=True).expand(3, -1, -1) if grey else found[0]
+    shown = (shown - shown.mean()) / (shown.std() + 1e-6)
+    share = float(look.uniform(0.2, 1.0))
+    mixed = share * shown + (1 - share) * image
+    return (mixed - mixed.mean()) / (mixed.std() + 1e-6)
+
+
+def _vary(rng: Rng, image: Tensor, target: Tensor, look: Rng | None = None, restyled: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Mirror, turn, and change contrast, colour, sharpness and noise; contrast and colour as ``look`` draws them, if it is given.
+
+    ``restyled`` : chance that a small random network decides what the image looks like
+    """
     look = look or rng
     turns = int(rng.integers(0, 4))
     both = torch.rot90(torch.cat([image, target]), turns, (1, 2))
@@ -223,6 +250,8 @@ def _vary(rng: Rng, image: Tensor, target: Tensor, look: Rng | None = None) -> t
     if look.random() < 0.15:
         image = -image
     image = (image - image.mean()) / (image.std() + 1e-6)
+    if restyled and look.random() < restyled:
+        image = _restyled(look, image)
     if rng.random() < 0.25:
         kernel = int(rng.integers(1, 3)) * 2 + 1
         image = F.avg_pool2d(image, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
@@ -250,8 +279,16 @@ def _grown(rng: Rng, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return np.asarray(ndimage.distance_transform_edt(mask) > -amount)
 
 
-def _seen(rng: Rng, chosen: _Chosen, size: int, vary: bool, views: Sequence[Sequence[float]], look: Rng | None = None) -> Sample | None:
-    """An object in a random window; None if that holds too little of it. ``look`` as in `_vary`."""
+def _seen(
+    rng: Rng,
+    chosen: _Chosen,
+    size: int,
+    vary: bool,
+    views: Sequence[Sequence[float]],
+    look: Rng | None = None,
+    restyled: float = 0.0,
+) -> Sample | None:
+    """An object in a random window; None if that holds too little of it. ``look`` and ``restyled`` as in `_vary`."""
     mask = chosen.mask if look is None else _grown(look, chosen.mask)
     if mask.sum() < MIN_OBJECT_PX:
         return None
@@ -259,7 +296,7 @@ def _seen(rng: Rng, chosen: _Chosen, size: int, vary: bool, views: Sequence[Sequ
     image = cut(chosen.scene.image, window, size)
     target = (cut(mask[None], window, size, fill=0.0) > 0.5).float()
     if vary:
-        image, target = _vary(rng, image, target, look)
+        image, target = _vary(rng, image, target, look, restyled)
     if float(target.sum()) < MIN_OBJECT_PX:
         return None
     return Sample(standardise(image).contiguous(), target.contiguous())
@@ -291,7 +328,8 @@ class SampleStream(IterableDataset[Drawn]):
 
     Every batch draws a working size from ``sizes`` (n -> B). A share ``synthetic`` of the samples is procedural; each worker keeps a
     pool of procedural scenes and replaces a scene after about ``reuse`` draws. Given seed, number of workers
-    and ``start``, the stream is fixed. ``examples`` : chances of 0, 1, 2, ... examples for each image of a batch.
+    and ``start``, the stream is fixed. ``examples`` : chances of 0, 1, 2, ... examples for each image of a batch. ``restyled`` : share of
+    the samples that look as a small random network shows them, with their examples.
     """
 
     def __init__(
@@ -306,10 +344,11 @@ class SampleStream(IterableDataset[Drawn]):
         reuse: float = 6.0,
         views: Sequence[Sequence[float]] = VIEWS,
         examples: Sequence[float] = (1.0,),
+        restyled: float = 0.0,
     ) -> None:
         self.scenes, self.shares, self.synthetic = scenes, shares, synthetic
         self.sizes, self.seed, self.start, self.pool_size, self.reuse = sizes, seed, start, pool, reuse
-        self.views, self.examples = views, examples
+        self.views, self.examples, self.restyled = views, examples, restyled
 
     def __iter__(self) -> Iterator[Drawn]:
         if worker := get_worker_info():
@@ -340,10 +379,11 @@ class SampleStream(IterableDataset[Drawn]):
                 if chosen is None:
                     continue
                 look = int(rng.integers(2**31)) if number else None
-                sample = _seen(rng, chosen, size, True, self.views, None if look is None else np.random.default_rng(look))
+                of_look = None if look is None else np.random.default_rng(look)
+                sample = _seen(rng, chosen, size, True, self.views, of_look, self.restyled)
                 if sample is not None:
                     found.append(sample)
-                    beside += [_example(rng, chosen, others, alike, size, look or 0) for _ in range(number)]
+                    beside += [_example(rng, chosen, others, alike, size, look or 0, self.restyled) for _ in range(number)]
             yield Drawn(*_stacked(found), *(part.unflatten(0, (batch, number)) for part in _stacked(beside, size)))
 
 
@@ -365,7 +405,13 @@ def _alike(scenes: Sequence[Scene]) -> dict[str, list[tuple[Scene, int, int]]]:
 
 
 def _example(
-    rng: Rng, chosen: _Chosen, others: Sequence[Scene], alike: Mapping[str, Sequence[tuple[Scene, int, int]]], size: int, look: int
+    rng: Rng,
+    chosen: _Chosen,
+    others: Sequence[Scene],
+    alike: Mapping[str, Sequence[tuple[Scene, int, int]]],
+    size: int,
+    look: int,
+    restyled: float,
 ) -> Sample:
     """An example for an object: as a rule another one of its kind, in an image that was made to look alike in the same way."""
     while True:
@@ -381,6 +427,6 @@ def _example(
             ids, _ = _ids(labels)
             number = chosen.id if rng.random() < _SAME_OBJECT else int(rng.choice(ids))
             found = _Chosen(chosen.scene, chosen.layer, number, labels == number)
-        sample = None if found is None else _seen(rng, found, size, True, EXAMPLE_VIEWS, np.random.default_rng(look))
+        sample = None if found is None else _seen(rng, found, size, True, EXAMPLE_VIEWS, np.random.default_rng(look), restyled)
         if sample is not None:
             return sample

@@ -61,6 +61,7 @@ class Recipe:
     given : chance that a batch is about masks that the network did not make: the true ones, bent, as when they are carried to a slice
     careless : share of the users who click anywhere in the largest error (`training_clicks.careless_click`), also at first
     examples : chances of 0, 1, 2, ... examples beside every image of a batch, for a network that reads them
+    restyled : share of the samples whose look a small random network changes, as if another device had taken them
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
     terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
     dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
@@ -93,6 +94,7 @@ class Recipe:
     given: float = 0.0
     careless: float = 0.0
     examples: tuple[float, ...] = (1.0,)
+    restyled: float = 0.0
     loss: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     dice_weight: float = 0.5
@@ -177,6 +179,7 @@ def _complaint(recipe: Recipe) -> str:
         "average": recipe.average,
         "given": recipe.given,
         "careless": recipe.careless,
+        "restyled": recipe.restyled,
     }
     for name, value in shares.items():
         if not 0 <= value <= 1:
@@ -512,7 +515,15 @@ class _Run:
         recipe = self.recipe
         seed = recipe.seed + 1000 * self.fabric.global_rank
         stream = SampleStream(
-            self.scenes, recipe.sets, recipe.synthetic, recipe.sizes, seed, self.step, views=recipe.views, examples=recipe.examples
+            self.scenes,
+            recipe.sets,
+            recipe.synthetic,
+            recipe.sizes,
+            seed,
+            self.step,
+            views=recipe.views,
+            examples=recipe.examples,
+            restyled=recipe.restyled,
         )
         loader = DataLoader(
             stream, batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None, persistent_workers=False
@@ -525,11 +536,12 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = _rate(recipe, self.step)
         image, target = drawn.image, drawn.target
-        features = self.network.encode(image)
-        known = _recollected(self.network, drawn, rng)
-        asked = _asked(self.network, recipe, features, target, rng, known)
-        torch.manual_seed(int(rng.integers(2**31)))  # what a network draws is the same after a --resume
-        output = _said(self.network, features, asked.guidance, asked.previous, known)
+        with self.fabric.autocast():  # Fabric does so in `forward` alone, which is not what is called here
+            features = self.network.encode(image)
+            known = _recollected(self.network, drawn, rng)
+            asked = _asked(self.network, recipe, features, target, rng, known)
+            torch.manual_seed(int(rng.integers(2**31)))  # what a network draws is the same after a --resume
+            output = _said(self.network, features, asked.guidance, asked.previous, known)
         loss = _loss(self.plain, output, target, asked, recipe)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)

@@ -82,6 +82,7 @@ class Residual(nn.Module):
 
 _CELL = 2  # pixels of the features over which what is under a click is averaged
 _FAR = 30.0  # squared distance to what was clicked where nothing was
+_NEVER = 1e6  # a squared distance that is never the smallest
 
 
 class Likeness(nn.Module):
@@ -109,6 +110,10 @@ class Likeness(nn.Module):
 
     def forward(self, features: Tensor, guidance: Tensor) -> Tensor:
         """See the class."""
+        with torch.autocast(features.device.type, enabled=False):  # differences of squares need full precision
+            return self._likeness(features.float(), guidance.float())
+
+    def _likeness(self, features: Tensor, guidance: Tensor) -> Tensor:
         batch, _, height, width = features.shape
         found = self.embed(features)
         places = found.reshape(batch * self.SPACES, -1, height * width)
@@ -131,10 +136,10 @@ class Likeness(nn.Module):
         chosen = filled.topk(count, dim=1)
         index = chosen.indices[:, None, :].expand(-1, means.shape[1], -1)
         keys = means.flatten(2).gather(2, index).reshape(batch * spaces, -1, count)
-        apart = keys.square().sum(1)[:, :, None] + places.square().sum(1)[:, None, :] - 2 * keys.transpose(1, 2) @ places
         empty = (chosen.values <= 0).repeat_interleave(spaces, 0)
-        apart = apart.clamp(0, _FAR).masked_fill(empty[:, :, None], _FAR)
-        return apart.amin(1).reshape(batch, spaces, -1)
+        own = keys.square().sum(1).masked_fill(empty, _NEVER)
+        apart = torch.baddbmm(own[:, :, None], keys.transpose(1, 2), places, alpha=-2.0).amin(1) + places.square().sum(1)
+        return apart.clamp(0, _FAR).reshape(batch, spaces, -1)
 
 
 class Trunk(nn.Module):
