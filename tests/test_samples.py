@@ -126,7 +126,8 @@ def test_restyling_changes_what_things_look_like_and_not_where_they_are():
     apart = np.array([(float(x[:, inside].mean(1).sub(x[:, ~inside].mean(1)).abs().max())) for x in looks])
     assert np.mean(apart > 0.8) > 0.8
     assert np.mean([float(x[:, inside].mean()) < float(x[:, ~inside].mean()) for x in looks]) > 0.1
-    assert not _restyled(np.random.default_rng(0), torch.zeros(3, 8, 8)).any()
+    flat = _restyled(np.random.default_rng(0), torch.zeros(3, 8, 8))
+    assert float(flat.abs().max()) < 1e-3
 
 
 def test_an_object_and_its_examples_are_restyled_alike(monkeypatch):

@@ -200,7 +200,7 @@ def _view(rng: Rng, mask: npt.NDArray[np.bool_], views: Sequence[Sequence[float]
 
 
 def _restyled(look: Rng, image: Tensor) -> Tensor:
-    """A standardised image (3, h, w) as a small random network shows it, mixed with itself: what is where stays, what it looks like changes.
+    """A standardised image (3, h, w) as a small random network shows it, mixed with itself: things stay where they are, looks change.
 
     After Ouyang et al., Causality-inspired single-source domain generalization, 2023 (global intensity non-linear augmentation).
     A grey image stays grey.
