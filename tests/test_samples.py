@@ -142,6 +142,20 @@ def test_an_object_and_its_examples_are_restyled_alike(monkeypatch):
     assert seen == []
 
 
+def test_borders_are_drawn_wider_and_tighter_by_another_hand():
+    """Of a bright disk, some targets hold dark pixels and some leave bright ones out; none without the wish."""
+
+    def off(borders: float) -> list[float]:
+        stream = SampleStream({"disks": [disk_scene()]}, {"disks": 1.0}, 0.0, ((64, 60),), 5, views=((1.0, 0.3, 0.5),), borders=borders)
+        batch = next(iter(stream))
+        bright = batch.image.mean(1, keepdim=True)
+        inverted = (bright * batch.target).sum((1, 2, 3)) < 0
+        bright = torch.where(inverted[:, None, None, None], -bright, bright) > 0
+        return [float(1 - (b & (t > 0.5)).sum() / (b | (t > 0.5)).sum()) for b, t in zip(bright, batch.target, strict=True)]
+
+    assert np.median(off(1.0)) > 2 * np.median(off(0.0))
+
+
 def test_windows_come_from_afar_and_from_near():
     rng, chosen = np.random.default_rng(0), disk_scene()
     shares = [float(drawn(rng, chosen, 64).target.mean()) for _ in range(80)]

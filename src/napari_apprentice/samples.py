@@ -268,10 +268,10 @@ def draw_sample(rng: Rng, chosen: Scene, size: int, vary: bool = True, views: Se
     return None if found is None else _seen(rng, found, size, vary, views)
 
 
-def _grown(rng: Rng, mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _grown(rng: Rng, mask: npt.NDArray[np.bool_], chance: float) -> npt.NDArray[np.bool_]:
     """The mask now and then drawn wider or tighter, by a share of its extent that only ``rng`` decides: where a border is said to be."""
     often, share = rng.random(), float(rng.uniform(-0.12, 0.12))
-    if often > _OTHER_BORDER:
+    if often > chance:
         return mask
     amount = share * float(np.sqrt(mask.sum()))
     if amount > 0:
@@ -287,9 +287,11 @@ def _seen(
     views: Sequence[Sequence[float]],
     look: Rng | None = None,
     restyled: float = 0.0,
+    borders: float = 0.0,
 ) -> Sample | None:
-    """An object in a random window; None if that holds too little of it. ``look`` and ``restyled`` as in `_vary`."""
-    mask = chosen.mask if look is None else _grown(look, chosen.mask)
+    """An object in a random window; None if too little of it is there. ``look``, ``restyled`` as in `_vary`, ``borders`` as in the stream."""
+    by_hand, chance = (rng, borders) if look is None else (look, _OTHER_BORDER)
+    mask = _grown(by_hand, chosen.mask, chance) if chance else chosen.mask
     if mask.sum() < MIN_OBJECT_PX:
         return None
     window = square(*_view(rng, mask, views))
@@ -329,7 +331,8 @@ class SampleStream(IterableDataset[Drawn]):
     Every batch draws a working size from ``sizes`` (n -> B). A share ``synthetic`` of the samples is procedural; each worker keeps a
     pool of procedural scenes and replaces a scene after about ``reuse`` draws. Given seed, number of workers
     and ``start``, the stream is fixed. ``examples`` : chances of 0, 1, 2, ... examples for each image of a batch. ``restyled`` : share of
-    the samples that look as a small random network shows them, with their examples.
+    the samples that look as a small random network shows them, with their examples. ``borders`` : chance that an object without examples
+    is drawn wider or tighter than it is; one that has examples is by a chance of its own, and they with it.
     """
 
     def __init__(
@@ -345,10 +348,11 @@ class SampleStream(IterableDataset[Drawn]):
         views: Sequence[Sequence[float]] = VIEWS,
         examples: Sequence[float] = (1.0,),
         restyled: float = 0.0,
+        borders: float = 0.0,
     ) -> None:
         self.scenes, self.shares, self.synthetic = scenes, shares, synthetic
         self.sizes, self.seed, self.start, self.pool_size, self.reuse = sizes, seed, start, pool, reuse
-        self.views, self.examples, self.restyled = views, examples, restyled
+        self.views, self.examples, self.restyled, self.borders = views, examples, restyled, borders
 
     def __iter__(self) -> Iterator[Drawn]:
         if worker := get_worker_info():
@@ -380,7 +384,7 @@ class SampleStream(IterableDataset[Drawn]):
                     continue
                 look = int(rng.integers(2**31)) if number else None
                 of_look = None if look is None else np.random.default_rng(look)
-                sample = _seen(rng, chosen, size, True, self.views, of_look, self.restyled)
+                sample = _seen(rng, chosen, size, True, self.views, of_look, self.restyled, self.borders)
                 if sample is not None:
                     found.append(sample)
                     beside += [_example(rng, chosen, others, alike, size, look or 0, self.restyled) for _ in range(number)]

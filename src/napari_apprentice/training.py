@@ -62,6 +62,8 @@ class Recipe:
     careless : share of the users who click anywhere in the largest error (`training_clicks.careless_click`), also at first
     examples : chances of 0, 1, 2, ... examples beside every image of a batch, for a network that reads them
     restyled : share of the samples whose look a small random network changes, as if another device had taken them
+    borders : share of the objects that are drawn wider or tighter than they are, as by another hand, where there are no examples; those
+        that have some are anyway, in the same way as they
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
     terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
     dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
@@ -95,6 +97,7 @@ class Recipe:
     careless: float = 0.0
     examples: tuple[float, ...] = (1.0,)
     restyled: float = 0.0
+    borders: float = 0.0
     loss: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     dice_weight: float = 0.5
@@ -180,6 +183,7 @@ def _complaint(recipe: Recipe) -> str:
         "given": recipe.given,
         "careless": recipe.careless,
         "restyled": recipe.restyled,
+        "borders": recipe.borders,
     }
     for name, value in shares.items():
         if not 0 <= value <= 1:
@@ -524,6 +528,7 @@ class _Run:
             views=recipe.views,
             examples=recipe.examples,
             restyled=recipe.restyled,
+            borders=recipe.borders,
         )
         loader = DataLoader(
             stream, batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None, persistent_workers=False
