@@ -289,7 +289,7 @@ def _seen(
     restyled: float = 0.0,
     borders: float = 0.0,
 ) -> Sample | None:
-    """An object in a random window; None if too little of it is there. ``look``, ``restyled`` as in `_vary`, ``borders`` as in the stream."""
+    """An object in a random window; None if too little of it is there. ``look`` and ``restyled`` as in `_vary`, ``borders`` as streamed."""
     by_hand, chance = (rng, borders) if look is None else (look, _OTHER_BORDER)
     mask = _grown(by_hand, chosen.mask, chance) if chance else chosen.mask
     if mask.sum() < MIN_OBJECT_PX:
