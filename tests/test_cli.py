@@ -769,6 +769,7 @@ def test_cohort_lists_shows_forgets_and_erases(disks, disk, volume, tmp_path, ca
     assert cli.main(["cohort", "forget", "em"]) == 0
     assert "as shipped" in capsys.readouterr().out
     assert Cohort("em", "disks", FakeStore()).start() is None
+    assert "there is nothing to forget" in refused(capsys, "cohort", "forget", "em")
     assert cli.main(["cohort", "forget", "em", "--erase"]) == 0
     assert "is deleted" in capsys.readouterr().out
     assert [cohort.name for cohort in cohorts()] == ["mri study"]

@@ -320,7 +320,7 @@ def test_without_a_truth_the_page_says_nothing_of_one(known):
 
 def test_a_session_without_a_click_or_an_accepted_object_has_a_page(tmp_path):
     session = begin(tmp_path)
-    session.forget()
+    session.select(3)
     text = page([case_record(tmp_path)])
     assert "No object was accepted" in text
     assert "No click was made" in text

@@ -264,10 +264,16 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def forget(self):
-        self.session.forget()
+        taught = self.session._segmenter.snapshot() != DiskWeights(2.0)
+        if taught or self.session.versions.number:
+            self.session.forget()
+        else:
+            with pytest.raises(SessionError, match="nothing to forget"):
+                self.session.forget()
         assert self.session._segmenter.snapshot() == DiskWeights(2.0)
         assert self.session.versions.number == 0
-        self.happened()
+        assert not self.session.taught
+        self.happened(step=taught)
 
     @rule(data=st.data())
     def go_back(self, data):
