@@ -11,6 +11,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from nibabel.nifti1 import unit_codes
 from nibabel.spatialimages import HeaderDataError
 
 from napari_apprentice import lazy
@@ -22,6 +23,7 @@ from napari_apprentice.types import Image
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _LARGEST_NIFTI1_AXIS = 32767
 _LABEL_INTENT = 1002
+_UNIT_OF_LENGTH = 0b111  # the other bits of xyzt_units are those of time
 _COMPRESSION = 1
 _SLAB_BYTES = 2**24
 _HEADER_ROUNDING = 1e-6  # of a turned affine, in single precision
@@ -68,6 +70,8 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_
     """Write (C, *S) data as NIfTI."""
     header = details_of(image, nibabel.Nifti1Header)
     header = _new_header(image) if header is None else header.copy()
+    if image.units == "mm" and _as_made_up(header, image.affine):  # somebody has stated since that these are mm
+        header["xyzt_units"] = int(header["xyzt_units"]) & ~_UNIT_OF_LENGTH | unit_codes["mm"]
     data = array[0].T
     if len(array) == 3:
         if array.dtype != np.uint8:
