@@ -368,6 +368,18 @@ def test_benchmark_says_what_a_click_costs_a_network(disks_set, tmp_path, capsys
     assert seen
 
 
+@pytest.mark.parametrize("name", ["size", "first_size", "late_size"])
+def test_benchmark_refuses_sizes_that_the_network_cannot_look_at(disks_set, tmp_path, capsys, name):
+    from napari_apprentice.networks import build
+    from napari_apprentice.weights import save_weights
+
+    weights = save_weights(build("unet", {"widths": [8, 8, 8], "blocks": [1, 1, 1], "head_width": 4}), tmp_path / "tiny.safetensors")
+    command = ("benchmark", disks_set, "--weights", weights, "--threads", "1", "--device", "cpu", "--json", tmp_path / "rows.json")
+    said = refused(capsys, *command, "--zoom", "", "--zoom", f"{name}=66")
+    assert f"--zoom {name}=66 arrived; expected a multiple of 8 for the network 'unet'" in said
+    assert not (tmp_path / "rows.json").exists()
+
+
 @pytest.mark.parametrize("option", ["--json", "--markdown"])
 def test_benchmark_tells_what_it_could_not_do_before_it_measures(disks_set, tmp_path, capsys, monkeypatch, option):
     monkeypatch.setattr(assembly, "load_segmenter", lambda *_, **__: pytest.fail("it began to measure"))
@@ -398,8 +410,20 @@ def test_benchmark_tells_what_it_cannot_use(disks, disks_set, tmp_path, capsys):
     assert "robot" in refused(capsys, "benchmark", disks_set, "--robot", "left")
     assert "policy" in refused(capsys, "benchmark", disks_set, "--policy", "none,never")
     assert "expected NAME=VALUE" in refused(capsys, "benchmark", disks_set, "--zoom", "nearness=1")
-    for value in ("diffusion=-5", "diffusion=nan", "wider=1.8+-1", "size=-1"):
-        assert f"--zoom {value} arrived; expected" in refused(capsys, "benchmark", disks_set, "--zoom", value)
+    for value, expected in (
+        ("diffusion=-5", "a finite number from 0"),
+        ("diffusion=nan", "a finite number from 0"),
+        ("wider=1.8+-1", "finite numbers from 0"),
+        ("size=-1", "a finite number from 1"),
+        ("size=0", "a finite number from 1"),
+        ("first_size=0", "a finite number from 1"),
+        ("late_size=0", "a finite number from 1"),
+        ("size=nan", "NAME=VALUE with one of size (int)"),
+        ("smallest_side_px=0", "a finite number from 1"),
+        ("first_steps=1", "a finite number above 1"),
+        ("first_steps=nan", "a finite number above 1"),
+    ):
+        assert f"--zoom {value} arrived; expected {expected}" in refused(capsys, "benchmark", disks_set, "--zoom", value)
     assert "mirror=maybe" in refused(capsys, "benchmark", disks_set, "--zoom", "mirror=maybe")
     assert "no case" in refused(capsys, "benchmark", disks_set, "--cases", "z*")
     assert "target" in refused(capsys, "benchmark", disks_set, "--target", "lesion")
@@ -769,6 +793,7 @@ def test_cohort_lists_shows_forgets_and_erases(disks, disk, volume, tmp_path, ca
     assert cli.main(["cohort", "forget", "em"]) == 0
     assert "as shipped" in capsys.readouterr().out
     assert Cohort("em", "disks", FakeStore()).start() is None
+    assert "there is nothing to forget" in refused(capsys, "cohort", "forget", "em")
     assert cli.main(["cohort", "forget", "em", "--erase"]) == 0
     assert "is deleted" in capsys.readouterr().out
     assert [cohort.name for cohort in cohorts()] == ["mri study"]

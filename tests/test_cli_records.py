@@ -236,7 +236,7 @@ def test_report_refuses_what_it_cannot_use(study, capsys):
     asked = [
         ((study / "sessions",), "neither --out nor --csv nor --objects arrived"),
         ((study / "truth", "--out", page), "is no journal and holds none"),
-        ((study / "sessions" / "empty", "--out", page), "nothing was done in 1 sessions"),
+        ((study / "sessions" / "empty", "--out", page), "nothing was done in 1 session;"),
         ((study / "sessions", "--out", page, "--truth", study / "truth" / "a_labels.nii.gz"), "expected a folder of truths"),
         ((study / "sessions", "--out", page, "--truth", study / "shifted"), "has a spacing of 2"),
     ]

@@ -244,6 +244,8 @@ def test_the_record_says_what_made_a_version():
 def test_forgetting_a_study_keeps_its_versions_and_erasing_does_not():
     teach(begin(), 2)
     study().forget()
+    with pytest.raises(SessionError, match="nothing to forget"):
+        study().forget()
     assert begins_with() == SHIPPED
     assert len(list(study().folder.glob("model-*.safetensors"))) == 2
     running = begin()

@@ -21,12 +21,13 @@ import PIL.Image
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from napari_apprentice import files, lazy
-from napari_apprentice.files import READABLE, WRITABLE, labels_path, read, read_labels, save_image, write
+from napari_apprentice.files import READABLE, WRITABLE, check_image, labels_path, read, read_labels, save_image, write
 from napari_apprentice.geometry import affine_from_spacing, reverse_axes, swap_lps_ras
 from napari_apprentice.types import Image, LabelsError, ReadError, WriteError
 
@@ -920,11 +921,22 @@ KINDS = [
 ]
 
 
+def check_or_sentence(path: Path) -> str:
+    """What `check_image` says against a file; "" for nothing."""
+    try:
+        check_image(path)
+    except ReadError as refusal:
+        return str(refusal)
+    return ""
+
+
 def image_or_sentence(path: Path) -> Image | str:
     """What `read` makes of a damaged file; anything but an image or one sentence that names the file fails the test."""
     sentence = ""
     try:
-        return read(path)
+        image = read(path)
+        check_image(path)
+        return image
     except ReadError as refusal:
         sentence = str(refusal)
     assert repr(path.name) in sentence
@@ -944,10 +956,35 @@ def test_a_file_cut_anywhere_is_refused_or_complete_never_half(tmp_path, kind):
         back = image_or_sentence(path)
         if isinstance(back, str):
             refused += 1
+            assert check_or_sentence(path) or kind in (".mha", ".nrrd", ".jpg")
         else:  # bytes after the last voxel may be missing
             np.testing.assert_array_equal(back.data, expected.data, err_msg=f"cut at {length} of {len(content)}")
             np.testing.assert_array_equal(back.affine, expected.affine)
     assert refused > 0.8 * len(lengths)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ".ome.zarr"])
+def test_an_image_is_checked_without_reading_its_voxels(tmp_path, monkeypatch, kind):
+    path = whole_file(tmp_path, kind)
+    monkeypatch.setattr(files._format(path, READABLE, ReadError).codec, "load", lambda *_, **__: pytest.fail("it read the voxels"))
+    check_image(path)
+
+
+@pytest.mark.parametrize("extension", [".nii", ".nii.gz", ".tif", ".mha", ".nrrd", ".zarr"])
+def test_a_series_is_refused_without_reading_its_voxels(tmp_path, monkeypatch, extension):
+    values, path = np.zeros((5, 4, 3, 2), np.uint8), tmp_path / f"t{extension}"
+    if extension.startswith(".nii"):
+        nibabel.Nifti1Image(values.T, np.eye(4)).to_filename(path)
+    elif extension == ".tif":
+        tifffile.imwrite(path, values, imagej=True, metadata={"axes": "TZYX"})
+    elif extension == ".zarr":
+        zarr.save_array(str(path), values)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(values, isVector=False), str(path))
+    monkeypatch.setattr(files._format(path, READABLE, ReadError).codec, "load", lambda *_, **__: pytest.fail("it read the voxels"))
+    with pytest.raises(ReadError) as error:
+        check_image(path)
+    one_sentence(error, "5 time points; expected one volume")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,9 +18,10 @@ from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.networks import Recalled, UNet, build
 from napari_apprentice.samples import Drawn, SampleStream
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
+from napari_apprentice.session import Session
 from napari_apprentice.synthetic import Scene
 from napari_apprentice.training import read_recipe, train
-from napari_apprentice.types import Click, ImageSlice, Lesson, Prompt, RecipeError, WeightsError, WriteError
+from napari_apprentice.types import Click, Image, ImageSlice, Lesson, Prompt, RecipeError, SessionError, WeightsError, WriteError
 from napari_apprentice.weights import LoadedWeights, load_weights
 
 PLAIN = {"widths": [8, 16, 16, 16, 16], "groups": 4, "likeness": 2}
@@ -191,6 +192,20 @@ def test_an_accepted_object_is_shown_and_no_weight_changes(segmenter):
     assert segmenter.snapshot().examples > 0
     assert all(torch.equal(before[k], v) for k, v in segmenter.network.named_parameters())
     assert not np.array_equal(answer(segmenter), untaught)
+
+
+def test_forgetting_clears_the_examples(segmenter):
+    session = Session(Image(picture(disk()).data), segmenter, small())
+    untaught = answer(segmenter)
+    session.add(Click(MIDDLE))
+    assert not session.taught
+    session.accept()
+    assert (session.taught, len(segmenter.snapshot().memory)) == (True, 1)
+    session.forget()
+    assert (session.taught, segmenter.snapshot().memory) == (False, ())
+    assert np.array_equal(answer(segmenter), untaught)
+    with pytest.raises(SessionError, match="nothing to forget"):
+        session.forget()
 
 
 def test_every_state_can_be_had_back_bit_for_bit(segmenter):

@@ -318,9 +318,21 @@ def test_without_a_truth_the_page_says_nothing_of_one(known):
     assert Checker(text).seen["svg"] == 4
 
 
+def test_counts_agree_in_number(tmp_path):
+    counts = []
+    session = begin(tmp_path)
+    for _ in range(2):
+        session.add(Click((2, 5, 5)))
+        session.accept()
+        found = re.findall(r'class="tile"><b>(\d+)</b><span>([^<]*)</span>', page([case_record(tmp_path)]))
+        counts.append([" ".join(each) for each in found])
+    assert counts[0] == ["1 case", "1 accepted object", "1 click"]
+    assert counts[1] == ["1 case", "2 accepted objects", "2 clicks"]
+
+
 def test_a_session_without_a_click_or_an_accepted_object_has_a_page(tmp_path):
     session = begin(tmp_path)
-    session.forget()
+    session.select(3)
     text = page([case_record(tmp_path)])
     assert "No object was accepted" in text
     assert "No click was made" in text

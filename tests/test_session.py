@@ -264,10 +264,16 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule()
     def forget(self):
-        self.session.forget()
+        taught = self.session._segmenter.snapshot() != DiskWeights(2.0)
+        if taught or self.session.versions.number:
+            self.session.forget()
+        else:
+            with pytest.raises(SessionError, match="nothing to forget"):
+                self.session.forget()
         assert self.session._segmenter.snapshot() == DiskWeights(2.0)
         assert self.session.versions.number == 0
-        self.happened()
+        assert not self.session.taught
+        self.happened(step=taught)
 
     @rule(data=st.data())
     def go_back(self, data):
@@ -575,13 +581,36 @@ def test_learning_while_the_next_object_is_open_belongs_to_the_newest_action():
     assert session._segmenter.radius == 2.0
 
 
-def test_a_report_of_several_lessons_names_each_thing_once_and_averages():
+def test_a_report_of_several_lessons_says_the_newest_and_averages():
     session = make(policy=FakePolicy(0.25, 0.5), radius=1.9)
     session.add(Click((2, 5, 4)))
     session.add(Click((3, 5, 4)))
     session.accept(learn=False)
     report = session.learn()
-    assert report == LearningReport(True, "learnt from 13 pixels; learnt from 21 pixels", 1.0, 0.5, 0.0)
+    assert report == LearningReport(True, "learnt from 21 pixels", 1.0, 0.5, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"), [((1,), "learnt (2 of 3 slices)"), ((0, 1), "learnt (1 of 3 slices)"), ((0, 1, 2), "refused: lesson 2")]
+)
+def test_an_object_clicked_across_three_axes_is_reported_in_one_sentence(refused, message):
+    class Choosy(FakePolicy):
+        seen = 0
+
+        def on_accept(self, segmenter, lesson):
+            self.seen += 1
+            number = self.seen - 1
+            if number in refused:
+                return LearningReport(False, f"refused: lesson {number}", refused=True)
+            super().on_accept(segmenter, lesson)
+            return LearningReport(True, "learnt")
+
+    session = make(policy=Choosy())
+    for axis in range(3):
+        session.add(Click((2, 5, 4), axis=axis))
+    session.accept(learn=False)
+    report = session.learn()
+    assert (report.message, report.accepted, report.refused) == (message, len(refused) < 3, len(refused) == 3)
 
 
 def test_accept_that_fails_to_learn_changes_nothing():

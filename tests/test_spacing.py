@@ -307,6 +307,30 @@ def test_what_such_a_file_does_say_its_labels_say_too(tmp_path, linear):
     np.testing.assert_array_equal(read_labels(labels, like=read(path)), VOXELS)
 
 
+@pytest.mark.parametrize("spacing", [1.0, 0.5])
+@pytest.mark.parametrize("linear", [np.eye(3), np.diag([-1, -1, 1]), TURN], ids=["straight", "mirrored", "turned"])
+def test_labels_are_in_mm_where_somebody_has_stated_the_spacing_since(tmp_path, linear, spacing):
+    path = unitless(tmp_path / "a.nii.gz", linear, qform=1, origin=(-3.0, 4.0, 7.5))
+    image = read(path)
+    stated = replace(image, affine=image.affine @ np.diag([spacing] * 3 + [1]), units="mm")  # as a user says in the window
+    labels = write(tmp_path / "labels.nii.gz", VOXELS, like=stated)
+    first, second = nibabel.load(path), nibabel.load(labels)
+    assert second.header.get_xyzt_units()[0] == "mm"
+    np.testing.assert_allclose(second.affine, first.affine @ np.diag([spacing] * 3 + [1]), atol=1e-6)
+    first, second = (sitk.ReadImage(str(each)) for each in (path, labels))
+    np.testing.assert_allclose(second.GetSpacing(), spacing * np.array(first.GetSpacing()), atol=1e-6)
+    np.testing.assert_allclose(second.GetDirection(), first.GetDirection(), atol=1e-6)
+    np.testing.assert_allclose(second.GetOrigin(), first.GetOrigin(), atol=1e-6)
+    np.testing.assert_array_equal(read_labels(labels, like=stated), VOXELS)
+
+
+def test_a_unit_that_nobody_named_stays_unnamed_in_the_labels(tmp_path):
+    path = unitless(tmp_path / "a.nii", 0.5 * np.eye(3))
+    assert read(path).units == "mm"
+    labels = write(tmp_path / "labels.nii", VOXELS, like=read(path))
+    assert nibabel.load(labels).header.get_xyzt_units()[0] == "unknown"
+
+
 @pytest.mark.parametrize(
     ("elsewhere", "words"),
     [

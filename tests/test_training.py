@@ -75,8 +75,19 @@ def test_a_recipe_says_what_differs_from_the_defaults(recipe):
     found = read_recipe(recipe)
     assert (found.steps, found.sizes, found.workers, found.network) == (5, ((64, 2),), 0, "unet")
     assert found.learning_rate == Recipe().learning_rate
-    recipe.write_text("")
+    recipe.write_text("seed = 1")
     assert read_recipe(recipe) == Recipe()
+
+
+@pytest.mark.parametrize("words", ["", "# steps = 5\n"])
+def test_a_recipe_that_says_nothing_is_refused(recipe, tmp_path, words):
+    recipe.write_text(words)
+    assert refusal(recipe).endswith("is empty; expected one that says what to train, such as its network or its steps")
+    child = tmp_path / "child.toml"
+    child.write_text(f'base = "{recipe.name}"')
+    assert "is empty" in refusal(child)
+    with pytest.raises(RecipeError, match="is empty"):
+        train(recipe, None, tmp_path / "weights.safetensors")
 
 
 def test_the_recipe_of_the_shipped_weights_can_be_read():

@@ -11,7 +11,7 @@ import pytest
 
 from napari_apprentice import versions as versions_module
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
-from napari_apprentice.journal import Journal, read_journal
+from napari_apprentice.journal import Event, Journal, read_journal
 from napari_apprentice.replay import read_recording, replay
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import Click, Image, LearningReport, Lesson, Plane, SessionError, WriteError
@@ -97,6 +97,28 @@ def test_going_back_to_any_version_gives_its_model_and_can_be_undone():
     teach(session)
     assert (session.versions.number, session.versions.current.parent) == (4, 1)
     assert model(session) == DiskWeights(6.0, 2)
+
+
+def test_there_is_nothing_to_forget_before_anything_was_learnt_and_after_it_was_forgotten(tmp_path):
+    session = begin(tmp_path / "a", FakePolicy(0.5, 1.0))
+    for learn in (lambda: session.add(Click((2, 20, 25))), session.accept):  # clicks alone may teach, too
+        with pytest.raises(SessionError, match="nothing to forget"):
+            session.forget()
+        learn()
+        assert session.taught
+        session.forget()
+        assert not session.taught
+    session.close()
+    assert not go_on(tmp_path / "a").taught
+
+
+def test_a_journal_in_which_nothing_was_forgotten_is_replayed(tmp_path):
+    journal = Journal.create(tmp_path, VOLUME)
+    journal.append(Event("forget", 1, number=0), Event("select", 5))
+    journal.close()
+    session = begin()
+    assert replay(session, read_recording(tmp_path)) is None
+    assert session.label == 5
 
 
 def test_forgetting_is_version_zero_and_undoing_it_is_the_identity():

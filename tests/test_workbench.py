@@ -6,6 +6,7 @@ import csv
 import json
 import math
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image as Picture
@@ -205,6 +206,24 @@ def test_a_cohort_from_the_first_case_to_the_table(images, tmp_path, capsys):
     assert "Objects: 3." in capsys.readouterr().out
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "study" / "cohort.csv").read_text()
     assert "no case of 'study' is left" in refused(capsys, "next", "study")
+
+
+def test_images_that_cannot_be_cases_are_named_and_the_others_added(images, tmp_path, capsys):
+    nibabel.Nifti1Image(np.zeros((4, 5, 6, 3), np.uint8), np.eye(4)).to_filename(tmp_path / "series.nii.gz")
+    cut, series = tmp_path / "cut.png", tmp_path / "series.nii.gz"
+    cut.write_bytes(images[0].read_bytes()[:200])
+    assert "'cut.png' is damaged" in refused(capsys, "new", tmp_path / "p", cut, series, "--study", "eyes")
+    assert not (tmp_path / "p").exists()
+    assert command("new", tmp_path / "p", images[0], cut, "--study", "eyes") == 1
+    out, err = capsys.readouterr()
+    assert "1 cases" in out
+    assert err.startswith("apprentice: 'cut.png' is damaged")
+    assert command("add", tmp_path / "p", images[1], series, cut, images[2]) == 1
+    out, err = capsys.readouterr()
+    assert "3 cases, 2 of them new" in out
+    assert "'series.nii.gz' has 3 time points; expected one volume, in a file of its own; it was not added" in err
+    assert [case.image for case in open_project(tmp_path / "p").cases] == images
+    assert command("add", tmp_path / "p", *images) == 0
 
 
 def test_images_become_a_project(images, tmp_path, capsys):

@@ -185,10 +185,14 @@ class Cohort:
 
         Raises
         ------
-        SessionError : there is no such study
+        SessionError : there is no such study, or it begins with that already
         """
         self._there()
-        self._point(None, self.head, "forgotten", {})
+        if (head := self.head) is None:
+            raise SessionError(
+                f"there is nothing to forget: the study {self.name!r} has the model as shipped; expected one that was taught"
+            )
+        self._point(None, head, "forgotten", {})
 
     def erase(self) -> None:
         """Delete all of it, pictures included.

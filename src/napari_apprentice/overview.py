@@ -137,6 +137,11 @@ class Overview:
         return str(getattr(self._segmenter, "device", ""))
 
     @property
+    def taught(self) -> bool:
+        """Whether the model is another one than as shipped: a version of it is in use, or examples or clicks have taught it since."""
+        return self.versions.number != 0 or self._state.snapshot is not self._model.untaught
+
+    @property
     def pending(self) -> tuple[Lesson, ...]:
         """Accepted slices that `learn` will learn from."""
         return self._state.pending

@@ -35,7 +35,7 @@ from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, read_pr
 from napari_apprentice.texts import write_text
 from napari_apprentice.types import Image, InputError, InUseError, ReadError, WriteError
 
-__all__ = ["STATES", "Project", "Status", "create_project", "open_project"]
+__all__ = ["STATES", "Project", "Status", "create_project", "open_project", "usable"]
 
 STATES = ("waiting", "begun", "done", "failed", "missing")
 
@@ -241,6 +241,24 @@ def open_project(folder: Path | str) -> Project:
     path = path if path.name == PROJECT_NAME else path / PROJECT_NAME
     settings, cases = read_project_file(path)
     return Project(path.parent, settings, cases)
+
+
+def usable(images: Iterable[Path | str]) -> tuple[list[Path], list[ReadError]]:
+    """The images that can be cases, as far as that can be known without reading their voxels, and why the others cannot.
+
+    Raises
+    ------
+    ReadError : as `Project.with_images`
+    """
+    good: list[Path] = []
+    refused: list[ReadError] = []
+    for path in [_image(Path(image)) for image in images]:
+        try:
+            files.check_image(path)
+            good.append(path)
+        except ReadError as error:
+            refused.append(error)
+    return good, refused
 
 
 # --- inside ---

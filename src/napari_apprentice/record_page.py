@@ -12,7 +12,7 @@ from napari_apprentice.charts import Bar, Series, bars, histogram, scatter
 from napari_apprentice.record import CaseRecord, ObjectRecord
 from napari_apprentice.work import PAUSE_S
 
-__all__ = ["page"]
+__all__ = ["counted", "page"]
 
 _FEW_ROWS = 40
 """What has more rows is folded away."""
@@ -118,11 +118,8 @@ def _several(what: str, values: Sequence[str]) -> str:
 
 def _tiles(cases: Sequence[CaseRecord], placed: Sequence[_Placed]) -> str:
     clicks = [click for case in cases for click in case.clicks]
-    facts = [
-        (str(len(cases)), "case" if len(cases) == 1 else "cases"),
-        (str(len(placed)), "accepted objects"),
-        (str(len(clicks)), "clicks"),
-    ]
+    counts = ((len(cases), "case"), (len(placed), "accepted object"), (len(clicks), "click"))
+    facts = [(str(number), counted(number, what).partition(" ")[2]) for number, what in counts]
     facts.append((_duration(sum(case.active_s for case in cases)), "of work"))
     if placed:
         facts.append((f"{fmean(p.one.work.clicks for p in placed):.1f}", "clicks an object"))
@@ -146,7 +143,7 @@ def _clicks(placed: Sequence[_Placed], breaks: Sequence[float]) -> Iterator[str]
         yield '<p class="soft">No object was accepted.</p>'
         return
     width = _width(len(placed))
-    points = [(p.place, p.one.work.clicks, f"{p.words}: {_count(p.one.work.clicks, 'click')}") for p in placed]
+    points = [(p.place, p.one.work.clicks, f"{p.words}: {counted(p.one.work.clicks, 'click')}") for p in placed]
     yield _note(
         "Every dot is an accepted object, in the order of acceptance; clicks that were taken back count."
         + _line_words(width)
@@ -176,7 +173,7 @@ def _first_clicks(placed: Sequence[_Placed], breaks: Sequence[float]) -> Iterato
     yield _note(
         "How right the answer to the first click was (IoU with the accepted mask), of the model before it learnt from the object, "
         f"and of the model as shipped to the same click.{_line_words(width)} The taught one was better on {better} of "
-        f"{_count(len(found), 'object')}, "
+        f"{counted(len(found), 'object')}, "
         f"worse on {worse}. Who accepts a mask was shown the taught model's, which favours it a little."
     )
     yield '<p class="key"><i class="s1"></i>taught<i class="s2"></i>untaught</p>'
@@ -195,7 +192,7 @@ def _times(names: Sequence[str], cases: Sequence[CaseRecord]) -> Iterator[str]:
 
 def _time_words(case: CaseRecord) -> str:
     objects = len(case.accepted)
-    return _duration(case.active_s) + (f", {_count(objects, 'object')}" if objects else "")
+    return _duration(case.active_s) + (f", {counted(objects, 'object')}" if objects else "")
 
 
 def _truths(placed: Sequence[_Placed], breaks: Sequence[float]) -> Iterator[str]:
@@ -330,7 +327,8 @@ def _line_words(width: int) -> str:
     return f" The line is the running mean of {width}." if width else ""
 
 
-def _count(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """So many of something: "1 case", "2 cases"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 

@@ -185,10 +185,11 @@ def _do_to_object(session: Session, event: Event) -> Change | None:
 
 
 def _do_to_version(session: Session, event: Event) -> None:
-    """Only where there is one of that number: a model that learns less than the recorded one makes fewer versions."""
+    """Only where there is something to do it to: a model that learns less than the recorded one makes fewer versions."""
     number = event.number
     if event.kind == "forget":
-        session.forget()
+        if session.taught:
+            session.forget()
     elif number is not None and number in {version.number for version in session.versions.versions}:
         if event.kind == "go_back":
             session.go_back(number)

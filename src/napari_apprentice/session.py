@@ -184,7 +184,14 @@ class Session(Overview):
         return event.report
 
     def forget(self) -> Change:
-        """Make the model what it was as shipped, version 0. Clicks, labels and all versions stay."""
+        """Make the model what it was as shipped, version 0. Clicks, labels and all versions stay.
+
+        Raises
+        ------
+        SessionError : it is so already, see `taught`
+        """
+        if not self.taught:
+            raise SessionError("there is nothing to forget: the model is as it was shipped; expected one that has learnt something")
         return self._use("forget", 0)
 
     def go_back(self, number: int) -> Change:

@@ -236,16 +236,22 @@ class Apprentice:
 
 
 def _combined(reports: Sequence[LearningReport]) -> LearningReport:
-    """One report of several lessons: accepted if any was, mean losses, all the time."""
+    """One report of several lessons: accepted if any was, with one sentence, mean losses, all the time.
+
+    The sentence is the newest of those that matter most: that something was learnt, else that it was refused.
+    """
     if len(reports) == 1:
         return reports[0]
+    accepted = sum(report.accepted for report in reports)
+    telling = max(reversed(reports), key=lambda report: (report.accepted, report.refused))
+    share = f" ({accepted} of {len(reports)} slices)" if 0 < accepted < len(reports) else ""
     return LearningReport(
-        any(report.accepted for report in reports),
-        "; ".join(dict.fromkeys(report.message for report in reports if report.message)),
+        accepted > 0,
+        telling.message + share,
         float(np.mean([report.loss_before for report in reports])),
         float(np.mean([report.loss_after for report in reports])),
         sum(report.elapsed_s for report in reports),
-        any(report.refused for report in reports) and not any(report.accepted for report in reports),
+        any(report.refused for report in reports) and not accepted,
         reports[0].remembered_before,
         reports[-1].remembered_after,
     )

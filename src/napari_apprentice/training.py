@@ -120,7 +120,7 @@ def read_recipe(path: Path | str) -> Recipe:
 
     Raises
     ------
-    RecipeError : the file cannot be read, or names something unknown
+    RecipeError : the file cannot be read, says nothing, or names something unknown
     """
     values: dict[str, Any] = {}
     for file in reversed(_with_bases(Path(path))):
@@ -128,6 +128,8 @@ def read_recipe(path: Path | str) -> Recipe:
             old = values.get(name)
             values[name] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
     values.pop("base", None)
+    if not values:
+        raise RecipeError(f"the recipe {path} is empty; expected one that says what to train, such as its network or its steps")
     known = {f.name for f in fields(Recipe)}
     if unknown := sorted(set(values) - known):
         raise RecipeError(f"the recipe {path} names {', '.join(unknown)}; expected only {', '.join(sorted(known))}")

@@ -87,6 +87,22 @@ def test_versions_reach_the_window_and_every_wish_can_be_undone(desks):
         assert (session._segmenter.snapshot(), session.versions) == before
 
 
+def test_where_nothing_was_learnt_there_is_nothing_to_forget(desks):
+    desk = desks()
+    nothing = "there is nothing to forget: the model is as it was shipped"
+    desk.bridge.forget()
+    desk.wait()
+    assert (desk.said[-1], desk.bridge.state.can_undo) == (nothing, False)
+    desk.teach()
+    for words in ("the model is as it was shipped; Ctrl+Z brings back what it learnt", nothing):
+        desk.bridge.forget()
+        desk.wait()
+        assert desk.said[-1] == words
+    desk.bridge.undo()  # the one that forgot something
+    desk.wait()
+    assert desk.engine.session.taught
+
+
 def test_the_status_line_says_what_the_lesson_brought(desks):
     desk = desks()
     desk.teach()

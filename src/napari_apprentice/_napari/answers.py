@@ -41,6 +41,7 @@ __all__ = [
     "advice",
     "continued",
     "fingerprint",
+    "forget",
     "next_mask",
     "paint",
 ]
@@ -213,6 +214,13 @@ def next_mask(session: Session) -> Answer:
     score = newest.proposed[rank].score
     words = f"mask {rank + 1} of {count}" + ("" if math.isnan(score) else f", expected IoU {score:.2f}")
     return act(session, lambda session: session.choose(rank), words)
+
+
+def forget(session: Session) -> Answer:
+    """Make the model what it was as shipped, if it is another one."""
+    if not session.taught:
+        return Answer(State.of(session), words="there is nothing to forget: the model is as it was shipped")
+    return act(session, lambda session: session.forget(), "the model is as it was shipped; Ctrl+Z brings back what it learnt")
 
 
 def continued(session: Session, opened: Callable[[Any], Session]) -> Session:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_apprentice._napari.answers import Opened, State, next_mask
+from napari_apprentice._napari.answers import Opened, State, forget, next_mask
 from napari_apprentice._napari.carrier import Carrier
 from napari_apprentice._napari.desk import Desk
 from napari_apprentice._napari.engine import Engine, Wish, default_engine
@@ -404,7 +404,8 @@ class Bridge(QObject):
 
     def forget(self) -> None:
         """Make the model what it was as shipped; clicks, labels and versions stay."""
-        self._act("forgetting", lambda session: session.forget(), "the model is as it was shipped; Ctrl+Z brings back what it learnt")
+        if self._open is not None:
+            self._open.ask("forgetting", forget)
 
     def go_back(self, number: int) -> None:
         """Work with another version of the model."""

@@ -100,6 +100,9 @@ def _benchmark(arguments: argparse.Namespace) -> None:
         if weights is not None and not weights.is_file():
             raise WeightsError(f"the weights {weights} are not there; expected a file of them")
     device = str(pick_device(arguments.device))
+    for (network, weights), zoom in models:
+        if zoom:
+            _load_segmenter(weights, network, device, arguments.threads, zoom)  # which sizes there can be, the network knows
     about = report.machine(device, arguments.threads)
     rows: dict[tuple[int, int], Row] = {}
     with progress_bar() as progress:
@@ -150,13 +153,16 @@ def _zoom(text: str) -> ZoomConfig:
         name, _, value = part.partition("=")
         kinds = {f.name: type(getattr(usual, f.name)) for f in fields(ZoomConfig)}
         try:
-            values[name] = _READ[kinds[name]](value)
-            if not all(0 <= number < math.inf for number in (values[name] if kinds[name] is tuple else (values[name],))):
-                raise ValueError
+            values[name] = read = _READ[kinds[name]](value)
         except (KeyError, ValueError):
             raise InputError(
                 f"--zoom {part} arrived; expected NAME=VALUE with one of {', '.join(f'{k} ({v.__name__})' for k, v in kinds.items())}"
             ) from None
+        numbers, least = read if isinstance(read, tuple) else (read,), _LEAST.get(name, 0)
+        above = name == "first_steps"
+        if not all(least <= number < math.inf for number in numbers) or (above and read == least):
+            some = "finite numbers" if isinstance(read, tuple) else "a finite number"
+            raise InputError(f"--zoom {part} arrived; expected {some} {'above' if above else 'from'} {least}")
     return replace(usual, **values)
 
 
@@ -167,6 +173,9 @@ _READ: Mapping[type, Callable[[str], Any]] = {
     tuple: lambda text: tuple(float(part) for part in text.split("+") if part),
 }
 """How a value of `ZoomConfig` is read; several numbers are separated by plus signs."""
+_SIZES = ("size", "first_size", "late_size")
+_LEAST = dict.fromkeys((*_SIZES, "smallest_side_px", "first_steps"), 1)
+"""Values of `ZoomConfig` that cannot be 0; ``first_steps`` cannot be 1 either, or windows would never get smaller."""
 
 
 def _load_segmenter(weights: Path | None, name: str | None, device: str, threads: int, zoom: str) -> Segmenter:
@@ -175,12 +184,17 @@ def _load_segmenter(weights: Path | None, name: str | None, device: str, threads
 
     from napari_apprentice import assembly
     from napari_apprentice.networks import NETWORKS
+    from napari_apprentice.segmenter import NetworkSegmenter
 
     torch.set_num_threads(threads)
     segmenter = assembly.load_segmenter(weights, name if weights is None or name in NETWORKS else None, device)
     segmenter.name = name or segmenter.name
     if zoom:
         segmenter.zoom = _zoom(zoom)
+        stride = segmenter.network.config.stride if isinstance(segmenter, NetworkSegmenter) else 1
+        for name in _SIZES:
+            if (size := getattr(segmenter.zoom, name)) % stride:
+                raise InputError(f"--zoom {name}={size} arrived; expected a multiple of {stride} for the network {segmenter.name!r}")
         segmenter.name += f" ({zoom})"
     return segmenter
 

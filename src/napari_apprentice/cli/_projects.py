@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar, remark
 from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -107,19 +107,36 @@ def _settings(arguments: argparse.Namespace, study: str) -> Settings:
     return settings
 
 
-def _new(arguments: argparse.Namespace) -> None:
+def _usable(images: Sequence[Path]) -> list[Path]:
+    """Those that can be cases; of the others it is said on stderr why not."""
+    from napari_apprentice.projects import usable
+
+    good, refused = usable(images)
+    if not good:
+        raise refused[0]
+    for error in refused:
+        remark(f"{error}; it was not added")
+    return good
+
+
+def _new(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import create_project
 
-    project = create_project(arguments.project, _settings(arguments, arguments.study), arguments.images)
+    settings = _settings(arguments, arguments.study)
+    images = _usable(arguments.images)
+    project = create_project(arguments.project, settings, images)
     print(f"Project: {project.folder}, {len(project.cases)} cases.")
+    return int(len(images) < len(arguments.images))
 
 
-def _add(arguments: argparse.Namespace) -> None:
+def _add(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import open_project
 
     before = open_project(arguments.project)
-    after = before.with_images(arguments.images)
+    images = _usable(arguments.images)
+    after = before.with_images(images)
     print(f"Project: {after.folder}, {len(after.cases)} cases, {len(after.cases) - len(before.cases)} of them new.")
+    return int(len(images) < len(arguments.images))
 
 
 def _status(arguments: argparse.Namespace) -> None:

@@ -41,7 +41,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _report(arguments: argparse.Namespace) -> None:
     from napari_apprentice.measure import as_csv, in_unit
     from napari_apprentice.record import case_record, click_rows, journals_in, object_rows
-    from napari_apprentice.record_page import page
+    from napari_apprentice.record_page import counted, page
     from napari_apprentice.texts import write_text
 
     wished = [path for path in (arguments.out, arguments.csv, arguments.objects) if path is not None]
@@ -58,7 +58,7 @@ def _report(arguments: argparse.Namespace) -> None:
             progress.advance(task)
     used = [case for case in cases if case.events]
     if not used:
-        raise ReadError(f"nothing was done in {len(cases)} sessions; expected at least one with an action")
+        raise ReadError(f"nothing was done in {counted(len(cases), 'session')}; expected at least one with an action")
     if arguments.out is not None:
         write_text(arguments.out, page(used))
     for path, rows in ((arguments.csv, click_rows), (arguments.objects, object_rows)):

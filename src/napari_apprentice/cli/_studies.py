@@ -81,7 +81,8 @@ def _show_cohort(arguments: argparse.Namespace) -> None:
 
 
 def _forget_cohort(arguments: argparse.Namespace) -> None:
-    for cohort in _cohorts_named(arguments.name):
+    found = _cohorts_named(arguments.name)
+    for cohort in found if arguments.erase else [cohort for cohort in found if cohort.head is not None] or found:
         cohort.erase() if arguments.erase else cohort.forget()
     print(f"Study {arguments.name} {'is deleted' if arguments.erase else 'begins with the model as shipped next time'}.")
 

@@ -61,6 +61,7 @@ from napari_apprentice.types import FileError, Image, ImageError, LabelsError, R
 __all__ = [
     "READABLE",
     "WRITABLE",
+    "check_image",
     "check_place",
     "labels_path",
     "object_paths",
@@ -163,6 +164,27 @@ def read(path: Path | str, *, time: int | None = None, level: int = 0) -> Image:
         return Image(data, content.affine, content.units, name, path, content.source, coarser)
     except (RefusedError, ImageError) as error:
         raise ReadError(f"{path.name!r} {error if isinstance(error, RefusedError) else f'cannot be used: {error}'}") from error
+
+
+def check_image(path: Path | str) -> None:
+    """Refuse what `read` would refuse, as far as that can be known without reading the voxels: what is damaged or cut, or is a series.
+
+    Compressed MetaImage, NRRD and JPEG do not say whether their voxels are whole.
+
+    Raises
+    ------
+    ReadError : as for `read`
+    """
+    path = Path(path)
+    with _in_one_sentence(path, _format(path, READABLE, ReadError)) as codec:
+        try:
+            codec.check(path)
+        except SeriesError as error:
+            raise RefusedError(f"has {error.count} time points; expected one volume, in a file of its own") from error
+        except RefusedError:
+            raise
+        except Exception:  # what is suspicious has to be read to know
+            codec.load(path, None, exact=False)
 
 
 def time_points(path: Path | str) -> int:
@@ -427,17 +449,25 @@ def _format(path: Path, allowed: tuple[str, ...], error: type[FileError]) -> _Fo
 
 
 def _load(path: Path, time: int | None, *, exact: bool, level: int = 0) -> Content:
-    """What a file holds, with every way in which it can be unusable turned into one sentence."""
+    """What a file holds."""
     chosen = _format(path, READABLE, ReadError)
+    with _in_one_sentence(path, chosen) as codec:
+        if level and not chosen.is_folder:
+            raise RefusedError(f"has one resolution, but level={level} was asked for; expected level=0, or an OME-Zarr image")
+        options = {"level": level} if chosen.is_folder else {}
+        content: Content = codec.load(path, time, exact=exact, **options)
+    return content
+
+
+@contextmanager
+def _in_one_sentence(path: Path, chosen: _Format) -> Iterator[ModuleType]:
+    """What reads a file that begins as its extension says, with every way in which it can be unusable turned into one sentence."""
     try:
         head = _head(path, chosen)
         if not chosen.codec.begins(head, path):
             wrong = "holds no zarr group or array" if chosen.is_folder else f"does not begin as a {chosen.name} file does"
             raise RefusedError(f"{wrong}; expected what its extension says")
-        if level and not chosen.is_folder:
-            raise RefusedError(f"has one resolution, but level={level} was asked for; expected level=0, or an OME-Zarr image")
-        options = {"level": level} if chosen.is_folder else {}
-        content: Content = chosen.codec.load(path, time, exact=exact, **options)
+        yield chosen.codec
     except RefusedError as error:
         raise ReadError(f"{path.name!r} {error}") from error
     except FileNotFoundError as error:
@@ -448,7 +478,6 @@ def _load(path: Path, time: int | None, *, exact: bool, level: int = 0) -> Conte
         raise ReadError(
             f"{path.name!r} is damaged or truncated ({_in_short(error)}); expected a complete {chosen.name} {chosen.kind}"
         ) from error
-    return content
 
 
 def _head(path: Path, chosen: _Format) -> bytes:

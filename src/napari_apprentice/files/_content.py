@@ -1,8 +1,10 @@
 """What the format modules hand over, before it becomes an image: an array with named axes.
 
-Every format module has three functions:
+Every format module has four functions:
 
 - ``begins(head, path) -> bool``: whether the first bytes are those of such a file;
+- ``check(path)``: raise what ``load`` would of an image without a chosen time, as far as can be told without reading the voxels, and any
+  error where something seems to be missing, which ``load`` then finds out;
 - ``load(path, time, *, exact) -> Content``: read it; ``exact`` for label maps (no rounding, no colour tables);
 - ``save(path, array, image, *, labels, go_on) -> None``: write ``array`` (C, *S) with the geometry of ``image``; calls ``go_on`` as
   often as the library that writes allows, and lets out what that raises.

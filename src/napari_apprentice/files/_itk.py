@@ -6,6 +6,7 @@ what it says of the place of voxels is left out where that is of no use.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import tempfile
@@ -88,16 +89,45 @@ def begins(head: bytes, path: Path) -> bool:
     return head.startswith(b"NRRD") if _is_nrrd(path) else b"NDims" in head
 
 
+def check(path: Path) -> None:
+    """Look at the header, and whether the voxels are there: of compressed ones nobody can tell how many without unpacking them."""
+    header = _header(path)
+    if not _states_spacing(header) and header.lines.keys() & set(_PLACES):
+        load(path, None, exact=False)  # ITK does not read such a header
+        return
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    _chosen_time(reader, None)
+    named = header.value(*_DATA_FILES) or "LOCAL"
+    local = named.upper() == "LOCAL"
+    voxels = path if local else path.parent / named
+    if not voxels.is_file() and not re.match(r"LIST\b", named) and "%" not in named:
+        raise ValueError(f"its voxels are to be in {named}, which is not there")
+    packed = (header.value("compresseddata") or "").lower() == "true" or (header.value("encoding") or "raw").lower() != "raw"
+    if packed or not voxels.is_file():
+        return
+    bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    needed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * (int(bits[1]) // 8 if bits else 1)
+    size = voxels.stat().st_size - local * header.size
+    if size < needed:
+        raise ValueError(f"{needed} bytes of voxels are stated, {size} are there")
+
+
+def _chosen_time(image: sitk.Image | sitk.ImageFileReader, time: int | None) -> int:
+    n_axes = image.GetDimension()
+    if n_axes > 4:
+        raise RefusedError(f"has {n_axes} axes, of shape {image.GetSize()}; expected (x, y), (x, y, z) or (x, y, z, time)")
+    return chosen_time(image.GetSize()[3] if n_axes == 4 else 1, time)
+
+
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read a MetaImage or NRRD file."""
     header = _header(path)
     is_stated = _states_spacing(header)
     image = sitk.ReadImage(str(path)) if is_stated or not header.lines.keys() & set(_PLACES) else _read_without_place(path, header)
     array = sitk.GetArrayFromImage(image)
-    n_axes = image.GetDimension()
-    if n_axes > 4:
-        raise RefusedError(f"has {n_axes} axes, of shape {image.GetSize()}; expected (x, y), (x, y, z) or (x, y, z, time)")
-    chosen = chosen_time(image.GetSize()[3] if n_axes == 4 else 1, time)
+    n_axes, chosen = image.GetDimension(), _chosen_time(image, time)
     if n_axes == 4:
         array = array[chosen]
     n = min(n_axes, 3)

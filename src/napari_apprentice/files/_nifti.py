@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from nibabel.nifti1 import unit_codes
 from nibabel.spatialimages import HeaderDataError
 
 from napari_apprentice import lazy
@@ -22,6 +24,7 @@ from napari_apprentice.types import Image
 _MM_PER_UNIT = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 _LARGEST_NIFTI1_AXIS = 32767
 _LABEL_INTENT = 1002
+_UNIT_OF_LENGTH = 0b111  # the other bits of xyzt_units are those of time
 _COMPRESSION = 1
 _SLAB_BYTES = 2**24
 _HEADER_ROUNDING = 1e-6  # of a turned affine, in single precision
@@ -40,14 +43,34 @@ def _both_orders(number: bytes) -> set[int]:
     return {int.from_bytes(number, "little"), int.from_bytes(number, "big")}
 
 
+def check(path: Path) -> None:
+    """Look at the header, and whether all voxels are there: of a compressed file by the size that stands at its end."""
+    packed = path.name.lower().endswith(".gz")
+    with gzip.open(path) if packed else path.open("rb") as stream:
+        loaded = _kind(stream).from_stream(stream)
+    _check_axes(loaded.shape)
+    chosen_time(loaded.shape[3] if len(loaded.shape) > 3 else 1, None)
+    needed = loaded.dataobj.offset + math.prod(loaded.shape) * loaded.get_data_dtype().itemsize
+    with path.open("rb") as file:
+        size = file.seek(-4 if packed else 0, os.SEEK_END)
+        said = int.from_bytes(file.read(), "little")
+    if said != needed % 2**32 if packed else size < needed:
+        raise ValueError(f"{needed} bytes are stated, {said if packed else size} are there")
+
+
+def _kind(stream: gzip.GzipFile | BinaryIO) -> Any:
+    """nibabel's class for the version that a stream begins with; the stream is back at its beginning."""
+    size_of_header = stream.read(4)
+    stream.seek(0)
+    return nibabel.Nifti2Image if _HEADER_SIZES[1] in _both_orders(size_of_header) else nibabel.Nifti1Image
+
+
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read a NIfTI file."""
     # Read through a stream, and memory-mapped only where it is too large for that: another program that rewrites the file must not
     # change, or crash, what is on the screen.
     with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as stream:
-        size_of_header = stream.read(4)
-        stream.seek(0)
-        kind = nibabel.Nifti2Image if _HEADER_SIZES[1] in _both_orders(size_of_header) else nibabel.Nifti1Image
+        kind = _kind(stream)
         said = kind.header_class.from_fileobj(stream, check=False)  # nibabel makes 1 of a voxel size of 0, and 2 of -2
         stream.seek(0)
         loaded = kind.from_stream(stream)
@@ -68,6 +91,8 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_
     """Write (C, *S) data as NIfTI."""
     header = details_of(image, nibabel.Nifti1Header)
     header = _new_header(image) if header is None else header.copy()
+    if image.units == "mm" and _as_made_up(header, image.affine):  # somebody has stated since that these are mm
+        header["xyzt_units"] = int(header["xyzt_units"]) & ~_UNIT_OF_LENGTH | unit_codes["mm"]
     data = array[0].T
     if len(array) == 3:
         if array.dtype != np.uint8:

@@ -44,6 +44,12 @@ def begins(head: bytes, path: Path) -> bool:
     return head.startswith((_PNG_SIGNATURE, b"\xff\xd8\xff"))
 
 
+def check(path: Path) -> None:
+    """Look at the header, and of a PNG at the checksums."""
+    with PIL.Image.open(path, formats=("PNG", "JPEG")) as picture:
+        picture.verify()
+
+
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read a PNG or JPEG file."""
     chosen_time(1, time)

@@ -53,16 +53,28 @@ def begins(head: bytes, path: Path) -> bool:
     return head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
+def check(path: Path) -> None:
+    """Look at the directories of the pages, and whether what they point to lies in the file."""
+    with tifffile.TiffFile(path) as file:
+        _first_series(file, None, exact=False)
+
+
+def _first_series(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> tuple[tifffile.TiffPageSeries, str, int]:
+    """The first series of a whole file, our letters of its axes, and the chosen time point."""
+    if not file.series:
+        raise RefusedError("holds no image; expected at least one page")
+    series = file.series[0]
+    _check_complete(file, series)
+    _check_compression(series.keyframe, exact=exact)
+    names = _axes(series.axes, series.shape)
+    return series, names, chosen_time(series.shape[names.index("T")] if "T" in names else 1, time)
+
+
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read the first series of a TIFF file."""
     with tifffile.TiffFile(path) as file:
-        if not file.series:
-            raise RefusedError("holds no image; expected at least one page")
-        series = file.series[0]
-        _check_complete(file, series)
-        _check_compression(series.keyframe, exact=exact)
-        shape, names = series.shape, _axes(series.axes, series.shape)
-        chosen = chosen_time(shape[names.index("T")] if "T" in names else 1, time)
+        series, names, chosen = _first_series(file, time, exact=exact)
+        shape = series.shape
         array = _mapped(path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
         if array.shape != shape:
             raise ValueError(f"{shape} voxels are stated, {array.shape} are there")

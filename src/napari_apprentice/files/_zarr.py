@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -58,8 +58,20 @@ def begins(head: bytes, path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray"))
 
 
+def check(path: Path) -> None:
+    """Open it; what is not there of the voxels counts as empty in a zarr."""
+    _opened(path, None, 0)
+
+
 def load(path: Path, time: int | None, *, exact: bool, level: int = 0) -> Content:
     """Open a zarr array, or a resolution of an OME-Zarr image. What is large stays on the disk."""
+    content = _opened(path, time, level)
+    small = content.array.nbytes <= lazy.LARGE_BYTES
+    return replace(content, array=np.array(content.array[...]), coarser=()) if small else content
+
+
+def _opened(path: Path, time: int | None, level: int) -> Content:
+    """The same with nothing in memory yet."""
     node: Any = zarr.open(str(path), mode="r")
     if isinstance(node, zarr.Array):
         return _plain(node, time, level)
@@ -68,9 +80,7 @@ def load(path: Path, time: int | None, *, exact: bool, level: int = 0) -> Conten
     arrays = _datasets(node, multiscale)
     if not 0 <= level < len(arrays):
         raise RefusedError(f"has {len(arrays)} resolutions, but level={level} was asked for; expected 0 (the finest) to {len(arrays) - 1}")
-    views = [_view(arrays[level], letters, time)]
-    if isinstance(views[0][0], LazyArray):
-        views += [_view(array, letters, time) for array in arrays[level + 1 :]]
+    views = [_view(array, letters, time) for array in arrays[level:]]
     space = [letters.index(axis) for axis in "ZYX" if axis in letters]
     scale, translation = _transformation(multiscale, level, len(letters))
     frame = _Frame(
@@ -171,8 +181,8 @@ def _axes(multiscale: Mapping[str, Any], n: int) -> tuple[str, list[str | None]]
     return letters, [axis.get("unit") for axis in named]
 
 
-def _view(array: Any, letters: str, time: int | None, *, alpha: bool = False) -> tuple[Any, str]:
-    """What there is of one time point, in memory if it is small, and the letters of its axes."""
+def _view(array: Any, letters: str, time: int | None, *, alpha: bool = False) -> tuple[LazyArray, str]:
+    """What there is of one time point, and the letters of its axes."""
     chosen = chosen_time(array.shape[letters.index("T")] if "T" in letters else 1, time)
     samples = array.shape[letters.index("S")] if "S" in letters else 1
     if samples - alpha not in (1, 3):
@@ -180,7 +190,7 @@ def _view(array: Any, letters: str, time: int | None, *, alpha: bool = False) ->
     view = LazyArray(array)
     if "T" in letters:
         view = view.at(letters.index("T"), chosen)
-    return (view if view.nbytes > lazy.LARGE_BYTES else np.array(view[...])), letters.replace("T", "")
+    return view, letters.replace("T", "")
 
 
 def _transformation(multiscale: Mapping[str, Any], level: int, n: int) -> tuple[list[float], list[float]]:
