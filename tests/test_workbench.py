@@ -216,7 +216,7 @@ def test_images_that_cannot_be_cases_are_named_and_the_others_added(images, tmp_
     assert not (tmp_path / "p").exists()
     assert command("new", tmp_path / "p", images[0], cut, "--study", "eyes") == 1
     out, err = capsys.readouterr()
-    assert "1 cases" in out
+    assert "1 case." in out
     assert err.startswith("apprentice: 'cut.png' is damaged")
     assert command("add", tmp_path / "p", images[1], series, cut, images[2]) == 1
     out, err = capsys.readouterr()

@@ -121,21 +121,23 @@ def _usable(images: Sequence[Path]) -> list[Path]:
 
 def _new(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import create_project
+    from napari_apprentice.record_page import counted
 
     settings = _settings(arguments, arguments.study)
     images = _usable(arguments.images)
     project = create_project(arguments.project, settings, images)
-    print(f"Project: {project.folder}, {len(project.cases)} cases.")
+    print(f"Project: {project.folder}, {counted(len(project.cases), 'case')}.")
     return int(len(images) < len(arguments.images))
 
 
 def _add(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import open_project
+    from napari_apprentice.record_page import counted
 
     before = open_project(arguments.project)
     images = _usable(arguments.images)
     after = before.with_images(images)
-    print(f"Project: {after.folder}, {len(after.cases)} cases, {len(after.cases) - len(before.cases)} of them new.")
+    print(f"Project: {after.folder}, {counted(len(after.cases), 'case')}, {len(after.cases) - len(before.cases)} of them new.")
     return int(len(images) < len(arguments.images))
 
 
