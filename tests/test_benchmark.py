@@ -99,6 +99,13 @@ def test_the_lesson_is_what_the_user_accepted_and_not_the_truth():
     assert (lesson.clicks, lesson.case, lesson.image_slice) == (found.clicks, "scan", PIXELS)
 
 
+def test_the_class_is_told_with_every_click_and_with_the_mask():
+    for kind in ("", "disc"):
+        policy = Scripted([20, 93])
+        follow(policy, kind=kind)
+        assert {prompt.kind for prompt in policy.prompts} == {policy.lessons[0].kind} == {kind}
+
+
 @pytest.mark.parametrize("truth", [np.zeros((10, 20), bool), np.ones((9, 20), bool)])
 def test_a_truth_that_cannot_be_reached_is_refused(truth):
     with pytest.raises(InputError, match="a truth of shape"):
@@ -174,6 +181,15 @@ def test_facts_of_the_row(row):
 def test_a_chosen_target_stands_in_the_name(make_set):
     folder = make_set('objects = "class"\n[classes]\n"1" = "left"\n', {"a": (PIXELS.data[0], TRUTH.astype(np.uint8))}, "halves")
     assert run(Trial(folder, target="left"), DiskSegmenter(), FakePolicy()).set == "halves (left)"
+
+
+def test_a_user_who_tells_classes_names_the_target_of_every_object_and_the_row_says_so(make_set):
+    description = 'objects = "class"\n[classes]\n"1" = "left"\n"2" = "right"\n'
+    folder = make_set(description, {"a": (PIXELS.data[0], np.where(TRUTH, 1, 2).astype(np.uint8))}, "halves")
+    for told, kinds, name in ((True, ["left", "right"], "recall, classes told"), (False, ["", ""], "recall")):
+        policy = Scripted([50], [50])
+        assert run(Trial(folder, policy="recall", max_clicks=1, told=told), DiskSegmenter(), policy).policy == name
+        assert [prompt.kind for prompt in policy.prompts] == [lesson.kind for lesson in policy.lessons] == kinds
 
 
 def test_an_object_is_scored_with_what_the_earlier_ones_taught_only(disks_set):

@@ -276,6 +276,13 @@ def test_benchmark_makes_a_row_of_every_combination(disks, disks_set, tmp_path, 
     assert tables_path.read_text().count("| disks |") == 16
 
 
+def test_benchmark_marks_the_rows_of_a_user_who_tells_classes(disks, disks_set, tmp_path):
+    path = tmp_path / "rows.json"
+    command = ["benchmark", str(disks_set), "--policy", "none,mi+pi", "--max-clicks", "1", "--limit", "2", "--json", str(path), "--told"]
+    assert cli.main([*command, "--device", "cpu"]) == 0
+    assert [row["policy"] for row in json.loads(path.read_text())["rows"]] == ["none, classes told", "mi+pi, classes told"]
+
+
 def test_benchmark_keeps_the_rows_that_were_there_when_it_was_stopped(disks, disks_set, tmp_path, monkeypatch, capsys):
     made = assembly.make_policy
 

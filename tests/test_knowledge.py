@@ -38,7 +38,7 @@ def taught(start: Knowledge) -> Knowledge:
     second = Tensors({k: torch.rand(2, 3, generator=generator) * 1e-30 for k in fresh})
     clicks = ((WindowClick(1 / 3, 0.1, True), WindowClick(2.5, -0.5, False)), (WindowClick(7.0, 1e-7, True),))
     images, targets = torch.randn(2, 2, 3, 8, 8, generator=generator).half(), torch.rand(2, 2, 1, 8, 8, generator=generator) > 0.5
-    remembered = tuple(Remembered(images[i], targets[i], clicks[:: 1 - 2 * i], (1 / 3, 0.1 + i)) for i in range(2))
+    remembered = tuple(Remembered(images[i], targets[i], clicks[:: 1 - 2 * i], (1 / 3, 0.1 + i), kind=f"{i}" * i) for i in range(2))
     return Knowledge(Tensors({**start.weights, **fresh}), first, second, 7, (1 / 3, 0.1 + 0.2, 1.9), remembered, worth=(-1 / 3, 2.44))
 
 
@@ -55,7 +55,7 @@ def assert_equal(found: Knowledge, expected: Knowledge) -> None:
         assert mine.images.dtype == theirs.images.dtype
         assert torch.equal(mine.targets, theirs.targets)
         assert mine.targets.dtype == theirs.targets.dtype
-        assert (mine.clicks, mine.best) == (theirs.clicks, theirs.best)
+        assert (mine.clicks, mine.best, mine.kind) == (theirs.clicks, theirs.best, theirs.kind)
 
 
 @pytest.fixture
@@ -159,6 +159,7 @@ def rewritten(path: Path, *, drop: str = "", tensor: tuple[str, torch.Tensor] | 
         {"clicks": "[[[[1, 2]]]]"},
         {"extent_log": "[1, 2]"},
         {"worth": "[1, 2, 3]"},
+        {"kind": '["one"]'},
         {"best": "[[0.5, 0.5]]"},
         {"best": "[[0.5], [0.5]]"},
         {"best": "[[0.5, 0.5], [0.5, null]]"},
@@ -176,9 +177,10 @@ def test_damage_inside_the_file_is_refused(store, saved, damage):
 
 def test_what_an_older_version_wrote_is_read(store, saved):
     rewritten(saved, drop="worth")
+    rewritten(saved, drop="kind")
     loaded = store.load(rewritten(saved, drop="best"))
     plain = taught(store.base)
-    assert_equal(loaded, replace(plain, worth=(0.0, 0.0), memory=tuple(replace(one, best=(0.0, 0.0)) for one in plain.memory)))
+    assert_equal(loaded, replace(plain, worth=(0.0, 0.0), memory=tuple(replace(one, best=(0.0, 0.0), kind="") for one in plain.memory)))
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])

@@ -166,6 +166,22 @@ def test_the_network_is_heeded_where_it_finds_what_was_accepted():
     np.testing.assert_array_equal(deaf.labels, alone.labels)
 
 
+def test_the_network_is_told_the_class_of_the_object_that_is_carried():
+    class Attentive(Echo):
+        def predict(self, image_slice, prompt):
+            heard.append(prompt.kind)
+            return super().predict(image_slice, prompt)
+
+    heard: list[str] = []
+    session = painted(segmenter=Attentive())
+    session.accept(learn=False)
+    session.name(1, "cell")
+    session.name(session.label, "nucleus")
+    heard.clear()
+    session.propagate(1)
+    assert set(heard) == {"cell"}
+
+
 def test_between_two_slices_both_ends_count():
     masks = [disk(18, 20, 4 + index) for index in range(9)]
     image = Image(np.repeat(np.random.default_rng(0).normal(size=(1, 1, *ROWS.shape)), 9, axis=1))  # shows nothing

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from napari_apprentice.adaptation import POLICIES, Adaptation, _doubt
-from napari_apprentice.knowledge import KnowledgeStore
+from napari_apprentice.adaptation._memory import kept
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy
+from napari_apprentice.knowledge import Knowledge, KnowledgeStore, Remembered, Tensors, kind_of
 from napari_apprentice.networks import Recalled, UNet, build
 from napari_apprentice.samples import Drawn, SampleStream
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
@@ -306,6 +308,187 @@ def test_hidden_examples_are_judged_as_if_they_were_shown(segmenter):
     segmenter.restore(replace(segmenter.snapshot(), examples=0))
     assert segmenter.recollected() == ()
     assert segmenter.recollected(8) != ()
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------------------------
+
+CUP, DISC = kind_of("cup"), kind_of("optic disc")
+
+
+def remembered(*kinds: str) -> tuple[Remembered, ...]:
+    return tuple(Remembered(torch.zeros(1, 3, 2, 2), torch.ones(1, 1, 2, 2).bool(), ((),), kind=kind) for kind in kinds)
+
+
+some_kinds = st.lists(st.sampled_from(("", *"abcdef")), max_size=30)
+
+
+@given(st.integers(0, 30), st.integers(1, 9))
+def test_where_nobody_names_classes_the_newest_objects_are_kept_and_shown(number, most):
+    memory = remembered(*[""] * number)
+    assert kept(memory, most) == memory[-most:]
+    assert Knowledge(Tensors(), memory=memory).like("", most) == memory[-most:]
+
+
+@given(some_kinds, st.sampled_from(("", *"abcdefg")), st.integers(0, 9))
+def test_examples_are_the_newest_of_the_same_class(kinds, kind, most):
+    memory = remembered(*kinds)
+    like = Knowledge(Tensors(), memory=memory).like(kind, most)
+    of_use = {kind if kind in kinds else ""} if kind else set(kinds)
+    assert like == (tuple(one for one in memory if one.kind in of_use)[-most:] if most else ())
+
+
+@given(some_kinds, st.integers(1, 9))
+def test_no_class_pushes_out_another(kinds, most):
+    """What stays is found one after the other as well as all at once, and the newest objects are always among it."""
+    memory = remembered(*kinds)
+    stays = kept(memory, most)
+    assert stays[-most:] == memory[-most:]
+    assert [one for one in memory if one in stays] == list(stays)
+    last = list(dict.fromkeys(reversed(kinds)))
+    for place, kind in enumerate(last):
+        newest = [one for one in memory if one.kind == kind][-most:]
+        assert [one for one in stays if one.kind == kind] == (newest if place < 4 else [one for one in newest if one in memory[-most:]])
+    one_by_one = ()
+    for one in memory:
+        one_by_one = kept((*one_by_one, one), most)
+    assert set(map(id, one_by_one)) <= set(map(id, stays))
+    assert one_by_one[-most:] == memory[-most:]
+
+
+def test_names_are_told_apart_as_people_do():
+    assert kind_of("Cup ") == kind_of("cup") == CUP != DISC
+    assert kind_of("  ") == kind_of("") == ""
+
+
+def accepted(segmenter: NetworkSegmenter, *kinds: str, **changes: object) -> None:
+    """A disk in another place of another picture for each."""
+    for number, kind in enumerate(kinds):
+        small(**{"full_doubt": 0.0, **changes}).on_accept(segmenter, replace(lesson(24 + number, number), kind=kind))
+
+
+def of_class(segmenter: NetworkSegmenter, kind: str) -> np.ndarray:
+    return segmenter.predict(picture(disk(), 9), Prompt((Click(MIDDLE),), kind=kind)).logits
+
+
+def test_an_object_with_a_class_is_shown_examples_of_that_class_alone(segmenter):
+    untaught = answer(segmenter)
+    accepted(segmenter, "cup", "optic disc", "cup", "optic disc")
+    known, said = segmenter.snapshot(), {kind: of_class(segmenter, kind) for kind in ("cup", "optic disc", "")}
+    assert [one.kind for one in known.memory] == [CUP, DISC, CUP, DISC]
+    for kind, answers in said.items():
+        alone = tuple(one for one in known.memory if one.kind == kind_of(kind) or not kind)
+        segmenter.restore(replace(known, memory=tuple(replace(one, kind="") for one in alone)))
+        assert np.array_equal(answer(segmenter), answers)
+    segmenter.restore(known)
+    assert np.array_equal(of_class(segmenter, "vessel"), untaught)  # no other class's examples
+    assert len({answers.tobytes() for answers in said.values()}) == 3
+
+
+def test_a_class_without_examples_is_shown_those_that_have_no_class(segmenter):
+    accepted(segmenter, "", "cup")
+    known = segmenter.snapshot()
+    said = of_class(segmenter, "vessel")
+    segmenter.restore(replace(known, memory=known.memory[:1]))
+    assert np.array_equal(answer(segmenter), said)
+
+
+def test_examples_survive_many_objects_of_another_class(segmenter):
+    accepted(segmenter, "cup")
+    said = of_class(segmenter, "cup")
+    accepted(segmenter, *["optic disc"] * 10)
+    assert np.array_equal(of_class(segmenter, "cup"), said)
+    assert [one.kind for one in segmenter.snapshot().memory] == [CUP, *[DISC] * 8]
+
+
+def test_classes_that_take_turns_are_not_looked_at_anew(segmenter):
+    accepted(segmenter, "cup", "optic disc")
+    cup, disc = segmenter.recollected(kind=CUP), segmenter.recollected(kind=DISC)
+    assert segmenter.recollected(kind=CUP) is cup
+    assert segmenter.recollected(kind=DISC) is disc
+    accepted(segmenter, "cup")
+    assert segmenter.recollected(kind=DISC) is disc
+    assert segmenter.recollected(kind=CUP)[0].keys.shape[3] == 2 * cup[0].keys.shape[3]
+
+
+def test_weights_learn_the_same_whatever_the_classes(segmenter):
+    """Rehearsal and gate go by the newest objects, bit for bit, and cost the same."""
+    begun, found = segmenter.snapshot(), []
+    for kinds in ([""] * 6, ["a", "b", "c", "d", "e", "a"]):
+        segmenter.restore(begun)
+        accepted(segmenter, *kinds, name="pi", remembered=2, post_rounds=1, full_doubt=0.1, post_rate=1e-3)
+        found.append(segmenter.snapshot())
+    assert (len(found[0].memory), len(found[1].memory)) == (2, 4)
+    assert all(torch.equal(value, found[1].weights[key]) for key, value in found[0].weights.items())
+    assert found[0].marks == found[1].marks
+    assert [one.best for one in found[0].memory] == [one.best for one in found[1].memory[-2:]]
+
+
+def test_a_class_without_examples_speaks_neither_for_nor_against_them(segmenter, monkeypatch):
+    accepted(segmenter, "cup")
+    for known in (segmenter.snapshot(), replace(segmenter.snapshot(), examples=0, worth=(-0.3, 1.0))):
+        segmenter.restore(known)
+        small().on_accept(segmenter, replace(lesson(30, 5), kind="optic disc"))
+        assert (segmenter.snapshot().examples, segmenter.snapshot().worth) == (known.examples, known.worth)
+    monkeypatch.setattr(segmenter, "recollected", lambda *asked, **named: asked_for.append((*asked, *named.values())) or ())
+    asked_for: list[tuple[object, ...]] = []
+    small().on_accept(segmenter, replace(lesson(31, 6), kind="cup"))
+    assert {kind for *_, kind in asked_for} == {CUP}
+    assert segmenter.snapshot().worth != known.worth
+
+
+def test_classes_are_kept_on_disk_and_not_named_there(segmenter, tmp_path):
+    store = KnowledgeStore(segmenter.base, "0" * 12)
+    accepted(segmenter, "optic disc", "", "cup")
+    store.save(segmenter.snapshot(), tmp_path / "known")
+    assert [one.kind for one in store.load(tmp_path / "known").memory] == [DISC, "", CUP]
+    content = (tmp_path / "known").read_bytes()
+    assert b"optic disc" not in content
+    assert b"cup" not in content
+
+
+class Listening(FakePolicy):
+    """Keeps what it is told of classes."""
+
+    def on_click(self, segmenter, image_slice, prompt):
+        self.heard = [*getattr(self, "heard", []), prompt.kind]
+        return super().on_click(segmenter, image_slice, prompt)
+
+    def learning(self, segmenter, lesson):
+        self.heard.append(f"learnt: {lesson.kind}")
+        return (yield from super().learning(segmenter, lesson))
+
+
+def test_the_model_is_told_what_the_user_calls_the_open_object():
+    policy = Listening()
+    session = Session(Image(picture(disk()).data), DiskSegmenter(3.0), policy)
+    session.add(Click((20, 20)))
+    session.name(session.label, "cup")
+    session.add(Click((21, 20)))
+    session.undo()
+    session.undo()
+    session.add(Click((21, 20)))
+    session.name(session.label, "optic disc")
+    session.name(9, "cup")  # of another object
+    session.add(Click((22, 20)))
+    session.accept()
+    session.add(Click((50, 50)))
+    assert policy.heard == ["", "cup", "", "optic disc", "learnt: optic disc", ""]
+
+
+def test_the_untaught_model_is_asked_about_the_same_class(segmenter):
+    class Attentive(DiskSegmenter):
+        def predict(self, image_slice, prompt):
+            heard.append(prompt.kind)
+            return super().predict(image_slice, prompt)
+
+    heard: list[str] = []
+    session = Session(Image(picture(disk()).data), Attentive(3.0), FakePolicy())
+    session.name(session.label, "cup")
+    session.add(Click((20, 20)))
+    session.peek()
+    session.accept()
+    assert len(heard) == 3  # the last one to measure what teaching brought
+    assert set(heard) == {"cup"}
 
 
 # --- on disk ----------------------------------------------------------------------------------------------------------------------------

@@ -31,11 +31,13 @@ def _unflushed(monkeypatch):
 
 
 class Heedful(DiskSegmenter):
-    """Paints smaller disks on a mask that was given, and tells the answers that go back to one."""
+    """Paints smaller disks on a mask that was given, and others in every class; tells the answers that go back to either."""
 
-    corrections = 0
+    corrections = named = 0
 
     def _painted(self, image_slice, prompt, radius, score):
+        self.named += bool(prompt.kind)
+        radius += len(prompt.kind) / 8
         given = prompt.previous is not None and prompt.previous.given
         self.corrections += given
         return replace(super()._painted(image_slice, prompt, radius / 2 if given else radius, score), given=given)
@@ -81,11 +83,13 @@ def test_whatever_was_done_comes_out_the_same(tmp_path, wander, seed):
 
 
 def test_the_random_sessions_do_all_that_there_is(tmp_path, wander):
-    kinds, corrections = Counter(), 0
+    kinds, corrections, named = Counter(), 0, 0
     for seed in range(12):
-        corrections += record(tmp_path / str(seed), wander, seed)._segmenter.corrections
+        heedful = record(tmp_path / str(seed), wander, seed)._segmenter
+        corrections, named = corrections + heedful.corrections, named + heedful.named
         kinds.update(event.kind for event in read_recording(tmp_path / str(seed)))
     assert corrections > 20
+    assert named > 20
     everything = {"add", "choose", "accept", "learn", "select", "paint", "propagate", "approve", "discard", "delete", "relabel", "merge"}
     assert kinds.keys() >= everything | {"split", "name", "go_back", "forget", "pin"}
 

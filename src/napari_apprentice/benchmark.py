@@ -77,6 +77,7 @@ class Trial:
     max_clicks : an object is given up after so many clicks
     targets : IoUs in (0, 1] that are to be reached; an object is finished at the highest
     seed : what a robot's draws follow from
+    told : the user names the class of every object before the first click: its target
     """
 
     folder: Path
@@ -89,6 +90,7 @@ class Trial:
     max_clicks: int = 20
     targets: tuple[float, ...] = (0.80, 0.85, 0.90)
     seed: int = 0
+    told: bool = False
 
     def __post_init__(self) -> None:
         if self.max_clicks < 1:
@@ -139,6 +141,7 @@ def trace(
     max_clicks: int = 20,
     targets: Sequence[float] = (0.80, 0.85, 0.90),
     case: str = "",
+    kind: str = "",
 ) -> Trace:
     """Segment one object, then let the policy learn from the mask that came of it (never from the truth).
 
@@ -148,6 +151,7 @@ def trace(
     max_clicks : give up after so many
     targets : IoUs; the user is content at the highest
     case : name of the image, for the lesson
+    kind : what the user calls the object's class; empty where that is not told
 
     Raises
     ------
@@ -165,7 +169,7 @@ def trace(
     while len(clicks) < max_clicks and (click := user.click(truth, mask, clicks)) is not None:
         clicks = (*clicks, click)
         with _timed(segmenter, "decode", seconds):
-            prediction = policy.on_click(segmenter, image_slice, Prompt(clicks, prediction))
+            prediction = policy.on_click(segmenter, image_slice, Prompt(clicks, prediction, kind))
         proposed = proposed or [_iou(one, truth) for one in prediction.proposed]
         mask = prediction.mask
         iou, dice = _overlap(mask, truth)
@@ -174,7 +178,7 @@ def trace(
         if iou >= max(targets):
             break
     with _timed(segmenter, "adapt", seconds):
-        outcome(policy.learning(segmenter, Lesson(image_slice, clicks, mask, case)))
+        outcome(policy.learning(segmenter, Lesson(image_slice, clicks, mask, case, kind=kind)))
     return Trace(tuple(ious), tuple(dices), clicks, mask, seconds, tuple(proposed))
 
 
@@ -205,8 +209,8 @@ def run(
     traces: list[Trace] = []
     try:
         for ref in refs:
-            pixels, truth = labelled.slice(ref), labelled.truth(ref)
-            traces.append(trace(robot, segmenter, policy, pixels, truth, max_clicks=trial.max_clicks, targets=trial.targets, case=ref.case))
+            pixels, truth, about = labelled.slice(ref), labelled.truth(ref), {"case": ref.case, "kind": ref.target if trial.told else ""}
+            traces.append(trace(robot, segmenter, policy, pixels, truth, max_clicks=trial.max_clicks, targets=trial.targets, **about))
             if on_object is not None:
                 on_object()
     finally:
@@ -308,7 +312,7 @@ def _row(trial: Trial, name: str, network: str, traces: Sequence[Trace]) -> Row:
     return Row(
         set=name,
         network=network,
-        policy=trial.policy,
+        policy=f"{trial.policy}, classes told" if trial.told else trial.policy,
         robot=trial.robot,
         order=str(trial.order),
         n_objects=len(traces),

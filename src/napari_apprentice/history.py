@@ -119,6 +119,11 @@ class State:
         """Where the slices of an object come from."""
         return self.origins.get(label, Origin())
 
+    @property
+    def kind(self) -> str:
+        """What the class of the open object is called; empty where it has none."""
+        return self.legend.names.get(self.label, "")
+
     def clicks_in(self, plane: Plane) -> tuple[Click, ...]:
         """The 2D clicks that were made in a plane."""
         return tuple(click.in_plane for click in self.clicks if click.plane == plane)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from torch import Tensor
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.types import WeightsError, WriteError
 
-__all__ = ["Knowledge", "KnowledgeStore", "Remembered", "Shelf", "Tensors"]
+__all__ = ["Knowledge", "KnowledgeStore", "Remembered", "Shelf", "Tensors", "kind_of"]
 
 FORMAT = "napari-apprentice-knowledge-1"
 
@@ -58,6 +59,12 @@ class Tensors(Mapping[str, Tensor]):
             self._values = None
 
 
+def kind_of(name: str) -> str:
+    """What tells a class from others, whatever the case of its letters, without naming it; empty for no class."""
+    name = name.strip().casefold()
+    return hashlib.sha256(name.encode()).hexdigest()[:12] if name else ""
+
+
 @dataclass(frozen=True, eq=False)
 class Remembered:
     """One accepted object as the network sees it: V views (from afar, zoomed), each (C, n, n).
@@ -69,6 +76,7 @@ class Remembered:
     clicks : the user's clicks in the pixels of each view
     best : the best that a model in force ever reached on it: mean IoU from the first click alone, and from all clicks
     of : tells slices of one object from those of others, without naming it; empty where that is not known
+    kind : tells objects of one class from those of others, without naming it (see `kind_of`); empty where it has none
     """
 
     images: Tensor
@@ -76,6 +84,7 @@ class Remembered:
     clicks: tuple[tuple[WindowClick, ...], ...]
     best: tuple[float, float] = (0.0, 0.0)
     of: str = ""
+    kind: str = ""
 
     def view(self, number: int) -> Remembered:
         """The object in one of its views alone."""
@@ -100,8 +109,8 @@ class Knowledge:
         None otherwise
     worth : fading sums (of values, of weights) of how much more IoU the taught model had than the untaught one on accepted objects, before
         it learnt from them
-    marks : how right these weights are about each object of the memory (IoU from the first click alone, and from all clicks), as far as
-        that was found out; not kept on disk
+    marks : how right these weights are about each of the newest objects of the memory (IoU from the first click alone, and from all
+        clicks), as far as that was found out; not kept on disk
     source_mark : the same from all clicks, mean over the procedural objects that stand for the source domain; None if it is not known
     """
 
@@ -116,6 +125,20 @@ class Knowledge:
     worth: tuple[float, float] = (0.0, 0.0)
     marks: tuple[tuple[float, float], ...] = ()
     source_mark: float | None = None
+
+    def like(self, kind: str, count: int) -> tuple[Remembered, ...]:
+        """The newest ``count`` remembered objects that are examples for one of a kind, oldest first.
+
+        These are objects of that kind, or where there are none those without one, but never those of another. An object without a kind has
+        all for examples.
+        """
+        alike = self.memory
+        if kind:
+            alike = self._of_kind(kind) or self._of_kind("")
+        return alike[-count:] if count else ()
+
+    def _of_kind(self, kind: str) -> tuple[Remembered, ...]:
+        return tuple(one for one in self.memory if one.kind == kind)
 
 
 class Shelf:
@@ -235,6 +258,7 @@ class KnowledgeStore:
             "clicks": json.dumps([item.clicks for item in snapshot.memory]),
             "best": json.dumps([item.best for item in snapshot.memory]),
             "of": json.dumps([item.of for item in snapshot.memory]),
+            "kind": json.dumps([item.kind for item in snapshot.memory]),
         }
 
     def load(self, path: Path) -> Knowledge:
@@ -270,12 +294,17 @@ class KnowledgeStore:
         first, second = (Tensors({k.removeprefix(p): v for k, v in named.items() if k.startswith(p)}) for p in ("first/", "second/"))
         clicked = json.loads(facts["clicks"])
         reached = json.loads(facts.get("best", json.dumps([(0, 0)] * len(clicked))))  # older files do not say
-        of = json.loads(facts.get("of", json.dumps([""] * len(clicked))))  # nor that
+        of, kinds = (json.loads(facts.get(key, json.dumps([""] * len(clicked)))) for key in ("of", "kind"))  # nor that
         memory = tuple(
             Remembered(
-                tensors[f"memory/{i}/images"], tensors[f"memory/{i}/targets"], _clicks(views), (float(first), float(every)), str(one)
+                tensors[f"memory/{i}/images"],
+                tensors[f"memory/{i}/targets"],
+                _clicks(views),
+                (float(first), float(every)),
+                str(one),
+                str(kind),
             )
-            for i, (views, (first, every), one) in enumerate(zip(clicked, reached, of, strict=True))
+            for i, (views, (first, every), one, kind) in enumerate(zip(clicked, reached, of, kinds, strict=True))
         )
         if first.keys() != second.keys():
             raise ValueError("moments")

@@ -192,7 +192,7 @@ class Overview:
         if plane is None or not clicks:
             raise SessionError("a look at the untaught model arrived, but no click was made there; expected at least one click to answer")
         with self._ledger.unchanged():
-            return self._model.untaught_answer(plane, clicks)
+            return self._model.untaught_answer(plane, clicks, self._state.kind)
 
     # --- inside ---
 

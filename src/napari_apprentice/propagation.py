@@ -135,6 +135,7 @@ def propagate(
     axis: int = 0,
     on_slice: OnSlice | None = None,
     carrying: Carrying = Carrying(),
+    kind: str = "",
 ) -> Outcome:
     """Carry object ``label`` from its accepted slices across ``axis`` to all others that it reaches.
 
@@ -144,6 +145,7 @@ def propagate(
     ----------
     origin : where the slices of the object come from
     on_slice : called after every slice with the number of slices that are done and of those that there are; may raise to cancel
+    kind : what the class of the object is called; empty where it has none
 
     Raises
     ------
@@ -159,7 +161,7 @@ def propagate(
             f"object {label} has no accepted slice across axis {axis} to start from; expected one that was clicked or painted in"
         )
     ground = Ground(labels, origin, label, axis)
-    found, stops = _Walk(image, segmenter, ground, carrying, on_slice).everywhere(accepted)
+    found, stops = _Walk(image, segmenter, ground, carrying, on_slice, kind).everywhere(accepted)
     answers = {index: one.answer for index, one in found.items()}
     signs = {index: one.signs for index, one in found.items()}
     errors = {index: expected_error(sign) for index, sign in signs.items()} | {stop.index: stop.error for stop in stops}
@@ -210,9 +212,9 @@ class _Stopped(Exception):  # noqa: N818 (it is none)
 class _Walk:
     """All the ways that lead away from accepted slices."""
 
-    def __init__(self, image: Image, segmenter: Segmenter, ground: Ground, carrying: Carrying, on_slice: OnSlice | None) -> None:
+    def __init__(self, image: Image, segmenter: Segmenter, ground: Ground, carrying: Carrying, on_slice: OnSlice | None, kind: str) -> None:
         self._image, self._segmenter, self._ground, self._carrying = image, segmenter, ground, carrying
-        self._on_slice = on_slice
+        self._on_slice, self._kind = on_slice, kind
         self._spacing: tuple[float, float] = tuple(s for axis, s in enumerate(image.spacing) if axis != ground.axis)  # type: ignore[assignment]
         self._done = self._total = 0
 
@@ -303,7 +305,7 @@ class _Walk:
         full = np.zeros(pixels.shape, dtype=bool)
         full[box.slices] = mask
         click = Click(deepest(full))
-        word = self._segmenter.predict(pixels, Prompt((click,), Prediction.from_mask(full)))
+        word = self._segmenter.predict(pixels, Prompt((click,), Prediction.from_mask(full), self._kind))
         logits = np.full(pixels.shape, -_MOST_WORD, np.float32)
         logits[word.box.slices] = np.clip(word.logits, -_MOST_WORD, _MOST_WORD)
         return logits[box.slices], _NO_WORD if math.isnan(word.score) else word.score

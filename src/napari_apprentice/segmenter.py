@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_apprentice.guidance import WindowClick, click_maps
-from napari_apprentice.knowledge import Knowledge, Shelf, Tensors
+from napari_apprentice.knowledge import Knowledge, Remembered, Shelf, Tensors, kind_of
 from napari_apprentice.merging import HELD_LOGIT, changed_near, extent_of_change, laid_over, probability_in_window, without_piece
 from napari_apprentice.networks import Output, Recalled
 from napari_apprentice.proposals import OTHER_SCALE_IOU, Proposal, distinct, of_scale
@@ -80,6 +80,7 @@ class NetworkSegmenter:
     """
 
     CACHED_VIEWS = 8
+    CACHED_EXAMPLES = 4
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class NetworkSegmenter:
         self._shelf = Shelf(undo_budget_bytes)
         self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.network.named_parameters()}))
         self.base = self._knowledge
-        self._recalled: tuple[Tensors, Sequence[Tensor], Sequence[Recalled]] | None = None
+        self._recalled: list[tuple[Tensors, Sequence[Tensor], Sequence[Recalled]]] = []
 
     # --- what is learnt ---
 
@@ -169,29 +170,36 @@ class NetworkSegmenter:
         config: Any = self.network.config
         return bool(getattr(config, "recall", 0))
 
-    def recollected(self, examples: int | None = None) -> Sequence[Recalled]:
-        """What the network makes of the newest remembered objects, each in its closest view; empty where there are none, or it reads none.
+    def recollected(self, examples: int | None = None, kind: str = "") -> Sequence[Recalled]:
+        """What the network makes of remembered objects, each in its closest view; empty where there are none, or it reads none.
+
+        The newest few sets of examples are kept, as objects of several kinds take turns.
 
         Parameters
         ----------
         examples : how many of them; None for as many as it is to be shown (`Knowledge.examples`)
+        kind : of the object that they are for, see `Knowledge.like`
         """
         known = self._knowledge
-        count = known.examples if examples is None else examples
-        objects = known.memory[-count:] if count and self.reads_examples else ()
+        objects = known.like(kind, known.examples if examples is None else examples) if self.reads_examples else ()
         if not objects:
             return ()
         weights, pictures = known.weights, [one.images for one in objects]
-        if self._recalled is None or self._recalled[0] is not weights or not _same(self._recalled[1], pictures):
-            closest = [one.view(len(one.clicks) - 1) for one in objects]
-            images = torch.cat([one.images for one in closest]).float().to(self.device)
-            firsts = [next((c for c in one.clicks[0] if c.positive), one.clicks[0][0]) for one in closest]
-            guidance = torch.cat([self.maps([click], images.shape[-1]) for click in firsts])
-            targets = torch.cat([one.targets for one in closest]).float().to(self.device)
-            network: Any = self.network
-            with torch.no_grad():
-                self._recalled = weights, pictures, network.recollect(images[None], guidance[None], targets[None])
-        return self._recalled[2]
+        kept = [one for one in self._recalled if one[0] is weights]
+        found = next((one for one in kept if _same(one[1], pictures)), None) or (weights, pictures, self._recollect(objects))
+        self._recalled = [*(one for one in kept if one is not found), found][-self.CACHED_EXAMPLES :]
+        return found[2]
+
+    def _recollect(self, objects: Sequence[Remembered]) -> Sequence[Recalled]:
+        closest = [one.view(len(one.clicks) - 1) for one in objects]
+        images = torch.cat([one.images for one in closest]).float().to(self.device)
+        firsts = [next((c for c in one.clicks[0] if c.positive), one.clicks[0][0]) for one in closest]
+        guidance = torch.cat([self.maps([click], images.shape[-1]) for click in firsts])
+        targets = torch.cat([one.targets for one in closest]).float().to(self.device)
+        network: Any = self.network
+        with torch.no_grad():
+            recalled: Sequence[Recalled] = network.recollect(images[None], guidance[None], targets[None])
+        return recalled
 
     def run(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> tuple[Tensor, Tensor]:
         """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one; ``examples`` as of `recollected`."""
@@ -247,7 +255,7 @@ class NetworkSegmenter:
         parts = _together(views)
         if self.zoom.mirror:
             parts = [torch.cat([p, p.flip(3)]) for p in parts]
-        output = self._say(parts[0], parts[1], parts[2], self.recollected())
+        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind_of(prompt.kind)))
         logits, iou = output.logits, torch.sigmoid(output.iou_logits)
         if self.zoom.mirror:
             logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
@@ -299,7 +307,7 @@ class NetworkSegmenter:
         windows = self.zoom.first_looks(prompt.clicks, shape)
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
         parts = _together(views)
-        output = self._say(parts[0], parts[1], parts[2], self.recollected())
+        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind_of(prompt.kind)))
         logits, iou = output.logits[:, 0], torch.sigmoid(output.iou_logits)
         known = self._knowledge.extent_log
         scores = credibilities(logits, iou, windows, shape, stability_power=self.zoom.first_stability, extent_log=known)

@@ -287,10 +287,11 @@ class Session(Overview):
         """
         label = self.candidate if label is None else as_id(label)
         with self._ledger.safely() as began:
-            outcome = propagate(self.image, self._segmenter, self._labels, self._state.origin(label), label, axis, on_slice)
+            kind, origin = self.legend.names.get(label, ""), self._state.origin(label)
+            outcome = propagate(self.image, self._segmenter, self._labels, origin, label, axis, on_slice, kind=kind)
             carried, ended = tuple(outcome.carried.items()), tuple(stop.index for stop in outcome.stops)
             after = self._state.propagated(label, axis, outcome.carried, ended)
-            if outcome.patch is None and after.origin(label) == self._state.origin(label):
+            if outcome.patch is None and after.origin(label) == origin:
                 return self._ledger.nothing, outcome
             change = self._ledger.commit("propagate", after, outcome.patch, began, label=label, axis=axis, carried=carried, ended=ended)
             return change, outcome

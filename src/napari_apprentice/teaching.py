@@ -52,7 +52,8 @@ def lessons_of(image: Image, labels: LabelMap, state: State) -> tuple[Lesson, ..
         if mask.any():
             first = iou(state.firsts[plane].mask & ~others, mask) if plane in state.firsts else math.nan
             with suppress(ImageError):
-                lessons.append(Lesson(image.slice(plane), state.clicks_in(plane), mask, image.name, state.label, first, others))
+                clicks, name = state.clicks_in(plane), image.name
+                lessons.append(Lesson(image.slice(plane), clicks, mask, name, state.label, first, others, state.kind))
     return tuple(lessons)
 
 
@@ -94,14 +95,14 @@ class Apprentice:
         after, plane = state.clicked(click), click.plane
         anew = click.positive and only_crossed(labels, state, plane)
         previous = None if anew else previous_answer(labels, state, plane)
-        prompt = Prompt(implied(after.clicks_in(plane), previous), previous)
+        prompt = Prompt(implied(after.clicks_in(plane), previous), previous, state.kind)
         answer = self.policy.on_click(self.segmenter, self.image.slice(plane), prompt)
         first = {plane: answer} if prompt.previous is None and len(prompt.clicks) == 1 else {}
         return replace(after.answered(plane, answer, self.segmenter.snapshot()), firsts={**after.firsts, **first})
 
-    def untaught_answer(self, plane: Plane, clicks: Sequence[Click]) -> Prediction:
-        """What the model as shipped would have said to 2D clicks in a plane."""
-        return untaught_answer(self.segmenter, self.untaught, self.image.slice(plane), clicks)
+    def untaught_answer(self, plane: Plane, clicks: Sequence[Click], kind: str) -> Prediction:
+        """What the model as shipped would have said to 2D clicks in a plane, on an object of a class."""
+        return untaught_answer(self.segmenter, self.untaught, self.image.slice(plane), clicks, kind)
 
     # --- learning ---
 

@@ -410,10 +410,12 @@ class Prompt:
     ----------
     clicks : 2D clicks ``(row, col)`` in the order they were made, newest last
     previous : the prediction before the newest click; None at the first
+    kind : what the user calls the object's class; empty where it has none
     """
 
     clicks: tuple[Click, ...]
     previous: Prediction | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -430,6 +432,7 @@ class Lesson:
     first_iou : IoU of the model's answer to the first click with the mask, outside of other objects; NaN where it did not begin with a
         click on nothing
     others : (H, W) bool, where other objects are; None for nowhere
+    kind : what the user calls the object's class; empty where it has none
     """
 
     image_slice: ImageSlice
@@ -439,6 +442,7 @@ class Lesson:
     label: int = 0
     first_iou: float = math.nan
     others: npt.NDArray[np.bool_] | None = None
+    kind: str = ""
 
 
 @dataclass(frozen=True)

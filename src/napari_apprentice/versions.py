@@ -261,17 +261,20 @@ def measured(segmenter: Segmenter, untaught: Any, lessons: Sequence[Lesson]) -> 
 
 def _first_iou(segmenter: Segmenter, lesson: Lesson) -> float:
     """IoU of the answer to the first click with the accepted mask; other objects are protected from either model."""
-    answer = segmenter.predict(lesson.image_slice, Prompt(lesson.clicks[:1])).mask
+    answer = segmenter.predict(lesson.image_slice, Prompt(lesson.clicks[:1], kind=lesson.kind)).mask
     return iou(answer if lesson.others is None else answer & ~lesson.others, lesson.mask)
 
 
-def untaught_answer(segmenter: Segmenter, untaught: Any, image_slice: ImageSlice, clicks: Sequence[Click]) -> Prediction:
-    """What the untaught model would have answered, click after click, on top of its own answers. The segmenter is left as it was."""
+def untaught_answer(segmenter: Segmenter, untaught: Any, image_slice: ImageSlice, clicks: Sequence[Click], kind: str = "") -> Prediction:
+    """What the untaught model would have answered, click after click, on top of its own answers. The segmenter is left as it was.
+
+    ``kind`` : what the object's class is called
+    """
     taught, answer = segmenter.snapshot(), None
     segmenter.restore(untaught)
     try:
         for count in range(1, len(clicks) + 1):
-            answer = segmenter.predict(image_slice, Prompt(tuple(clicks[:count]), answer))
+            answer = segmenter.predict(image_slice, Prompt(tuple(clicks[:count]), answer, kind))
     finally:
         segmenter.restore(taught)
     if answer is None:

@@ -38,7 +38,10 @@ class ObjectsPanel(Fold):
         self.name.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.name.setMinimumContentsLength(6)
         self.name.lineEdit().setPlaceholderText("no class")
-        self.name.setToolTip("What the open object is, such as “nucleus”. Saved beside the labels as a table.")
+        self.name.setToolTip(
+            "What the open object is, such as “nucleus”. Named before the click, the model is shown examples of that class only. "
+            "Saved beside the labels as a table."
+        )
         self.name.lineEdit().editingFinished.connect(self._on_name)
         self.name.textActivated.connect(self._on_name)
         self.color = button("", "Colour of the class.")

@@ -21,7 +21,7 @@ import numpy as np
 from napari_apprentice.adaptation._corrections import SequenceAdaptation, adapt_to_image
 from napari_apprentice.adaptation._doubt import doubted, replayed
 from napari_apprentice.adaptation._gate import Update, gated, implausible, marks_now
-from napari_apprentice.adaptation._memory import lesson_windows, remember, with_extent
+from napari_apprentice.adaptation._memory import kept, lesson_windows, remember, with_extent
 from napari_apprentice.adaptation._object import after_object, begins_object
 from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
 from napari_apprentice.adaptation._settings import Settings
@@ -74,7 +74,7 @@ class Adaptation(Settings):
         with segmenter.timed("adapt"):
             new = remember(segmenter, lesson, self.size)
             known, *_ = answers = replayed(segmenter, new, self.examples)
-            if objection := implausible(self, segmenter.snapshot().memory, new, answers[-1]):
+            if objection := implausible(self, segmenter.snapshot().memory[-self.remembered :], new, answers[-1]):
                 return LearningReport(False, f"learning was refused: {objection}; nothing is remembered of it", refused=True)
             yield
             let_go = (yield from doubted(self, segmenter, new, answers)) if self.full_doubt else 0.0
@@ -98,14 +98,14 @@ class Adaptation(Settings):
             replace(
                 after,
                 extent_log=with_extent(before.extent_log, lesson.mask) if self.extents else before.extent_log,
-                memory=(*after.memory, newest)[-self.remembered :],
+                memory=kept((*after.memory, newest), self.remembered),
                 examples=before.examples if self.full_doubt else self.examples,
                 marks=after.marks[-self.remembered :],
             )
         )
         if self.examples:
             yield
-            segmenter.recollected()  # before the next click asks for it
+            segmenter.recollected(kind=new.kind)  # before the next click asks for it
         if let_go >= 0.005 and updates:  # examples are let go in the report's own words
             told = f"{100 * let_go:.0f} % of what was learnt before was let go, as the untaught model did better lately"
             report = replace(report, message=f"{told}; then {report.message}")

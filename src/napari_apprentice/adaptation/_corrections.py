@@ -107,10 +107,10 @@ class SequenceAdaptation:
     def __init__(self, settings: Settings, segmenter: NetworkSegmenter, before: Knowledge, new: Remembered, lesson: Lesson) -> None:
         self.settings, self.segmenter = settings, segmenter
         self.batch = Batch([new], segmenter.device)
-        self.rng = np.random.default_rng([19, before.steps, len(before.memory)])
+        self.rng = np.random.default_rng([19, before.steps, len(before.memory[-settings.remembered :])])
         mask, clicks = lesson.mask, told(lesson)
         if settings.sa_regularise_to == "initial":
-            mask = segmenter.predict(lesson.image_slice, Prompt(clicks[:1])).mask
+            mask = segmenter.predict(lesson.image_slice, Prompt(clicks[:1], kind=lesson.kind)).mask
         windows = lesson_windows(segmenter, lesson.mask, clicks)
         self.masks = torch.cat([mask_in_window(mask, window, settings.size) for window in windows]).to(segmenter.device)
 

@@ -26,7 +26,7 @@ def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered, an
     the mean loss on the newest objects (each weighing half of the one after it) has in `Settings.full_doubt`. Where another kind of object
     is meant than before, a taught model would insist on the earlier kind, and the gate would keep it there. Examples are shown or not:
     they are hidden from a tenth of that loss on, and shown again when they would have helped. Further slices of the object that was
-    accepted last do not hide them: what its other slices say is what is meant.
+    accepted last do not hide them: what its other slices say is what is meant. Nor does an object of a kind that has no examples yet.
 
     Parameters
     ----------
@@ -42,6 +42,8 @@ def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered, an
     if not changed and not (settings.examples and taught.memory and segmenter.reads_examples):
         if taught.examples != settings.examples:
             segmenter.restore(replace(taught, examples=settings.examples))
+        return 0.0
+    if not changed and not taught.like(new.kind, settings.examples):
         return 0.0
     if not changed and taught.examples and new.of and new.of == taught.memory[-1].of:
         return 0.0
@@ -64,11 +66,11 @@ def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered, an
 def replayed(segmenter: NetworkSegmenter, new: Remembered, examples: int = 0) -> list[float]:
     """IoU of the answers to the first (positive) click, the first two, the first four, ... and all clicks, each seeing the one before.
 
-    ``examples`` : how many of the newest remembered objects the network is shown
+    ``examples`` : how many of the newest remembered objects that are alike the network is shown
     """
     batch, most = Batch([new], segmenter.device), max(map(len, new.clicks))
     counts = [*takewhile(lambda k: k < most, (1, 2, 4, 8, 16)), most]
-    probability, ious, recollected = None, [], segmenter.recollected(examples)
+    probability, ious, recollected = None, [], segmenter.recollected(examples, new.kind)
     with torch.no_grad():
         for count in counts:
             shown = [clicks[:count] for clicks in batch.clicks] if count > 1 else batch.firsts

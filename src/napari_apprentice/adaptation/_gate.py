@@ -101,7 +101,8 @@ def gated(
     update : changes the segmenter's weights
     """
     before = segmenter.snapshot()
-    old = before.memory
+    old = before.memory[-settings.remembered :]
+    older = before.memory[: len(before.memory) - len(old)]
     marks = before.marks if len(before.marks) == len(old) else (yield from found_out(segmenter, old))
     held = before.source_mark
     yield
@@ -125,7 +126,7 @@ def gated(
         reached = _means(found[:-1])
         if not (objection := _objection(settings, standard, reached, _means([one.best for one in old]), len(old))):
             memory = tuple(_better(one, mark) for one, mark in zip(old, found[:-1], strict=True))
-            segmenter.restore(replace(segmenter.snapshot(), memory=memory, marks=found, source_mark=kept))
+            segmenter.restore(replace(segmenter.snapshot(), memory=older + memory, marks=found, source_mark=kept))
             judged = (standard[1], reached[1]) if old else (math.nan, math.nan)
             return LearningReport(True, "learnt from this object", *losses, remembered_before=judged[0], remembered_after=judged[1])
     segmenter.restore(before)

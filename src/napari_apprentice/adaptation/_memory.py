@@ -13,13 +13,13 @@ from torch import Tensor
 
 from napari_apprentice.adaptation._targets import mask_in_window
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Remembered
+from napari_apprentice.knowledge import Remembered, kind_of
 from napari_apprentice.networks import Recalled
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.shapes import bounding_box, deepest
 from napari_apprentice.types import Box, Click, Lesson, Prediction, Prompt
 
-__all__ = ["Batch", "lesson_windows", "remember", "told", "with_extent"]
+__all__ = ["Batch", "kept", "lesson_windows", "remember", "told", "with_extent"]
 
 
 def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remembered:
@@ -29,7 +29,23 @@ def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remember
     views = [segmenter.look(lesson.image_slice, Prompt(clicks), window, size) for window in windows]
     targets = torch.cat([mask_in_window(lesson.mask, window, size) for window in windows])
     of = hashlib.sha256(f"{lesson.case}/{lesson.label}".encode()).hexdigest()[:12] if lesson.label else ""
-    return Remembered(torch.cat([v.image for v in views]).half().cpu(), targets > 0.5, tuple(v.clicks for v in views), of=of)
+    images, seen = torch.cat([v.image for v in views]).half().cpu(), tuple(v.clicks for v in views)
+    return Remembered(images, targets > 0.5, seen, of=of, kind=kind_of(lesson.kind))
+
+
+def kept(memory: Sequence[Remembered], most: int) -> tuple[Remembered, ...]:
+    """What of a memory stays: the newest ``most`` objects, and as many of each of the kinds that came up last, so that none is pushed out.
+
+    Objects without a class are a kind, too.
+    """
+    newest: dict[str, list[int]] = {}
+    for number, one in reversed(list(enumerate(memory))):
+        newest.setdefault(one.kind, []).append(number)
+    last = {number for numbers in list(newest.values())[:_KINDS] for number in numbers[:most]}
+    return tuple(one for number, one in enumerate(memory) if number in last or number >= len(memory) - most)
+
+
+_KINDS = 4
 
 
 def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], clicks: Sequence[Click]) -> tuple[Box, Box]:

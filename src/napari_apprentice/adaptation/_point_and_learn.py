@@ -67,9 +67,10 @@ class PostInteraction:
     def __init__(
         self, settings: Settings, segmenter: NetworkSegmenter, before: Knowledge, new: Remembered, known: float, source: Source | None
     ) -> None:
-        self.settings, self.segmenter, self.before, self.new, self.source = settings, segmenter, before, new, source
+        self.settings, self.segmenter, self.new, self.source = settings, segmenter, new, source
         self.rate = settings.post_rate * (min((1 - known) / settings.full_error, 1.0) if settings.full_error else 1.0)
-        self.rng = np.random.default_rng([17, before.steps, len(before.memory)])
+        self.memory = before.memory[-settings.remembered :]
+        self.rng = np.random.default_rng([17, before.steps, len(self.memory)])
 
     def steps(self) -> Update:
         """Rounds of two steps."""
@@ -110,7 +111,7 @@ class PostInteraction:
 
     def _rehearsed(self, number: int) -> tuple[list[Remembered], Tensor | None]:
         """What a round repeats: a procedural object and what the untaught model said of it (2, n, n), or remembered ones."""
-        memory = self.before.memory
+        memory = self.memory
         if self.source is not None and (number % 2 == 0 or not memory):
             which = int(self.rng.integers(len(self.source.objects)))
             return [self.source.objects[which]], self.source.answers[which]

@@ -32,7 +32,7 @@ class Settings:
     click_form, click_normalised : see `losses.click_centred_gaussian`
     hard_radius_px : around every click the target says what the user said, in window pixels; 0 is the clicked pixel alone
     anchor : share of the way back to the shipped weights in every step of You Point, I Learn
-    remembered : objects kept to rehearse and to judge by
+    remembered : objects kept to rehearse and to judge by; and of each kind that the user names, see `_memory.kept`
     examples : how many of the newest of these the network is shown with every click. To a network that reads none they are taught
         as by ``post``
     rehearsed : of these, how many join a step

@@ -56,6 +56,7 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--target", metavar="NAME", help="only this target of the sets")
     parser.add_argument("--limit", type=count, metavar="N", help="at most N objects of a set, spread evenly over it")
     parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the random robot (default: %(default)s)")
+    parser.add_argument("--told", action="store_true", help="the user names the class of every object before clicking")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, each as soon as it is there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="rows measured at once, each in a process (default: 1)")
@@ -84,6 +85,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
             max_clicks=arguments.max_clicks,
             targets=arguments.targets,
             seed=arguments.seed,
+            told=arguments.told,
         )
         for folder, robot, order, policy in product(arguments.sets, arguments.robot, arguments.order, arguments.policy)
     ]
