@@ -59,6 +59,9 @@ class Tensors(Mapping[str, Tensor]):
             self._values = None
 
 
+_A_FEW = 3  # examples of a kind, from which on it needs no others
+
+
 def kind_of(name: str) -> str:
     """What tells a class from others, whatever the case of its letters, without naming it; empty for no class."""
     name = name.strip().casefold()
@@ -126,19 +129,22 @@ class Knowledge:
     marks: tuple[tuple[float, float], ...] = ()
     source_mark: float | None = None
 
+    def knows(self, kind: str) -> bool:
+        """Whether a few objects of a kind are remembered (`_A_FEW`), so that it needs no examples of others; true for no kind."""
+        return not kind or sum(one.kind == kind for one in self.memory) >= _A_FEW
+
     def like(self, kind: str, count: int) -> tuple[Remembered, ...]:
         """The newest ``count`` remembered objects that are examples for one of a kind, oldest first.
 
-        These are objects of that kind, or where there are none those without one, but never those of another. An object without a kind has
-        all for examples.
+        These are objects of that kind alone, once it is known; until then those, and the newest others beside them. An object without a
+        kind has all for examples.
         """
-        alike = self.memory
-        if kind:
-            alike = self._of_kind(kind) or self._of_kind("")
-        return alike[-count:] if count else ()
-
-    def _of_kind(self, kind: str) -> tuple[Remembered, ...]:
-        return tuple(one for one in self.memory if one.kind == kind)
+        if not kind or not count:
+            return self.memory[-count:] if count else ()
+        own = [i for i, one in enumerate(self.memory) if one.kind == kind][-count:]
+        others = [] if self.knows(kind) else [i for i, one in enumerate(self.memory) if one.kind != kind]
+        beside = others[max(len(others) - (count - len(own)), 0) :]
+        return tuple(self.memory[i] for i in sorted([*beside, *own]))
 
 
 class Shelf:
