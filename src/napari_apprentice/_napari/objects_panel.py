@@ -39,7 +39,7 @@ class ObjectsPanel(Fold):
         self.name.setMinimumContentsLength(6)
         self.name.lineEdit().setPlaceholderText("no class")
         self.name.setToolTip(
-            "What the open object is, such as “nucleus”. If it is named before the click, the model is shown examples of that class only. "
+            "What the open object is, such as “nucleus”. If it is named before the click, the model is shown examples of that class only, once there are three. "
             "Saved beside the labels as a table."
         )
         self.name.lineEdit().editingFinished.connect(self._on_name)

@@ -26,7 +26,8 @@ def doubted(settings: Settings, segmenter: NetworkSegmenter, new: Remembered, an
     the mean loss on the newest objects (each weighing half of the one after it) has in `Settings.full_doubt`. Where another kind of object
     is meant than before, a taught model would insist on the earlier kind, and the gate would keep it there. Examples are shown or not:
     they are hidden from a tenth of that loss on, and shown again when they would have helped. Further slices of the object that was
-    accepted last do not hide them: what its other slices say is what is meant. Nor does an object of a kind that is not known yet (`Knowledge.knows`).
+    accepted last do not hide them: what its other slices say is what is meant.
+    Nor does an object of a kind that is not known yet (`Knowledge.knows`).
 
     Parameters
     ----------
