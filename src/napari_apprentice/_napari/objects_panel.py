@@ -39,8 +39,8 @@ class ObjectsPanel(Fold):
         self.name.setMinimumContentsLength(6)
         self.name.lineEdit().setPlaceholderText("no class")
         self.name.setToolTip(
-            "What the open object is, such as “nucleus”. If it is named before the click, the model is shown examples of that class only, once there are three. "
-            "Saved beside the labels as a table."
+            "What the open object is, such as “nucleus”. If it is named before the click, the model is shown examples of that class "
+            "only, once there are three. Saved beside the labels as a table."
         )
         self.name.lineEdit().editingFinished.connect(self._on_name)
         self.name.textActivated.connect(self._on_name)
