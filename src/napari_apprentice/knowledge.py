@@ -107,7 +107,7 @@ class Knowledge:
     extent_log : fading sums (of values, of squares, of weights) of log(object extent / slice extent) over accepted objects: how large
         objects are here
     memory : accepted objects to rehearse and to judge by, oldest first
-    examples : how many of the newest of them the network is shown with every click, if it reads examples
+    examples : how many of them the network is shown with every click, if it reads examples; which, says `like`
     before_object : what was known before the object at hand, if what it teaches is for it alone (image adaptation, mid-interaction);
         None otherwise
     worth : fading sums (of values, of weights) of how much more IoU the taught model had than the untaught one on accepted objects, before

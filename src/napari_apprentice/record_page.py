@@ -10,9 +10,10 @@ from statistics import fmean, median, quantiles
 
 from napari_apprentice.charts import Bar, Series, bars, histogram, scatter
 from napari_apprentice.record import CaseRecord, ObjectRecord
+from napari_apprentice.texts import counted
 from napari_apprentice.work import PAUSE_S
 
-__all__ = ["counted", "page"]
+__all__ = ["page"]
 
 _FEW_ROWS = 40
 """What has more rows is folded away."""
@@ -325,11 +326,6 @@ def _width(count: int) -> int:
 
 def _line_words(width: int) -> str:
     return f" The line is the running mean of {width}." if width else ""
-
-
-def counted(number: int, what: str) -> str:
-    """So many of something: "1 case", "2 cases"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Text files that are whole at every moment."""
+"""Text: files that are whole at every moment, and counts that agree with their nouns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 
 from napari_apprentice.types import WriteError
 
-__all__ = ["write_text"]
+__all__ = ["counted", "write_text"]
+
+
+def counted(number: int, what: str) -> str:
+    """So many of something: "1 case", "2 cases"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def write_text(path: Path | str, text: str) -> None:

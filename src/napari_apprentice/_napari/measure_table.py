@@ -26,7 +26,7 @@ from napari_apprentice._napari.where import ask_where
 from napari_apprentice._napari.worker import Task, Worker
 from napari_apprentice.journal import replay_labels
 from napari_apprentice.legend import Legend, legend_path, read_legend
-from napari_apprentice.texts import write_text
+from napari_apprentice.texts import counted, write_text
 from napari_apprentice.types import ApprenticeError, Image, LabelsError, Plane
 from napari_apprentice.work import work_in
 
@@ -260,7 +260,7 @@ class MeasureTable(Dockable):
         self._ready()
         self._fill(found)
         if found is not None:
-            count = "1 object" if len(found.rows) == 1 else f"{len(found.rows)} objects"
+            count = counted(len(found.rows), "object")
             self.status.say(f"{count} in {found.layer.name}." if found.rows else f"{found.layer.name} is empty.")
 
     def _fill(self, found: _Found | None) -> None:

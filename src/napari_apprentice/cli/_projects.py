@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar, remark
+from napari_apprentice.texts import counted
 from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError, SessionError
 
 if TYPE_CHECKING:
@@ -121,7 +122,6 @@ def _usable(images: Sequence[Path]) -> list[Path]:
 
 def _new(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import create_project
-    from napari_apprentice.record_page import counted
 
     settings = _settings(arguments, arguments.study)
     images = _usable(arguments.images)
@@ -132,7 +132,6 @@ def _new(arguments: argparse.Namespace) -> int:
 
 def _add(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import open_project
-    from napari_apprentice.record_page import counted
 
     before = open_project(arguments.project)
     images = _usable(arguments.images)

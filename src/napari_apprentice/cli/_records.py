@@ -41,8 +41,8 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _report(arguments: argparse.Namespace) -> None:
     from napari_apprentice.measure import as_csv, in_unit
     from napari_apprentice.record import case_record, click_rows, journals_in, object_rows
-    from napari_apprentice.record_page import counted, page
-    from napari_apprentice.texts import write_text
+    from napari_apprentice.record_page import page
+    from napari_apprentice.texts import counted, write_text
 
     wished = [path for path in (arguments.out, arguments.csv, arguments.objects) if path is not None]
     if not wished:

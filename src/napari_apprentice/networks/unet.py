@@ -312,16 +312,12 @@ class UNet(Headed):
             found[self.config.likeness_level + 1] = [lambda x: self.like_features(x, guidance)]
         if known:
             for read, level, of_level in zip(self.recall, self.config.recall_levels, known, strict=True):
-                found.setdefault(level + 1, []).append(partial(_read, cast(Recall, read), of_level))
+                found.setdefault(level + 1, []).append(partial(cast(Recall, read), known=of_level))
         return {passed: partial(_sum, parts) for passed, parts in found.items()}
 
     def forward(self, image: Tensor, guidance: Tensor, previous: Tensor) -> Output:
         """`decode` of `encode`."""
         return self.decode(self.encode(image), guidance, previous)
-
-
-def _read(read: Recall, known: Recalled, x: Tensor) -> Tensor:
-    return read(x, known)  # type: ignore[no-any-return]
 
 
 def _sum(parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
