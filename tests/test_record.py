@@ -201,6 +201,11 @@ def test_names_go_along_when_objects_are_split_renumbered_merged_and_deleted(tmp
         session.add(Click((8 * label, 10 * label)))
         session.accept()
         session.name(label, name)
+    session.select(2)
+    session.accept(keep_class=True)
+    session.add(Click((2, 2)))
+    session.accept(keep_class=True)
+    session.paint((slice(3, 5), slice(0, 2)), np.full((2, 2), session.label))
     session.paint((slice(0, 2), slice(0, 2)), np.full((2, 2), 2))
     session.split(2, [(0, 0), (16, 20)])
     session.relabel(1, 40)
@@ -209,7 +214,7 @@ def test_names_go_along_when_objects_are_split_renumbered_merged_and_deleted(tmp
     session.name(2, "other")
     session.undo()
     names = {one.label: one.name for one in case_record(tmp_path).objects if one.voxels}
-    assert names == dict(session.legend.names) == {2: "nucleus", 3: "cell", 6: "nucleus"}
+    assert names == dict(session.legend.names) == {2: "nucleus", 3: "cell", 5: "nucleus", 6: "nucleus", 7: "nucleus"}
 
 
 def test_a_picture_has_no_slices_and_its_own_units(tmp_path):

@@ -16,6 +16,7 @@ from napari_apprentice import journal as journal_module
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.legend import Legend
+from napari_apprentice.replay import read_recording, replay
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import (
     Click,
@@ -40,7 +41,7 @@ def observed(session: Session) -> tuple[object, ...]:
     lessons = [(lesson.image_slice.plane, lesson.clicks, lesson.mask.tobytes()) for lesson in session.pending]
     labels = session.labels.astype(np.uint32).tobytes()
     model = session._segmenter.snapshot(), session.versions
-    model = *model, dict(session._state.origins), session.legend
+    model = *model, dict(session._state.origins), session.legend, session.kind
     return labels, session.label, session.clicks, session.finished, answers, lessons, *model
 
 
@@ -106,16 +107,20 @@ class AnySequence(RuleBasedStateMachine):
         assert after[voxel] == before[voxel] if others[voxel] else (after[voxel] == self.session.label) == positive
         self.happened()
 
-    @rule(learn=st.booleans())
-    def accept(self, learn):
+    @rule(learn=st.booleans(), keep_class=st.booleans())
+    def accept(self, learn, keep_class):
         label, nothing = self.session.label, not self.session.clicks and not (self.session.labels == self.session.label).any()
         if nothing:
             with pytest.raises(SessionError, match="neither clicks nor voxels"):
                 self.session.accept(learn=learn)
             self.happened(step=False)
             return
-        self.session.accept(learn=learn)
+        kind, legend = self.session.kind, self.session.legend
+        self.session.accept(learn=learn, keep_class=keep_class)
         assert self.session.finished[-1] == label
+        named = self.session.legend.names.get(self.session.label)
+        assert self.session.kind == (named or (kind if keep_class else ""))
+        assert self.session.legend == legend, "what is not there has no name"
         assert not (self.session.labels == self.session.label).any()
         assert self.session.label not in self.session.finished
         assert not (learn and self.session.pending)
@@ -244,11 +249,11 @@ class AnySequence(RuleBasedStateMachine):
 
     @rule(label=st.integers(1, 5), name=st.sampled_from(["", "disc", "cup"]), color=st.sampled_from([None, "#123456"]))
     def name(self, label, name, color):
-        before = self.session.legend
+        before = self.session.legend, self.session.kind
         self.session.name(label, name, color)
         assert self.session.legend.names.get(label, "") == name
         assert all(label in labels for kind, labels in self.session.legend.classes.items() if kind == name)
-        self.happened(step=self.session.legend != before)
+        self.happened(step=(self.session.legend, self.session.kind) != before)
 
     @rule()
     def discard(self):
@@ -866,6 +871,51 @@ def test_names_that_a_session_begins_with_are_kept_in_its_journal(tmp_path):
     again = resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy())
     assert again.legend == session.legend == legend.naming(1, "cell", "#123456")
     assert again.finished == (4,)
+
+
+def test_the_next_object_is_of_the_same_class_if_that_is_kept(tmp_path):
+    session = make(policy=FakePolicy(0, 0), journal=Journal.create(tmp_path, VOLUME))
+    session.name(1, "nucleus")
+    session.add(Click((2, 3, 3)))
+    session.accept(learn=False, keep_class=True)
+    assert (session.kind, session.legend.names) == ("nucleus", {1: "nucleus"}), "there is no such object yet"
+    session.add(Click((3, 8, 7)))
+    assert session.legend.names == {1: "nucleus", 2: "nucleus"}
+    session.undo()
+    assert (session.kind, session.legend.names) == ("nucleus", {1: "nucleus"})
+    session.redo()
+    session.accept(learn=False, keep_class=True)
+    session.name(3, "")
+    assert session.kind == ""
+    session.undo()
+    assert session.kind == "nucleus"
+    session.paint((slice(0, 2),) * 3, np.full((2, 2, 2), 3))
+    assert session.legend.names[3] == "nucleus"
+    session.accept(learn=False)
+    assert session.kind == ""
+    session.close()
+    assert observed(resume(tmp_path, VOLUME, DiskSegmenter(2.0), FakePolicy(0, 0))) == observed(session)
+    again = make(policy=FakePolicy(0, 0))
+    replay(again, read_recording(tmp_path))
+    assert observed(again) == observed(session)
+
+
+def test_the_model_is_told_the_class_that_was_kept():
+    kinds = []
+
+    class Listening(FakePolicy):
+        def on_click(self, segmenter, image_slice, prompt):
+            kinds.append(prompt.kind)
+            return super().on_click(segmenter, image_slice, prompt)
+
+    session = make(policy=Listening(0, 0))
+    session.name(1, "nucleus")
+    session.add(Click((2, 3, 3)))
+    session.accept(learn=False, keep_class=True)
+    session.add(Click((3, 8, 7)))
+    session.select(9)
+    session.add(Click((1, 8, 7)))
+    assert kinds == ["nucleus", "nucleus", ""]
 
 
 def test_what_is_refused_of_whole_objects_changes_nothing():

@@ -95,6 +95,7 @@ class State:
     versions : the versions of the model
     legend : what objects are called
     strokes : planes in which the open object was painted by hand, by strokes that lie in one plane
+    kept : the class of the object before it, which the open object gets with its first click or stroke; empty for none
     """
 
     label: int
@@ -109,6 +110,7 @@ class State:
     versions: Catalogue = field(default_factory=Catalogue)
     legend: Legend = field(default_factory=Legend)
     strokes: tuple[Plane, ...] = ()
+    kept: str = ""
 
     @property
     def worked_in(self) -> tuple[Plane, ...]:
@@ -121,8 +123,8 @@ class State:
 
     @property
     def kind(self) -> str:
-        """What the class of the open object is called; empty where it has none."""
-        return self.legend.names.get(self.label, "")
+        """What the class of the open object is called, or will be with its first click; empty where it has none."""
+        return self.legend.names.get(self.label, self.kept)
 
     def clicks_in(self, plane: Plane) -> tuple[Click, ...]:
         """The 2D clicks that were made in a plane."""
@@ -131,7 +133,8 @@ class State:
     def clicked(self, click: Click) -> State:
         """The same with one more click, and no answer to it."""
         origins = {**self.origins, self.label: self.origin(self.label).corrected([click.plane])}
-        return replace(self, clicks=(*self.clicks, click), highest=max(self.highest, self.label), origins=origins)
+        begun = replace(self, clicks=(*self.clicks, click), highest=max(self.highest, self.label), origins=origins)
+        return begun._of_kept_class()
 
     def answered(self, plane: Plane, answer: Prediction, snapshot: Any) -> State:
         """The same with a new answer in a plane, by a model that has learnt on the way."""
@@ -152,13 +155,13 @@ class State:
     def opening(self, label: int) -> State:
         """The same with another object open, or the same object afresh."""
         finished = tuple(i for i in self.finished if i != label)
-        return replace(self, label=label, clicks=(), predictions={}, firsts={}, finished=finished, strokes=())
+        return replace(self, label=label, clicks=(), predictions={}, firsts={}, finished=finished, strokes=(), kept="")
 
-    def accepted(self, lessons: tuple[Lesson, ...]) -> State:
-        """The same with the open object finished and the next free id open."""
+    def accepted(self, lessons: tuple[Lesson, ...], kept: str = "") -> State:
+        """The same with the open object finished and the next free id open, for an object of the class ``kept``, if it is not empty."""
         highest = max(self.highest, self.label)
         finished = (*(i for i in self.finished if i != self.label), self.label)
-        return replace(self.opening(highest + 1), highest=highest, finished=finished, pending=(*self.pending, *lessons))
+        return replace(self.opening(highest + 1), highest=highest, finished=finished, pending=(*self.pending, *lessons), kept=kept)
 
     def learnt(self, snapshot: Any, label: int, version: Version | None, report: LearningReport | None, effort: Effort | None) -> State:
         """The same after learning from what was pending, objects up to ``label``, which may have made a version of the model."""
@@ -174,7 +177,8 @@ class State:
         origins = {**self.origins, **{label: self.origin(label).corrected(planes) for label in ids if label}}
         flat = (Plane(0, 0),) if len(patch.region) == 2 else tuple(planes) if len(planes) == 1 else ()
         strokes = tuple(dict.fromkeys((*self.strokes, *flat))) if self.label in ids else self.strokes
-        return replace(self, highest=max(self.highest, int(after.max())), origins=origins, strokes=strokes)
+        painted = replace(self, highest=max(self.highest, int(after.max())), origins=origins, strokes=strokes)
+        return painted._of_kept_class() if self.label in after else painted
 
     def propagated(self, label: int, axis: int, carried: Mapping[int, float], ended: Iterable[int]) -> State:
         """The same after an object was propagated across ``axis``, see `Origin.refilled`."""
@@ -190,7 +194,7 @@ class State:
 
     def named(self, label: int, name: str, color: str | None) -> State:
         """The same with an object in a class, see `Legend.naming`."""
-        return replace(self, legend=self.legend.naming(label, name, color))
+        return replace(self, legend=self.legend.naming(label, name, color), kept="" if label == self.label else self.kept)
 
     def deleted(self, label: int) -> State:
         """The same without an object; if it is the open one, its id stays open."""
@@ -247,6 +251,10 @@ class State:
             origins[i] = self.origin(label).within(extent(values == i, [side.start for side in patch.region]))
             legend = legend.copying(label, i)
         return replace(after, highest=max(self.highest, *ids), finished=(*self.finished, *ids), origins=origins, legend=legend)
+
+    def _of_kept_class(self) -> State:
+        """The same with the open object in the class that was kept for it."""
+        return self.named(self.label, self.kept, None) if self.kept else self
 
     def _pending_without(self, *labels: int) -> tuple[Lesson, ...]:
         return tuple(lesson for lesson in self.pending if lesson.label not in labels)

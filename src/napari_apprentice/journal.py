@@ -135,7 +135,8 @@ class Event:
     planes : for ``approve``
     into : for ``relabel`` and ``merge``: the id that the object's voxels have now
     seeds : for ``split``: a voxel of every part
-    name, color : for ``name``: of the object's class; "" and None for none
+    name, color : for ``name``: of the object's class; "" and None for none. For ``accept`` the class that the next object
+        is to have, for ``add`` and ``paint`` the one that it got so
     legend : for ``open``: what the objects that the session began with are called
     computer : of the first action after the session was resumed: what the model has been running on since
     sequence, time : position in the journal from 1, and ISO 8601 in UTC; set on writing

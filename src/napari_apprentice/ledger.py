@@ -154,6 +154,8 @@ class Ledger:
             self.labels.widen(patch.dtype)
         taught = learn is None and after.snapshot is not before.snapshot
         label = after.label if kind == "select" else before.label
+        if kind in ("add", "paint") and after.legend is not before.legend:
+            facts["name"] = before.kept
         event = replace(Event(kind, label, patch.changed if patch else 0, time.perf_counter() - began, click, patch, taught), **facts)
         self.write(after, event, *([learn] if learn else []))
         self.state = after

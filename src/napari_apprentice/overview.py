@@ -76,6 +76,11 @@ class Overview:
         return self._state.finished
 
     @property
+    def kind(self) -> str:
+        """What the class of the open object is called, or will be with its first click (see `session.Session.accept`); empty for none."""
+        return self._state.kind
+
+    @property
     def legend(self) -> Legend:
         """Names of the objects, and colours of their classes."""
         return self._state.legend

@@ -149,7 +149,7 @@ def _do(session: Session, event: Event) -> Change | None:
         with suppress(SessionError):  # this model may propose fewer masks
             return session.choose(event.number)
     elif event.kind == "accept":
-        return session.accept(learn=False)  # what was learnt, and when, is an action of its own
+        return session.accept(learn=False, keep_class=bool(event.name))  # what was learnt, and when, is an action of its own
     elif event.kind == "learn":
         session.learn()
     elif event.kind == "select":

@@ -147,7 +147,8 @@ def _after(ledger: Ledger, entry: Entry, patch: Patch | None, load: Load | None)
     if event.kind == "choose" and event.number is not None:
         return state.choosing(event.number)
     if event.kind == "accept":
-        return state.accepted(lessons_of(ledger.model.image, labels, state) if load is not None or entry.learn is None else ())
+        lessons = lessons_of(ledger.model.image, labels, state) if load is not None or entry.learn is None else ()
+        return state.accepted(lessons, event.name or "")
     if event.kind == "paint" and patch is not None:
         return state.painted(patch)
     if event.kind == "propagate" and event.axis is not None:

@@ -137,10 +137,11 @@ class Session(Overview):
             patch = repainting(self._labels, self._state, click, after.predictions[click.plane])
             return self._ledger.commit("choose", after, patch, began, number=rank)
 
-    def accept(self, *, learn: bool = True) -> Change:
+    def accept(self, *, learn: bool = True, keep_class: bool = False) -> Change:
         """Finish the open object and open the next id. With ``learn``, `learn` is part of the action.
 
-        Every plane that was clicked or painted in and holds some of the object becomes a lesson, if the image shows anything there.
+        Every plane that was clicked or painted in and holds some of the object becomes a lesson, if the image shows anything there. With
+        ``keep_class`` the next object is one of the same class, unless it is called something else.
 
         Raises
         ------
@@ -148,11 +149,12 @@ class Session(Overview):
         """
         self._check_open_object()
         with self._ledger.safely() as began:
-            after, event = self._state.accepted(lessons_of(self.image, self._labels, self._state)), None
+            kept = self._state.kind if keep_class else ""
+            after, event = self._state.accepted(lessons_of(self.image, self._labels, self._state), kept), None
             if learn and after.pending:
                 event = outcome(self._ledger.learning(after, began, lambda: False))
                 after = after if event is None else self._model.after(after, event)
-            return self._ledger.commit("accept", after, None, began, learn=event)
+            return self._ledger.commit("accept", after, None, began, learn=event, name=kept or None)
 
     def learn(self) -> LearningReport | None:
         """`learning`, without a pause."""
@@ -390,7 +392,7 @@ class Session(Overview):
         """
         label = as_id(label)
         after = self._state.named(label, name, color)
-        if after.legend == self.legend:
+        if (after.legend, after.kept) == (self.legend, self._state.kept):
             return self._ledger.nothing
         with self._ledger.safely() as began:
             return self._ledger.commit("name", after, None, began, label=label, name=name.strip(), color=color)

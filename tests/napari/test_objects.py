@@ -197,7 +197,8 @@ def test_with_keys_and_mouse(make_napari_viewer, hands, monkeypatch, qtbot, engi
     _, widget = viewer.window.add_plugin_dock_widget("napari-apprentice", "Apprentice")
     shots = Path(os.environ.get("APPRENTICE_SHOTS", tmp_path))
     try:
-        window = hands(viewer, widget)
+        window, said = hands(viewer, widget), []
+        widget.bridge.said.connect(said.append)
         window.wait()
         window.press(widget.start)
         plane = window.plane
@@ -230,6 +231,15 @@ def test_with_keys_and_mouse(make_napari_viewer, hands, monkeypatch, qtbot, engi
         viewer.window.screenshot(str(shots / "objects.png"), canvas_only=False)
         window.key(Qt.Key(ord(KEYS["propagate"])))
         np.testing.assert_array_equal(engine.session.labels[6], before)
+        window.key(Qt.Key(ord(KEYS["accept"])))
+        assert widget.objects.name.currentText() == engine.session.kind == "vessel"
+        assert "the next one is 'vessel', too" in " ".join(said)
+        assert widget.objects.counts.text() == "1 × vessel"
+        window.press(widget.undo)
+        widget.objects.keep.setChecked(False)
+        window.key(Qt.Key(ord(KEYS["accept"])))
+        assert widget.objects.name.currentText() == engine.session.kind == ""
+        window.press(widget.undo)
 
         window.press(widget.save)
         assert read_legend(legend_path(tmp_path / "scan_labels.nii.gz")).names == {1: "vessel"}

@@ -66,6 +66,7 @@ class State:
     device : where the model computes; "" where it does not say
     read_only : why nothing may be changed, see `Session.read_only`; "" where it may
     empty : whether the open object has no voxel
+    kind : what the class of the open object is called, or will be; "" for none
     """
 
     label: int
@@ -80,6 +81,7 @@ class State:
     device: str = ""
     read_only: str = ""
     empty: bool = False
+    kind: str = ""
 
     @classmethod
     def of(cls, session: Session) -> State:
@@ -89,7 +91,8 @@ class State:
         newest = _newest_answer(session)
         masks = len(newest.proposed) if newest is not None else 1
         objects = session.label, tuple(session.clicks), tuple(session.finished)
-        return cls(*objects, *could, doubts, session.versions, session.legend, masks, session.device, session.read_only, session.empty)
+        open_object = session.empty, session.kind
+        return cls(*objects, *could, doubts, session.versions, session.legend, masks, session.device, session.read_only, *open_object)
 
 
 def advice(session: Session) -> tuple[Doubt, ...]:
@@ -243,6 +246,7 @@ def continued(session: Session, opened: Callable[[Any], Session]) -> Session:
         for label, name in session.legend.names.items():
             new.name(label, name, session.legend.color(label))
         new.select(session.label)
+        new.name(session.label, session.kind)
         for click in session.clicks:
             new.add(click)
     except BaseException:
@@ -308,10 +312,13 @@ class Propagation(Cancellable):
 
 
 class Acceptance:
-    """Accepting an object, and learning from it: two tasks, so that the first shows while the second runs."""
+    """Accepting an object, and learning from it: two tasks, so that the first shows while the second runs.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    ``keep_class`` : the next object is one of the same class, see `Session.accept`
+    """
+
+    def __init__(self, session: Session, *, keep_class: bool) -> None:
+        self._session, self._keep_class = session, keep_class
         self._label: int | None = None
         self.outdated: tuple[tuple[int, int], ...] = ()
         """The object and every axis across which it should be propagated again."""
@@ -321,9 +328,12 @@ class Acceptance:
         label = self._session.label
         why = "" if self._session.worked_in else "; it was neither clicked nor painted in, so it teaches nothing"
         self.outdated = tuple((label, axis) for axis in self._session.outdated(label))
-        answer = act(self._session, lambda session: session.accept(learn=False), f"accepted: object {label}{why}")
+        words = f"accepted: object {label}{why}"
+        answer = act(self._session, lambda session: session.accept(learn=False, keep_class=self._keep_class), words)
         self._label = label if answer.error is None else None
-        return answer
+        return (
+            replace(answer, words=f"{words}; the next one is {answer.state.kind!r}, too") if answer.state.kind and answer.words else answer
+        )
 
     def learn(self, wanted: Callable[[], bool]) -> Generator[None, None, Answer]:
         """Learn from it, if it was accepted; yields where the session is ``wanted``."""

@@ -93,6 +93,7 @@ class Bridge(QObject):
         self._viewer = viewer
         self._sitting: Sitting | None = None
         self._positive, self._closed = True, False
+        self._keeps_class = True
         self._errands = Errands(NOTHING_OPEN)
         self._errands.said.connect(self.said)
         self._errands.busy_changed.connect(self.busy_changed)
@@ -295,7 +296,7 @@ class Bridge(QObject):
         If it was propagated, and corrected since, it is propagated again from its corrected slices.
         """
         if self._open is not None:
-            self._open.accept(self._carry)
+            self._open.accept(self._carry, keep_class=self._keeps_class)
 
     def discard(self) -> None:
         """Drop the open object's clicks and mask."""
@@ -347,6 +348,10 @@ class Bridge(QObject):
         """Say what the open object is."""
         done = f"object {{}}: {name}" if name else "object {} has no class"
         self._act_on_object("naming", lambda session, label: session.name(label, name, color), done)
+
+    def keep_class(self, keep: bool) -> None:
+        """Whether the object after an accepted one is one of the same class."""
+        self._keeps_class = keep
 
     def split(self) -> None:
         """Let clicks say where the parts of the open object are; the second time, split it."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QColorDialog, QComboBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QColorDialog, QComboBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_apprentice._napari.keys import OPEN_HERE, readable
 from napari_apprentice._napari.panels import Fold, button, id_box, row
@@ -22,6 +22,8 @@ class ObjectsPanel(Fold):
 
     named = Signal(str, object)
     """Name of its class, and "#rrggbb" or None for the colour that it has."""
+    class_kept = Signal(bool)
+    """Whether the next object is to be of the same class."""
     delete_clicked = Signal()
     merge_clicked = Signal(object)
     """The object that it is to be a part of."""
@@ -31,7 +33,7 @@ class ObjectsPanel(Fold):
 
     def __init__(self) -> None:
         super().__init__("Objects")
-        self._label, self._legend = 0, Legend()
+        self._label, self._legend, self._kind = 0, Legend(), ""
         self.name = QComboBox()
         self.name.setEditable(True)
         self.name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
@@ -47,6 +49,10 @@ class ObjectsPanel(Fold):
         self.color = button("", "Colour of the class.")
         self.color.setFixedWidth(28)
         self.color.clicked.connect(self._on_color)
+        self.keep = QCheckBox("The next object, too")
+        self.keep.setToolTip("The object after the one that you accept is of the same class, until you name another.")
+        self.keep.setChecked(True)
+        self.keep.toggled.connect(self.class_kept)
         self.counts = QLabel()
         self.counts.setWordWrap(True)
         self.counts.setTextFormat(Qt.TextFormat.PlainText)
@@ -67,18 +73,18 @@ class ObjectsPanel(Fold):
         """Name the key (wish -> key) that opens another object."""
         self.hint.setText(f"{readable(keys[OPEN_HERE])} opens the object under the pointer.")
 
-    def show_object(self, label: int, legend: Legend) -> None:
-        """Show the class of the open object, unless the user is just typing one for it, and how many there are of every class."""
+    def show_object(self, label: int, legend: Legend, kind: str) -> None:
+        """Show the class (``kind``) of the open object, unless the user is typing one for it, and how many there are of every class."""
         typing = self.name.lineEdit().hasFocus() and label == self._label
-        if (label, legend) == (self._label, self._legend):
+        if (label, legend, kind) == (self._label, self._legend, self._kind):
             return
-        self._label, self._legend = label, legend
+        self._label, self._legend, self._kind = label, legend, kind
         if not typing:
             with QSignalBlocker(self.name):
                 self.name.clear()
                 self.name.addItems(list(legend.colors))
-                self.name.setCurrentText(legend.names.get(label, ""))
-        color = legend.color(label)
+                self.name.setCurrentText(kind)
+        color = legend.colors.get(kind)
         self.color.setEnabled(color is not None)
         self.color.setStyleSheet(f"QPushButton {{ background-color: {color}; }}" if color else "")
         counts = [f"{len(labels)} × {name}" for name, labels in legend.classes.items() if labels]
@@ -96,6 +102,7 @@ class ObjectsPanel(Fold):
         layout.setSpacing(6)
         layout.addWidget(self.hint)
         layout.addLayout(row(self.name, self.color))
+        layout.addWidget(self.keep)
         layout.addWidget(self.counts)
         layout.addLayout(row(self.merge, self.relabel, self.other))
         layout.addLayout(row(self.split, self.delete))
@@ -103,10 +110,10 @@ class ObjectsPanel(Fold):
 
     def _on_name(self) -> None:
         name = self.name.currentText().strip()
-        if name != self._legend.names.get(self._label, ""):
+        if name != self._kind:
             self.named.emit(name, None)
 
     def _on_color(self) -> None:
-        chosen = QColorDialog.getColor(QColor(self._legend.color(self._label)), self, "Colour of the class")
+        chosen = QColorDialog.getColor(QColor(self._legend.colors[self._kind]), self, "Colour of the class")
         if chosen.isValid():
-            self.named.emit(self._legend.names[self._label], chosen.name())
+            self.named.emit(self._kind, chosen.name())

@@ -126,14 +126,15 @@ class Sitting:
         else:
             self._errands.say(NOTHING_TO_REDO)
 
-    def accept(self, outdated: Callable[[int, int], None]) -> None:
+    def accept(self, outdated: Callable[[int, int], None], *, keep_class: bool = False) -> None:
         """Finish the open object: one task to accept it, which shows at once, and one to learn from it, between whose steps clicks come.
 
         Parameters
         ----------
         outdated : called after that with an axis and the object, for every axis across which it should be propagated again
+        keep_class : the next object is one of the same class
         """
-        acceptance = Acceptance(self.session)
+        acceptance = Acceptance(self.session, keep_class=keep_class)
         self._errands.send("accepting", acceptance.accept, self.take)
 
         def then(answer: Answer) -> None:

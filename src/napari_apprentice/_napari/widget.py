@@ -173,6 +173,7 @@ class ApprenticeWidget(Dockable):
         self.approve.clicked.connect(bridge.approve)
         self.strip.clicked.connect(bridge.show_slice)
         self.objects.named.connect(bridge.name)
+        self.objects.class_kept.connect(bridge.keep_class)
         self.objects.delete_clicked.connect(bridge.delete)
         self.objects.merge_clicked.connect(bridge.merge)
         self.objects.relabel_clicked.connect(bridge.relabel)
@@ -448,7 +449,7 @@ class ApprenticeWidget(Dockable):
         self.propagate.setEnabled(may_change and image is not None and image.ndim == 3)
         self.doubtful.setEnabled(bool(state.doubts))
         self.approve.setEnabled(may_change and image is not None and image.ndim == 3)
-        self.objects.show_object(state.label, state.legend)
+        self.objects.show_object(state.label, state.legend, state.kind)
         self.undo.setEnabled(may_change and state.can_undo)
         self.redo.setEnabled(may_change and state.can_redo)
 
