@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_apprentice.proposals import Proposal, distinct, of_scale
+from napari_apprentice.proposals import Proposal, distinct, of_scale, outdoes
 from napari_apprentice.shapes import overlap
 from napari_apprentice.types import Box, Click, Prediction
 from napari_apprentice.windows import paste
@@ -64,3 +67,45 @@ def test_a_proposal_of_another_scale_obeys_the_clicks():
     proposal = of_scale(0.5, word, Box(0, 0, 32, 32), 0.7, (32, 32), [Click((10, 10)), Click((20, 20), False)])
     assert proposal.prediction.mask[10, 10]
     assert not proposal.prediction.mask[20, 20]
+
+
+# --- a larger object ---
+
+CLICKS = Click((4, 4)), Click((25, 25))
+
+
+def said(size: int, score: float, edge: float = 0.0) -> Prediction:
+    """A square from the corner, said with a logit of 3; ``edge`` is the share of its rows that are said with 0.5 only."""
+    logits = np.full((30, 30), -3.0, np.float32)
+    logits[:size, :size] = 3.0
+    logits[round(size * (1 - edge)) : size, :size] = 0.5
+    return Prediction(logits, Box(0, 0, 30, 30), (30, 30), score=score)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "believed"),
+    [
+        (said(28, 0.8), said(27, 0.4), True),
+        (said(28, 0.8), said(27, 0.41), False),
+        (said(28, 0.4, edge=0.5), said(27, 0.2), False),  # its outline is not sharp
+        (said(28, 0.4), said(27, 0.4, edge=0.5), True),
+        (said(20, 0.9), said(27, 0.1), False),  # it leaves a click out
+        (
+            replace(said(28, 0.9), logits=np.where(said(28, 0.9).logits > 0, np.float32(0.1), -3.0)),
+            said(27, 0.1),
+            False,
+        ),  # only held to them
+    ],
+)
+def test_what_was_looked_for_anew_outdoes_what_carries_on_if_it_is_far_more_credible(new, old, believed):
+    assert outdoes(new, old, said(10, 0.5), CLICKS, 2.0) == believed
+
+
+def test_a_larger_object_holds_what_was_found_of_it_before():
+    new, old = said(28, 0.9), said(27, 0.1)
+    before = np.zeros((30, 30), bool)
+    before[:10, 20:] = True  # a fifth of it lies beyond
+    assert outdoes(new, old, Prediction.from_mask(before), CLICKS, 2.0)
+    before[:10, 19:20] = False
+    before[10:20, 28:] = True
+    assert not outdoes(new, old, Prediction.from_mask(before), CLICKS, 2.0)

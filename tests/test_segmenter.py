@@ -358,6 +358,25 @@ def test_a_late_click_and_a_correction_change_the_mask_only_near_themselves_howe
     assert all(np.asarray(nearest) <= reach * mask.sum() ** 0.5)
 
 
+@pytest.mark.parametrize("larger", [0.0, 1e9])
+def test_after_a_click_outside_of_what_was_seen_the_more_credible_answer_is_shown_and_the_other_offered(larger):
+    shape = (200, 200)
+    mask = np.zeros(shape, bool)
+    mask[98:104, 98:104] = True
+    before = replace(Prediction.from_mask(mask), view=Box(80, 80, 120, 120))
+    prompt = Prompt((Click((100, 100)), Click((100, 150))), before)
+    segmenter = painter("large", ZoomConfig(larger=larger))
+    answer = segmenter.predict(picture(shape), prompt)
+    searched = segmenter.predict(picture(shape), replace(prompt, previous=None))
+    carried_on = painter("large", ZoomConfig(first_clicks=0)).predict(picture(shape), prompt)
+    assert not np.array_equal(searched.mask, carried_on.mask)
+    shown, offered = (searched, carried_on) if larger == 0 else (carried_on, searched)
+    assert same(answer, shown)
+    assert len(answer.candidates) == 1
+    assert same(answer.candidates[0], offered)
+    assert not answer.candidates[0].candidates
+
+
 def test_a_closer_look_is_about_the_change_and_only_where_it_is_small(monkeypatch):
     shape = (300, 300)
     mask = np.zeros(shape, bool)

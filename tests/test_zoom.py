@@ -79,19 +79,21 @@ def test_the_scale_is_looked_for_at_the_start_and_when_an_early_click_contradict
     shape, seen = (300, 300), Box(50, 50, 250, 250)
     object_ = filled(Box(100, 100, 200, 200), shape, seen)
     first = Click((150, 150))
-    assert ZOOM.is_lost(Prompt((first,)))
-    assert ZOOM.is_lost(Prompt((first,), Prediction.from_mask(np.zeros(shape, bool))))
-    for click, lost in (
-        (Click((220, 150)), False),
-        (Click((280, 150)), True),  # it is larger than what was looked at
-        (Click((195, 150), False), False),
-        (Click((150, 160), False), True),  # it is smaller
-        (Click((280, 150), False), False),
+    start = Prompt((first,)), Prompt((first,), Prediction.from_mask(np.zeros(shape, bool)))
+    assert [ZOOM.is_lost(prompt) for prompt in start] == [True, True]
+    assert [ZOOM.is_outgrown(prompt) for prompt in start] == [False, False]
+    for click, lost, outgrown in (
+        (Click((220, 150)), False, False),
+        (Click((280, 150)), False, True),  # it is larger than what was looked at
+        (Click((195, 150), False), False, False),
+        (Click((150, 160), False), True, False),  # it is smaller
+        (Click((280, 150), False), False, False),
     ):
-        assert ZOOM.is_lost(Prompt((first, click), object_)) == lost
-        assert not ZOOM.is_lost(Prompt((*[first] * ZOOM.first_clicks, click), object_))
-        assert not ZOOM.is_lost(Prompt((first, click), filled(object_.box, shape)))  # nobody looked: it was drawn
-        assert not ZOOM.is_lost(Prompt((first, click), replace(object_, given=True)))  # it is corrected
+        for ask, expected in ((ZOOM.is_lost, lost), (ZOOM.is_outgrown, outgrown)):
+            assert ask(Prompt((first, click), object_)) == expected
+            assert not ask(Prompt((*[first] * ZOOM.first_clicks, click), object_))
+            assert not ask(Prompt((first, click), filled(object_.box, shape)))  # nobody looked: it was drawn
+            assert not ask(Prompt((first, click), replace(object_, given=True)))  # it is corrected
 
 
 def test_late_are_many_clicks_and_those_on_a_given_mask_but_never_those_on_what_was_only_just_found():

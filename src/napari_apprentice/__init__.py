@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_apprentice.types import ApprenticeError, Click, Image, Plane, Prediction
     from napari_apprentice.workbench import open_case, run_project
 
-__version__ = "0.6.0"
+__version__ = "0.7.0"
 
 __all__ = [
     "ApprenticeError",

@@ -19,7 +19,7 @@ from napari_apprentice.shapes import bounding_box
 from napari_apprentice.types import Box, Click, Prediction
 from napari_apprentice.windows import cut
 
-__all__ = ["HELD_LOGIT", "changed_near", "extent_of_change", "laid_over", "probability_in_window"]
+__all__ = ["HELD_LOGIT", "changed_near", "extent_of_change", "laid_over", "obeys", "probability_in_window", "without_piece"]
 
 HELD_LOGIT = 0.1
 """Where the network does not obey a click, the answer is held there at plus or minus this."""
@@ -61,6 +61,14 @@ def laid_over(
         if 0 <= row < logits.shape[0] and 0 <= col < logits.shape[1]:
             logits[row, col] = max(logits[row, col], HELD_LOGIT) if click.positive else min(logits[row, col], -HELD_LOGIT)
     return Prediction(logits, box, shape, view, score, given=given)
+
+
+def obeys(prediction: Prediction, click: Click) -> bool:
+    """Whether the network itself says there what the user said, without being held to it."""
+    row, col = click.voxel[0] - prediction.box.top, click.voxel[1] - prediction.box.left
+    inside = 0 <= row < prediction.logits.shape[0] and 0 <= col < prediction.logits.shape[1]
+    said = float(prediction.logits[row, col]) if inside else _NOWHERE_LOGIT
+    return bool((said if click.positive else -said) > np.float32(HELD_LOGIT))
 
 
 def changed_near(new: Prediction, old: Prediction, click: Click, reach: float) -> Prediction:

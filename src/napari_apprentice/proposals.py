@@ -9,17 +9,20 @@ from typing import NamedTuple
 from torch import Tensor
 
 from napari_apprentice.geometry import clip, intersection, relative_to
-from napari_apprentice.merging import laid_over
+from napari_apprentice.merging import laid_over, obeys
+from napari_apprentice.scales import stability
 from napari_apprentice.shapes import bounding_box
 from napari_apprentice.types import Box, Click, Prediction
 from napari_apprentice.windows import paste_part
 
-__all__ = ["OTHER_SCALE_IOU", "Proposal", "distinct", "of_scale"]
+__all__ = ["OTHER_SCALE_IOU", "Proposal", "distinct", "of_scale", "outdoes"]
 
 OTHER_SCALE_IOU = 0.8
 """Masks of two scales that are more alike than this say the same."""
 _LARGEST_OTHER_PX = 1 << 21
 """No mask of another scale is offered that would take longer to paste than a click should."""
+_OF_THE_OLD = 0.8
+"""A larger object holds at least this share of what was found before."""
 
 
 class Proposal(NamedTuple):
@@ -46,6 +49,22 @@ def of_scale(chance: float, word: Tensor, window: Box, score: float, shape: tupl
     if not 0 < part.shape[0] * part.shape[1] <= _LARGEST_OTHER_PX:
         return None
     return Proposal(chance, laid_over(None, paste_part(word, window, part), part, shape, window, score, clicks), True)
+
+
+def outdoes(new: Prediction, old: Prediction, previous: Prediction, clicks: Sequence[Click], times: float) -> bool:
+    """Whether what was looked for at other scales is to be believed instead of what carries on with the mask so far.
+
+    Parameters
+    ----------
+    new, old : the answers to ``clicks``, looked for anew and carried on
+    previous : the answer so far, which is a part of the object
+    times : so many times the estimated IoU of ``old``, times the square of its stability, has that of ``new`` to be
+    """
+    before = previous.mask
+    if (new.mask & before).sum() < _OF_THE_OLD * before.sum() or not all(obeys(new, click) for click in clicks):
+        return False
+    believed, other = (one.score * stability(one.logits) ** 2 for one in (new, old))
+    return believed >= times * other
 
 
 def distinct(answer: Prediction, proposals: Sequence[Proposal], most: int, same_iou: float = 0.95) -> tuple[Prediction, ...]:

@@ -1,4 +1,4 @@
-"""How far each of the first looks can be believed, from the whole slice down to a small window: the scale of the object that is meant.
+"""How far each of the looks at several scales can be believed, from the whole slice down to a small window: the scale of what is meant.
 
 A network sees an object well only at about the right scale, and its own estimate of the IoU does not tell enough. Here that estimate is
 multiplied by what the mask itself tells; `docs/decisions/0003` has what this gained.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from napari_apprentice.types import Box
 from napari_apprentice.windows import seen_through
 
-__all__ = ["credibilities"]
+__all__ = ["credibilities", "stability"]
 
 
 def credibilities(
@@ -45,7 +47,7 @@ def credibilities(
     agreement = _agreement(logits > 0, windows)
     return [
         float(iou)
-        * _stability(found) ** stability_power
+        * stability(found) ** stability_power
         * _framing(found > 0, window, shape)
         * _usualness(found > 0, window, shape, extent_log)
         * (0.2 + 0.8 * agreed)
@@ -67,7 +69,7 @@ def _agreement(masks: Tensor, windows: Sequence[Box]) -> list[float]:
     return [max(left, right) for left, right in zip([0.0, *ious], [*ious, 0.0], strict=True)]
 
 
-def _stability(logits: Tensor) -> float:
+def stability(logits: Tensor | npt.NDArray[np.float32]) -> float:
     """IoU of the masks at thresholds a little higher and lower than 0: how sharp the outline is. Source: Segment Anything (2023)."""
     return float((logits > 1).sum()) / max(float((logits > -1).sum()), 1.0)
 

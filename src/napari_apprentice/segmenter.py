@@ -23,7 +23,7 @@ from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.knowledge import Knowledge, Remembered, Shelf, Tensors, kind_of
 from napari_apprentice.merging import HELD_LOGIT, changed_near, extent_of_change, laid_over, probability_in_window, without_piece
 from napari_apprentice.networks import Output, Recalled
-from napari_apprentice.proposals import OTHER_SCALE_IOU, Proposal, distinct, of_scale
+from napari_apprentice.proposals import OTHER_SCALE_IOU, Proposal, distinct, of_scale, outdoes
 from napari_apprentice.refinement import pixel_diffusion
 from napari_apprentice.scales import credibilities
 from napari_apprentice.types import Box, Click, DeviceError, ImageSlice, InputError, Prediction, Prompt
@@ -224,17 +224,31 @@ class NetworkSegmenter:
         if prompt.previous is not None and self.zoom.is_denied(prompt):
             return without_piece(prompt.previous, prompt.clicks[-1])
         with torch.no_grad(), self.timed("decode"):
-            proposals: list[Proposal] = []
-            diffusion = self.zoom.diffusion
             if self.zoom.is_lost(prompt):
-                first, proposals = self._first(image_slice, prompt)
-                prompt = replace(prompt, previous=first)
-            elif prompt.previous is not None and prompt.previous.view is None:
-                diffusion = self.zoom.given_diffusion
+                return self._searched(image_slice, prompt)
+            carried_on = prompt.previous is not None and prompt.previous.view is None
+            diffusion = self.zoom.given_diffusion if carried_on else self.zoom.diffusion
             answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), diffusion)
-            if newest:
-                return replace(answer, candidates=distinct(answer, [*newest, *proposals], len(newest) - 1))
-            return replace(answer, candidates=distinct(answer, proposals, self.zoom.first_others, OTHER_SCALE_IOU))
+            answer = replace(answer, candidates=distinct(answer, newest, len(newest) - 1))
+            return self._outgrown(image_slice, prompt, answer) if self.zoom.is_outgrown(prompt) else answer
+
+    def _searched(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
+        """The answer in a window about the most credible of the first looks; what was so far is not looked at."""
+        first, proposals = self._first(image_slice, prompt)
+        prompt = replace(prompt, previous=first)
+        answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), self.zoom.diffusion)
+        if newest:
+            return replace(answer, candidates=distinct(answer, [*newest, *proposals], len(newest) - 1))
+        return replace(answer, candidates=distinct(answer, proposals, self.zoom.first_others, OTHER_SCALE_IOU))
+
+    def _outgrown(self, image_slice: ImageSlice, prompt: Prompt, answer: Prediction) -> Prediction:
+        """``answer``, or the one of another scale where that is far more credible; the other one of the two is a candidate."""
+        assert prompt.previous is not None
+        larger = self._searched(image_slice, prompt)
+        if outdoes(larger, answer, prompt.previous, prompt.clicks, self.zoom.larger):
+            answer, larger = larger, answer
+        other = Proposal(0.0, replace(larger, candidates=()), bool(larger.mask_in_box.any()))
+        return replace(answer, candidates=(*answer.candidates, *distinct(answer, [other], 1, OTHER_SCALE_IOU)))
 
     def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box, diffusion: float) -> tuple[Prediction, list[Proposal]]:
         """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction; and proposals."""

@@ -44,7 +44,8 @@ class ZoomConfig:
     diffusion : weight of `refinement.pixel_diffusion` beside the logits; 0 for none
     given_diffusion : the same where the previous mask is not an answer of the network, but was carried there, painted or read from a file
     keep_overlap : the window stays while the new one overlaps it by at least this IoU
-    first_clicks : so many clicks may start the search for the object's scale again, by falling outside of the window
+    first_clicks : so many clicks may start the search for the object's scale again
+    larger : so many times as credible has a larger object to be that is found so, see `is_outgrown`
     local_clicks : from this click on an answer changes the mask only near the newest click; 0 for never
     local_reach : how near, over the root of the mask's area
     closer : a click after the first is also answered in a closer window about what it changed, whose side is that much wider than the
@@ -67,6 +68,7 @@ class ZoomConfig:
     given_diffusion: float = 5.0
     keep_overlap: float = 0.5
     first_clicks: int = 3
+    larger: float = 2.0
     local_clicks: int = 7
     local_reach: float = 0.1
     closer: float = 2.0
@@ -101,18 +103,26 @@ class ZoomConfig:
         return bool(here >= max(_MIDDLE * depth.max(), _THICK * np.count_nonzero(depth) ** 0.5))
 
     def is_lost(self, prompt: Prompt) -> bool:
-        """Whether to look for the object's scale: at the start, and when an early click says that it was wrong.
+        """Whether to look for the object's scale: at the start, and when an early negative click deep inside says that it is smaller.
 
-        A positive one outside of what was looked at says that the object is larger, a negative one deep inside the mask that it is smaller.
         A mask that was given is never looked for.
         """
-        previous = prompt.previous
+        previous, newest = prompt.previous, prompt.clicks[-1]
         if previous is None or not previous.mask_in_box.any():
             return True
-        newest = prompt.clicks[-1]
-        if previous.view is None or previous.given or len(prompt.clicks) > self.first_clicks:
+        return self._is_early(prompt) and not newest.positive and _deep_inside(previous, newest)
+
+    def is_outgrown(self, prompt: Prompt) -> bool:
+        """Whether an early positive click lies outside of what was looked at: the object may be far larger, or go on a little there."""
+        previous, newest = prompt.previous, prompt.clicks[-1]
+        if previous is None or previous.view is None or not self._is_early(prompt) or self.is_lost(prompt):
             return False
-        return not _lies_in(previous.view, newest) if newest.positive else _deep_inside(previous, newest)
+        return newest.positive and not _lies_in(previous.view, newest)
+
+    def _is_early(self, prompt: Prompt) -> bool:
+        previous = prompt.previous
+        searched = previous is not None and previous.view is not None and not previous.given
+        return searched and len(prompt.clicks) <= self.first_clicks
 
     def first_windows(self, click: Click, shape: tuple[int, int]) -> list[Box]:
         """From the whole slice down to a small window about the first click."""
