@@ -377,6 +377,23 @@ def test_after_a_click_outside_of_what_was_seen_the_more_credible_answer_is_show
     assert not answer.candidates[0].candidates
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_what_the_network_says_leans_to_what_the_corrections_say_but_where_a_mask_was_given(given):
+    shape, clicks = (90, 120), (Click((45, 60)), Click((40, 68), False))
+    mask = np.zeros(shape, bool)
+    mask[40:50, 50:70] = True
+    before = replace(Prediction.from_mask(mask), view=Box(20, 35, 70, 85), given=given)
+    plain, tight = (
+        random_segmenter(zoom=replace(SMALL_ZOOM, leaning=by, closer=0.0)).predict(picture(shape), Prompt(clicks, before))
+        for by in (0.0, 2.25)
+    )
+    if given:
+        assert same(plain, tight)
+    else:
+        assert plain.box == tight.box
+        assert np.isclose(plain.logits - tight.logits, 0.75, atol=1e-4).mean() > 0.95
+
+
 def test_a_closer_look_is_about_the_change_and_only_where_it_is_small(monkeypatch):
     shape = (300, 300)
     mask = np.zeros(shape, bool)
@@ -384,9 +401,9 @@ def test_a_closer_look_is_about_the_change_and_only_where_it_is_small(monkeypatc
     before = replace(Prediction.from_mask(mask), view=Box(0, 0, 300, 300))
     looks, words = [], NetworkSegmenter._word
 
-    def word(self, image_slice, prompt, windows, size, diffusion):
+    def word(self, image_slice, prompt, windows, size, diffusion, lean):
         looks.append(windows)
-        return words(self, image_slice, prompt, windows, size, diffusion)
+        return words(self, image_slice, prompt, windows, size, diffusion, lean)
 
     monkeypatch.setattr(NetworkSegmenter, "_word", word)
     prompt = Prompt((Click((150, 150)), Click((60, 250))), before)

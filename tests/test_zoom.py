@@ -96,6 +96,16 @@ def test_the_scale_is_looked_for_at_the_start_and_when_an_early_click_contradict
             assert not ask(Prompt((first, click), replace(object_, given=True)))  # it is corrected
 
 
+@given(st.lists(st.booleans(), max_size=20), st.booleans())
+def test_masks_get_tighter_the_more_the_corrections_take_away(signs, first):
+    clicks = [Click((0, 0), first), *(Click((0, 1), sign) for sign in signs)]
+    lean = ZOOM.lean(clicks)
+    assert ZOOM.lean(clicks[:1]) == 0
+    assert ZOOM.lean([*clicks, Click((0, 2), False)]) > lean > ZOOM.lean([*clicks, Click((0, 2), True)])
+    assert abs(lean) < ZOOM.leaning
+    assert ZOOM.lean([replace(c, positive=not c.positive) for c in clicks]) == -lean
+
+
 def test_late_are_many_clicks_and_those_on_a_given_mask_but_never_those_on_what_was_only_just_found():
     shape, click = (300, 300), Click((105, 150))
     seen = filled(Box(100, 100, 200, 200), shape, Box(50, 50, 250, 250))

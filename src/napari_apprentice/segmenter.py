@@ -226,17 +226,19 @@ class NetworkSegmenter:
         with torch.no_grad(), self.timed("decode"):
             if self.zoom.is_lost(prompt):
                 return self._searched(image_slice, prompt)
-            carried_on = prompt.previous is not None and prompt.previous.view is None
-            diffusion = self.zoom.given_diffusion if carried_on else self.zoom.diffusion
-            answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), diffusion)
+            previous, lean = prompt.previous, self.zoom.lean(prompt.clicks)
+            drawn = previous is not None and previous.view is None
+            diffusion = self.zoom.given_diffusion if drawn else self.zoom.diffusion
+            lean = 0.0 if previous is not None and (drawn or previous.given) else lean
+            answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), diffusion, lean)
             answer = replace(answer, candidates=distinct(answer, newest, len(newest) - 1))
             return self._outgrown(image_slice, prompt, answer) if self.zoom.is_outgrown(prompt) else answer
 
     def _searched(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """The answer in a window about the most credible of the first looks; what was so far is not looked at."""
         first, proposals = self._first(image_slice, prompt)
-        prompt = replace(prompt, previous=first)
-        answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), self.zoom.diffusion)
+        prompt, lean = replace(prompt, previous=first), self.zoom.lean(prompt.clicks)
+        answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), self.zoom.diffusion, lean)
         if newest:
             return replace(answer, candidates=distinct(answer, [*newest, *proposals], len(newest) - 1))
         return replace(answer, candidates=distinct(answer, proposals, self.zoom.first_others, OTHER_SCALE_IOU))
@@ -250,19 +252,21 @@ class NetworkSegmenter:
         other = Proposal(0.0, replace(larger, candidates=()), bool(larger.mask_in_box.any()))
         return replace(answer, candidates=(*answer.candidates, *distinct(answer, [other], 1, OTHER_SCALE_IOU)))
 
-    def _answer(self, image_slice: ImageSlice, prompt: Prompt, window: Box, diffusion: float) -> tuple[Prediction, list[Proposal]]:
+    def _answer(
+        self, image_slice: ImageSlice, prompt: Prompt, window: Box, diffusion: float, lean: float
+    ) -> tuple[Prediction, list[Proposal]]:
         """The network's mean word on a window and a wider one, each also mirrored, pasted over the previous prediction; and proposals."""
         late = self.zoom.is_late(prompt, self.zoom.late_clicks)
         wider = [] if late else [w for f in self.zoom.wider if (w := widened(window, f, image_slice.shape)) != window]
         size = self.zoom.late_size if late else self.zoom.size
-        word, score, output = self._word(image_slice, prompt, [window, *wider], size, diffusion)
+        word, score, output = self._word(image_slice, prompt, [window, *wider], size, diffusion, lean)
         answer = self._pasted(word, prompt, window, image_slice.shape, score)
         if self.zoom.closer and len(prompt.clicks) >= self.zoom.closer_clicks and prompt.previous is not None:
-            answer = self._closer(image_slice, prompt, answer)
+            answer = self._closer(image_slice, prompt, answer, lean)
         return answer, self._proposals(output, 0, prompt, window, image_slice.shape)
 
     def _word(
-        self, image_slice: ImageSlice, prompt: Prompt, windows: Sequence[Box], size: int, diffusion: float
+        self, image_slice: ImageSlice, prompt: Prompt, windows: Sequence[Box], size: int, diffusion: float, lean: float
     ) -> tuple[Tensor, float, Output]:
         """The network's mean word on the first of ``windows`` (n, n), refined; its estimated IoU; and all that it said."""
         views = [self.look(image_slice, prompt, w, size) for w in windows]
@@ -274,12 +278,12 @@ class NetworkSegmenter:
         if self.zoom.mirror:
             logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
         words = [seen_through(z, w, windows[0]) for z, w in zip(logits[:, 0].float(), windows, strict=True)]
-        word = torch.stack(words).mean(0)
+        word = torch.stack(words).mean(0) - lean
         if diffusion:
             word = word + diffusion * pixel_diffusion(word, views[0].image[0], views[0].clicks)
         return word, float(iou.mean()), output
 
-    def _closer(self, image_slice: ImageSlice, prompt: Prompt, answer: Prediction) -> Prediction:
+    def _closer(self, image_slice: ImageSlice, prompt: Prompt, answer: Prediction, lean: float) -> Prediction:
         """The answer again, from a closer window about what the newest click changed. After the focus crop of FocalClick (2022)."""
         assert prompt.previous is not None
         seen = answer.view
@@ -288,7 +292,7 @@ class NetworkSegmenter:
         if window is None:
             return answer
         now = replace(prompt, previous=answer)
-        word, _, _ = self._word(image_slice, now, [window], self.zoom.size, self.zoom.diffusion)
+        word, _, _ = self._word(image_slice, now, [window], self.zoom.size, self.zoom.diffusion, lean)
         known = torch.logit(probability_in_window(answer, window, self.zoom.size)[0, 0].clamp(1e-6, 1 - 1e-6)).to(word)
         pasted, box = paste((word + known) / 2, window, image_slice.shape)
         return self._local(laid_over(answer, pasted, box, image_slice.shape, seen, answer.score, prompt.clicks), prompt)

@@ -48,6 +48,7 @@ class ZoomConfig:
     larger : so many times as credible has a larger object to be that is found so, see `is_outgrown`
     local_clicks : from this click on an answer changes the mask only near the newest click; 0 for never
     local_reach : how near, over the root of the mask's area
+    leaning : the most by which the logits are lowered (or raised) because the corrections so far took away (or added), see `lean`
     closer : a click after the first is also answered in a closer window about what it changed, whose side is that much wider than the
         change; 0 for never
     closer_clicks : from which click on
@@ -71,6 +72,7 @@ class ZoomConfig:
     larger: float = 2.0
     local_clicks: int = 7
     local_reach: float = 0.1
+    leaning: float = 0.4
     closer: float = 2.0
     closer_clicks: int = 2
     late_clicks: int = 7
@@ -118,6 +120,12 @@ class ZoomConfig:
         if previous is None or previous.view is None or not self._is_early(prompt) or self.is_lost(prompt):
             return False
         return newest.positive and not _lies_in(previous.view, newest)
+
+    def lean(self, clicks: Sequence[Click]) -> float:
+        """What the logits are lowered by: whoever takes away again and again finds the masks too wide, also where nobody clicked yet."""
+        corrections = clicks[1:]
+        away = sum(-1 if click.positive else 1 for click in corrections)
+        return self.leaning * away / (len(corrections) + 2)
 
     def _is_early(self, prompt: Prompt) -> bool:
         previous = prompt.previous
