@@ -72,7 +72,7 @@ class ZoomConfig:
     larger: float = 2.0
     local_clicks: int = 7
     local_reach: float = 0.1
-    leaning: float = 0.4
+    leaning: float = 0.2
     closer: float = 2.0
     closer_clicks: int = 2
     late_clicks: int = 7
