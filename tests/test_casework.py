@@ -516,6 +516,19 @@ def test_what_a_session_dropped_stays_dropped_and_what_it_renumbered_has_its_las
     assert names_of(project, "eye_0") == {2: "rim", 5: "cup"}
 
 
+def test_a_class_that_was_kept_from_object_to_object_goes_along_with_the_clicks(project):
+    image = files.read(project["eye_0"].image)
+    session = Session(image, DiskSegmenter(2.0), FakePolicy(0, 0), journal=Journal.create(project.folder / "recorded", image))
+    session.name(1, "rim")
+    for voxel in ((3, 3), (3, 21)):
+        session.add(Click(voxel))
+        session.accept(keep_class=True)
+    session.close()
+    project.set_status("eye_0", Status("failed"))
+    run(project, Plan(PLAN.build, FakePolicy(0, 0), clicks=project.folder / "recorded"), ["eye_0"])
+    assert {label: names_of(project, "eye_0")[label] for label in (1, 2)} == {1: "rim", 2: "rim"}
+
+
 @pytest.fixture
 def bright(tmp_path):
     """Cases with a bright disk each, in different places, and their truths."""

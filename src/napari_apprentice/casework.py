@@ -281,10 +281,10 @@ def _lasting(events: Iterable[Event]) -> tuple[Event, ...]:
     names: dict[int, Event] = {}
     for event in events:
         label, into = event.label, event.into
+        if event.names:
+            names[label] = Event("name", label, name=event.name, color=event.color)
         if event.kind in ("add", "choose"):
             clicks.append(event)
-        elif event.kind == "name":
-            names[label] = event
         elif event.kind in ("discard", "delete"):
             clicks = [click for click in clicks if click.label != label]
             if event.kind == "delete":

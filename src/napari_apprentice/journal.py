@@ -167,6 +167,11 @@ class Event:
     sequence: int = 0
     time: str = ""
 
+    @property
+    def names(self) -> bool:
+        """Whether it says what the object is called: ``name``, or the first click or stroke in one whose class was kept."""
+        return self.kind == "name" or (self.kind in ("add", "paint") and bool(self.name))
+
 
 class Journal:
     """A journal that is being written, by one process at a time: it holds the lock of its folder until it is closed.

@@ -60,8 +60,7 @@ def outdoes(new: Prediction, old: Prediction, previous: Prediction, clicks: Sequ
     previous : the answer so far, which is a part of the object
     times : so many times the estimated IoU of ``old``, times the square of its stability, has that of ``new`` to be
     """
-    before = previous.mask
-    if (new.mask & before).sum() < _OF_THE_OLD * before.sum() or not all(obeys(new, click) for click in clicks):
+    if _shared(new, previous) < _OF_THE_OLD * int(previous.mask_in_box.sum()) or not all(obeys(new, click) for click in clicks):
         return False
     believed, other = (one.score * stability(one.logits) ** 2 for one in (new, old))
     return believed >= times * other
@@ -79,6 +78,11 @@ def distinct(answer: Prediction, proposals: Sequence[Proposal], most: int, same_
 
 def _iou(a: Prediction, b: Prediction) -> float:
     """IoU of the masks of two predictions of a slice."""
-    shared = intersection(a.box, b.box)
-    both = int((a.mask_in_box[relative_to(shared, a.box).slices] & b.mask_in_box[relative_to(shared, b.box).slices]).sum())
+    both = _shared(a, b)
     return both / max(int(a.mask_in_box.sum()) + int(b.mask_in_box.sum()) - both, 1)
+
+
+def _shared(a: Prediction, b: Prediction) -> int:
+    """Pixels that are in both masks."""
+    shared = intersection(a.box, b.box)
+    return int((a.mask_in_box[relative_to(shared, a.box).slices] & b.mask_in_box[relative_to(shared, b.box).slices]).sum())

@@ -296,7 +296,7 @@ def _legend(events: Sequence[Event]) -> Legend:
     met: set[int] = set()
     for event in [*opened, *(entry.action for entry in entries[:done])]:
         ids = set(np.unique(event.patch.after).tolist()) if event.patch is not None else set()
-        if event.kind == "name" or (event.kind in ("add", "paint") and event.name):
+        if event.names:
             legend = legend.naming(event.label, event.name or "", event.color)
         elif event.kind == "delete":
             legend = legend.without(event.label)

@@ -226,10 +226,11 @@ class NetworkSegmenter:
         with torch.no_grad(), self.timed("decode"):
             if self.zoom.is_lost(prompt):
                 return self._searched(image_slice, prompt)
-            previous, lean = prompt.previous, self.zoom.lean(prompt.clicks)
-            drawn = previous is not None and previous.view is None
+            previous = prompt.previous
+            assert previous is not None
+            drawn = previous.view is None
             diffusion = self.zoom.given_diffusion if drawn else self.zoom.diffusion
-            lean = 0.0 if previous is not None and (drawn or previous.given) else lean
+            lean = 0.0 if drawn or previous.given else self.zoom.lean(prompt.clicks)
             answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), diffusion, lean)
             answer = replace(answer, candidates=distinct(answer, newest, len(newest) - 1))
             return self._outgrown(image_slice, prompt, answer) if self.zoom.is_outgrown(prompt) else answer

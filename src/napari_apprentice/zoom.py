@@ -112,14 +112,12 @@ class ZoomConfig:
         previous, newest = prompt.previous, prompt.clicks[-1]
         if previous is None or not previous.mask_in_box.any():
             return True
-        return self._is_early(prompt) and not newest.positive and _deep_inside(previous, newest)
+        return self._questioned(prompt) is not None and not newest.positive and _deep_inside(previous, newest)
 
     def is_outgrown(self, prompt: Prompt) -> bool:
         """Whether an early positive click lies outside of what was looked at: the object may be far larger, or go on a little there."""
-        previous, newest = prompt.previous, prompt.clicks[-1]
-        if previous is None or previous.view is None or not self._is_early(prompt) or self.is_lost(prompt):
-            return False
-        return newest.positive and not _lies_in(previous.view, newest)
+        seen, newest = self._questioned(prompt), prompt.clicks[-1]
+        return seen is not None and newest.positive and not _lies_in(seen, newest)
 
     def lean(self, clicks: Sequence[Click]) -> float:
         """What the logits are lowered by: whoever takes away again and again finds the masks too wide, also where nobody clicked yet."""
@@ -127,10 +125,10 @@ class ZoomConfig:
         away = sum(-1 if click.positive else 1 for click in corrections)
         return self.leaning * away / (len(corrections) + 2)
 
-    def _is_early(self, prompt: Prompt) -> bool:
+    def _questioned(self, prompt: Prompt) -> Box | None:
+        """The window of an answer whose scale the newest click may call in question; None where it is late, or no scale was looked for."""
         previous = prompt.previous
-        searched = previous is not None and previous.view is not None and not previous.given
-        return searched and len(prompt.clicks) <= self.first_clicks
+        return None if previous is None or previous.given or len(prompt.clicks) > self.first_clicks else previous.view
 
     def first_windows(self, click: Click, shape: tuple[int, int]) -> list[Box]:
         """From the whole slice down to a small window about the first click."""

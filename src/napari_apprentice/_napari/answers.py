@@ -328,12 +328,11 @@ class Acceptance:
         label = self._session.label
         why = "" if self._session.worked_in else "; it was neither clicked nor painted in, so it teaches nothing"
         self.outdated = tuple((label, axis) for axis in self._session.outdated(label))
-        words = f"accepted: object {label}{why}"
+        kept = self._session.kind if self._keep_class else ""
+        words = f"accepted: object {label}{why}" + (f"; the next one is {kept!r}, too" if kept else "")
         answer = act(self._session, lambda session: session.accept(learn=False, keep_class=self._keep_class), words)
         self._label = label if answer.error is None else None
-        return (
-            replace(answer, words=f"{words}; the next one is {answer.state.kind!r}, too") if answer.state.kind and answer.words else answer
-        )
+        return answer
 
     def learn(self, wanted: Callable[[], bool]) -> Generator[None, None, Answer]:
         """Learn from it, if it was accepted; yields where the session is ``wanted``."""
