@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from scipy import ndimage
 
-from napari_apprentice import training
+from napari_apprentice import exercises, training
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import LOSSES, normalised_focal, soft_dice
 from napari_apprentice.networks import Output, build, configuration
@@ -208,7 +208,7 @@ def test_a_recipe_with_given_masks_shows_them_to_the_network():
     target[:, :, 16:44, 20:52] = 1
     image = torch.randn(2, 3, 64, 64)
     for share, shown in ((0.0, False), (1.0, True)):
-        found = training._asked(network, Recipe(given=share, rounds=(1.0,)), image, target, np.random.default_rng(0))
+        found = exercises.asked(network, Recipe(given=share, rounds=(1.0,)), image, target, np.random.default_rng(0))
         assert bool(found.previous.any()) is shown
 
 
@@ -239,7 +239,7 @@ def test_a_recipe_with_careless_users_has_them_click_once_anywhere_at_first():
     depth = ndimage.distance_transform_edt(truth) / 24
     shallow = []
     for share in (0.0, 1.0):
-        found = training._asked(network, Recipe(careless=share, rounds=(1.0,)), image, target, np.random.default_rng(0))
+        found = exercises.asked(network, Recipe(careless=share, rounds=(1.0,)), image, target, np.random.default_rng(0))
         firsts = [clicks[0] for clicks in found.clicks]
         assert all(click.positive for click in firsts)
         shallow.append(np.mean([depth[int(c.row), int(c.col)] < 0.15 for c in firsts]))
@@ -268,7 +268,7 @@ def test_the_rate_warms_up_and_fades():
 # --- the objective ----------------------------------------------------------------------------------------------------------------------
 
 
-def asked_and_said(candidates: int = 0) -> tuple[Output, torch.Tensor, training._Asked]:
+def asked_and_said(candidates: int = 0) -> tuple[Output, torch.Tensor, exercises.Asked]:
     """What a network might say of two objects, what is true, and what it was asked."""
     torch.manual_seed(0)
     target = torch.zeros(2, 1, 16, 16)
@@ -276,16 +276,16 @@ def asked_and_said(candidates: int = 0) -> tuple[Output, torch.Tensor, training.
     clicks = [[WindowClick(6, 7, True), WindowClick(1, 1, False)], [WindowClick(8, 8, True)]]
     several = torch.randn(2, candidates, 16, 16) if candidates else None
     maps = torch.stack([click_maps(c, (16, 16)) for c in clicks])
-    return Output(torch.randn(2, 1, 16, 16), torch.randn(2), several), target, training._Asked(maps, torch.zeros_like(target), clicks)
+    return Output(torch.randn(2, 1, 16, 16), torch.randn(2), several), target, exercises.Asked(maps, torch.zeros_like(target), clicks)
 
 
 def total(recipe: Recipe, candidates: int = 0, network: torch.nn.Module | None = None) -> torch.Tensor:
-    return training._loss(network or torch.nn.Identity(), *asked_and_said(candidates), recipe)
+    return exercises.loss_of(network or torch.nn.Identity(), *asked_and_said(candidates), recipe)
 
 
 def test_a_recipe_that_names_no_loss_means_what_it_always_meant():
     output, target, _ = asked_and_said()
-    estimate = F.binary_cross_entropy_with_logits(output.iou_logits, training._iou(output.logits > 0, target))
+    estimate = F.binary_cross_entropy_with_logits(output.iou_logits, exercises.iou(output.logits > 0, target))
     expected = normalised_focal(output.logits, target) + 0.7 * soft_dice(output.logits, target) + 0.2 * estimate
     assert torch.equal(total(Recipe(dice_weight=0.7, iou_weight=0.2)), expected)
     assert torch.equal(total(Recipe(dice_weight=0.7, iou_weight=0.2, loss="nfl")), expected)

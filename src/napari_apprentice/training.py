@@ -1,7 +1,6 @@
 """Offline training with simulated clicks: one recipe file in, one weights file out.
 
-As in RITM (Sofiiuk et al., 2022): first clicks (`training_clicks`), then rounds of prediction and correction without gradient, and one
-forward pass with gradient at the end.
+What the network is asked in every step, and what its answer is worth, is `exercises`.
 """
 
 from __future__ import annotations
@@ -17,24 +16,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import lightning_fabric
 import numpy as np
 import torch
-import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from napari_apprentice import exercises
+from napari_apprentice.exercises import Exercises
 from napari_apprentice.foreign import load_foreign
-from napari_apprentice.guidance import WindowClick, click_maps
+from napari_apprentice.guidance import WindowClick
 from napari_apprentice.importance import memory_aware_synapses
-from napari_apprentice.losses import LOSSES, OF_CANDIDATES, soft_dice
-from napari_apprentice.networks import Output, Recalled, build, config_of, configuration
+from napari_apprentice.losses import LOSSES
+from napari_apprentice.networks import build, config_of, configuration
 from napari_apprentice.samples import VIEWS, Drawn, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
-from napari_apprentice.training_clicks import a_pixel, bent, careless_click, clicks_on, first_clicks, next_click
+from napari_apprentice.training_clicks import a_pixel
 from napari_apprentice.types import RecipeError
 from napari_apprentice.weights import load_weights, save_weights
 
@@ -42,8 +42,8 @@ __all__ = ["Recipe", "add_importance", "read_recipe", "train"]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All that decides the weights, apart from the data folder.
+class Recipe(Exercises):
+    """All that decides the weights, apart from the data folder; what `exercises.Exercises` says, too.
 
     Attributes
     ----------
@@ -57,16 +57,10 @@ class Recipe:
     synthetic : share of procedural samples
     sets : training set -> relative share of the real samples; a set whose share is 0 is left out, also where a base names it
     held_out : share of the cases of every set that is only scored, never learnt from
-    rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
-    given : chance that a batch is about masks that the network did not make: the true ones, bent, as when they are carried to a slice
-    careless : share of the users who click anywhere in the largest error (`training_clicks.careless_click`), also at first
     examples : chances of 0, 1, 2, ... examples beside every image of a batch, for a network that reads them
     restyled : share of the samples whose look a small random network changes, as if another device had taken them
     borders : share of the objects that are drawn wider or tighter than they are, as by another hand, where there are no examples; those
         that have some are anyway, in the same way as they
-    loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
-    terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
-    dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
     average : decay of the exponential moving average of the weights
     workers : processes that make samples
     report_every, save_every : in steps
@@ -92,16 +86,9 @@ class Recipe:
     synthetic: float = 0.5
     sets: dict[str, float] = field(default_factory=dict)
     held_out: float = 0.1
-    rounds: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
-    given: float = 0.0
-    careless: float = 0.0
     examples: tuple[float, ...] = (1.0,)
     restyled: float = 0.0
     borders: float = 0.0
-    loss: str = ""
-    terms: dict[str, float] = field(default_factory=dict)
-    dice_weight: float = 0.5
-    iou_weight: float = 0.2
     average: float = 0.998
     workers: int = 1
     report_every: int = 500
@@ -224,123 +211,6 @@ def _numbers(values: Any, count: int | None = None) -> bool:
     return there and (len(values) == count if count else len(values) > 0)
 
 
-# --- what the network is asked ----------------------------------------------------------------------------------------------------------
-
-
-def _maps(clicks: Sequence[Sequence[WindowClick]], size: int, network: nn.Module, device: torch.device) -> Tensor:
-    config: Any = network.config
-    return torch.stack([click_maps(c, (size, size), config.guidance, config.disk_radius_px) for c in clicks]).to(device)
-
-
-def _rounds(
-    network: nn.Module,
-    features: Tensor,
-    target: Tensor,
-    clicks: list[list[WindowClick]],
-    rounds: int,
-    rng: np.random.Generator,
-    deep: float,
-    previous: Tensor | None = None,
-    careless: Sequence[bool] = (),
-    known: Sequence[Recalled] = (),
-) -> tuple[Tensor, list[Tensor]]:
-    """``rounds`` predictions without gradient, each followed by a correction in every image; the newest probability, and all masks.
-
-    ``careless`` : the images whose users click anywhere in the largest error; by default none
-    """
-    size = target.shape[-1]
-    previous = torch.zeros_like(target) if previous is None else previous
-    masks = []
-    truths = target[:, 0].cpu().numpy() > 0.5
-    for _ in range(rounds):
-        with torch.no_grad():
-            previous = torch.sigmoid(_said(network, features, _maps(clicks, size, network, target.device), previous, known).logits.float())
-        masks.append(previous > 0.5)
-        found = masks[-1][:, 0].cpu().numpy()
-        for image, truth in enumerate(truths):
-            anywhere = bool(careless) and careless[image]
-            click = careless_click(rng, truth, found[image]) if anywhere else next_click(rng, truth, found[image], deep)
-            if click is not None:
-                clicks[image].append(click)
-    return previous, masks
-
-
-def _said(network: nn.Module, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled]) -> Output:
-    """The answer of a network, with examples if there are any."""
-    decode: Any = network.decode
-    said: Output = decode(features, guidance, previous, known) if known else decode(features, guidance, previous)
-    return said
-
-
-def _recollected(network: nn.Module, drawn: Drawn, rng: np.random.Generator) -> Sequence[Recalled]:
-    """What the network makes of the examples of a batch, with one click in each; nothing if there are none."""
-    batch, number = drawn.example_image.shape[:2]
-    if not number:
-        return ()
-    size = drawn.image.shape[-1]
-    clicks = [
-        [WindowClick(*at, True)] if (at := a_pixel(rng, mask, 0.5)) else []
-        for mask in drawn.example_target[:, :, 0].flatten(0, 1).cpu().numpy() > 0.5
-    ]
-    maps = _maps(clicks, size, network, drawn.image.device).unflatten(0, (batch, number))
-    recollect: Any = network.recollect
-    return cast(Sequence[Recalled], recollect(drawn.example_image, maps, drawn.example_target))
-
-
-class _Asked(NamedTuple):
-    """What a network is asked: click maps (B, 2, h, w), previous masks (B, 1, h, w), and the clicks of each image."""
-
-    guidance: Tensor
-    previous: Tensor
-    clicks: list[list[WindowClick]]
-
-
-def _asked(
-    network: nn.Module, recipe: Recipe, features: Tensor, target: Tensor, rng: np.random.Generator, known: Sequence[Recalled] = ()
-) -> _Asked:
-    """Clicks as the recipe draws them, after rounds of corrections without gradient; or those on masks that were given."""
-    truths = target[:, 0].cpu().numpy() > 0.5
-    careless = list(rng.random(len(truths)) < recipe.careless) if recipe.careless else []
-    given = None
-    if recipe.given and rng.random() < recipe.given:
-        masks = [bent(rng, truth) for truth in truths]
-        clicks = [clicks_on(rng, truth, mask) for truth, mask in zip(truths, masks, strict=True)]
-        given = torch.from_numpy(np.stack(masks)[:, None]).to(target)
-    else:
-        clicks = [first_clicks(rng, truth) for truth in truths]
-        for image in np.flatnonzero(careless):
-            if (click := careless_click(rng, truths[image], np.zeros_like(truths[image]))) is not None:
-                clicks[image] = [click]
-    rounds = int(rng.choice(len(recipe.rounds), p=np.asarray(recipe.rounds) / sum(recipe.rounds)))
-    previous, _ = _rounds(network, features.detach(), target, clicks, rounds, rng, 0.5, given, careless, known)
-    return _Asked(_maps(clicks, target.shape[-1], network, target.device), previous, clicks)
-
-
-def _iou(mask: Tensor, target: Tensor) -> Tensor:
-    """(B,) IoU of boolean masks."""
-    m, t = mask.flatten(1), target.flatten(1) > 0.5
-    return (m & t).sum(1) / (m | t).sum(1).clamp_min(1)
-
-
-def _loss(network: nn.Module, output: Output, target: Tensor, asked: _Asked, recipe: Recipe) -> Tensor:
-    """What the recipe names, or the network's own objective; and beside it the error of the estimated IoU."""
-    logits = output.logits.float()
-    estimate = F.binary_cross_entropy_with_logits(output.iou_logits.float(), _iou(logits > 0, target))
-    if hasattr(network, "loss") and not recipe.loss:
-        total = cast(Any, network).loss(output, target, asked.guidance)
-    else:
-        total = _named(recipe.loss or "nfl", output, target, asked) + recipe.dice_weight * soft_dice(logits, target)
-    for name, weight in recipe.terms.items():
-        total = total + weight * _named(name, output, target, asked)
-    return total + recipe.iou_weight * estimate
-
-
-def _named(name: str, output: Output, target: Tensor, asked: _Asked) -> Tensor:
-    """One of `LOSSES`: of the candidates if it is about several and the network proposes them, else of the mask."""
-    candidates = output.candidates if name in OF_CANDIDATES else None
-    return LOSSES[name]((output.logits if candidates is None else candidates).float(), target, asked.clicks)
-
-
 # --- the loop ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -384,8 +254,8 @@ def _score(network: nn.Module, images: Tensor, targets: Tensor, clicks: int = 5)
             first.append([WindowClick(*at, True)] if at is not None else [])
         with torch.no_grad():
             features = encode(image)
-        _, masks = _rounds(network, features, target, first, clicks, rng, 0.98)
-        totals += [float(_iou(mask, target).sum()) for mask in masks]
+        _, masks = exercises.corrected(network, features, target, first, clicks, rng, 0.98)
+        totals += [float(exercises.iou(mask, target).sum()) for mask in masks]
     return list(totals / len(images))
 
 
@@ -545,11 +415,11 @@ class _Run:
         image, target = drawn.image, drawn.target
         with self.fabric.autocast():  # Fabric does so in `forward` alone, which is not what is called here
             features = self.network.encode(image)
-            known = _recollected(self.network, drawn, rng)
-            asked = _asked(self.network, recipe, features, target, rng, known)
+            known = exercises.recollected(self.network, drawn, rng)
+            asked = exercises.asked(self.network, recipe, features, target, rng, known)
             torch.manual_seed(int(rng.integers(2**31)))  # what a network draws is the same after a --resume
-            output = _said(self.network, features, asked.guidance, asked.previous, known)
-        loss = _loss(self.plain, output, target, asked, recipe)
+            output = exercises.answered(self.network, features, asked.guidance, asked.previous, known)
+        loss = exercises.loss_of(self.plain, output, target, asked, recipe)
         self.optimiser.zero_grad()
         self.fabric.backward(loss)
         self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
@@ -668,7 +538,7 @@ def _importance(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequenc
         stream = SampleStream(scenes, recipe.sets, recipe.synthetic, ((size, 1),), recipe.seed + 101, 0, views=recipe.views)
         for _, (image, target, *_) in zip(range(recipe.importance), stream, strict=False):
             features = cast(Any, network).encode(image.to(device))
-            asked = _asked(network, recipe, features, target.to(device), rng)
+            asked = exercises.asked(network, recipe, features, target.to(device), rng)
             yield image.to(device), asked.guidance, asked.previous
 
     return memory_aware_synapses(network, samples()) if recipe.importance else {}
