@@ -174,14 +174,14 @@ def test_evidence_fades(tiny_segmenter, learnt):
 # --- policies by name -------------------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_nine_policies_and_nothing_else():
-    assert tuple(POLICIES) == ("none", "ia", "sa", "ia+sa", "mi", "pi", "mi+pi", "ia+pi", "recall")
+def test_there_are_ten_policies_and_nothing_else():
+    assert tuple(POLICIES) == ("none", "ia", "sa", "ia+sa", "mi", "pi", "mi+pi", "ia+pi", "recall", "practice")
     for name in POLICIES:
         policy = make_policy(name)
         assert isinstance(policy, AdaptationPolicy)
         assert policy.name == name
         assert (policy.ia, policy.sa, policy.mid, policy.post) == tuple(part in name.split("+") for part in ("ia", "sa", "mi", "pi"))
-    with pytest.raises(InputError, match=r"'tsca'.*none, ia, sa, ia\+sa, mi, pi, mi\+pi, ia\+pi, recall"):
+    with pytest.raises(InputError, match=r"'tsca'.*none, ia, sa, ia\+sa, mi, pi, mi\+pi, ia\+pi, recall, practice"):
         make_policy("tsca")
 
 

@@ -209,3 +209,24 @@ def test_what_differs_between_computers_is_said():
     assert HERE.differences(replace(HERE, device="H100", system="")) == "device cpu, here H100; system Linux x86_64, here unknown"
     assert HERE.repeatable
     assert not replace(HERE, device="H100").repeatable
+
+
+@pytest.mark.parametrize("practised", [0, 3])
+def test_work_done_again_practises_as_much_as_the_journal_says(tmp_path, practised):
+    picture = Image(np.arange(400, dtype=np.uint8).reshape(1, 20, 20), name="picture")
+    sessions = [Session(picture, DiskSegmenter(2.0), FakePolicy(0, 1.0, 0.25), journal=Journal.create(tmp_path / "once", picture))]
+    for number in range(2):
+        sessions[0].add(Click((5, 5 + 6 * number)))
+        sessions[0].practise(practised)
+        sessions[0].accept()
+    sessions.append(Session(picture, DiskSegmenter(2.0), FakePolicy(0, 1.0, 0.25)))
+    assert replay(sessions[1], read_recording(tmp_path / "once")) is None
+    assert sessions[1]._segmenter.radius == sessions[0]._segmenter.radius == 4.0 + practised * 0.25
+
+
+def test_a_list_of_clicks_practises_as_much_as_the_policy_says(tmp_path):
+    (tmp_path / "clicks.json").write_text(json.dumps({"clicks": [{"voxel": [5, 5]}, {"voxel": [12, 12], "object": 2}]}))
+    picture = Image(np.arange(400, dtype=np.uint8).reshape(1, 20, 20), name="picture")
+    session = Session(picture, DiskSegmenter(2.0), FakePolicy(0, 1.0, 0.25))
+    replay(session, read_recording(tmp_path / "clicks.json"))
+    assert session._segmenter.radius == 4.0 + 4 * 0.25

@@ -72,12 +72,16 @@ class AnySequence(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
 
     @initialize(
-        with_labels=st.booleans(), per_click=st.sampled_from([0.0, 0.25]), per_accept=st.sampled_from([0.0, 0.5]), stored=st.booleans()
+        with_labels=st.booleans(),
+        per_click=st.sampled_from([0.0, 0.25]),
+        per_accept=st.sampled_from([0.0, 0.5]),
+        stored=st.booleans(),
+        per_step=st.sampled_from([0.0, 0.125]),
     )
-    def begin(self, with_labels: bool, per_click: float, per_accept: float, stored: bool) -> None:
+    def begin(self, with_labels: bool, per_click: float, per_accept: float, stored: bool, per_step: float) -> None:
         labels = np.zeros(SHAPE, int)
         labels[1:3, 2:5, 3:9] = 4
-        self.policy = FakePolicy(per_click, per_accept)
+        self.policy = FakePolicy(per_click, per_accept, per_step)
         self.store = FakeStore() if stored else None
         journal = Journal.create(self.folder, VOLUME)
         self.session = make(policy=self.policy, labels=labels if with_labels else None, journal=journal, store=self.store)
@@ -88,6 +92,12 @@ class AnySequence(RuleBasedStateMachine):
             self.past.append(observed(self.session))
             self.future = []
         assert observed(self.session) == self.past[-1]
+
+    @rule(most=st.integers(0, 4))
+    def practise(self, most):
+        """Nothing that can be seen happens; the next lesson is another one."""
+        self.session.practise(most)
+        self.happened(step=False)
 
     @rule(voxel=st.tuples(*(st.integers(0, s - 1) for s in SHAPE)), positive=st.booleans(), axis=st.integers(0, 2))
     def add(self, voxel, positive, axis):
@@ -1294,3 +1304,72 @@ def test_what_no_model_was_asked_for_can_be_undone_after_resuming(tmp_path):
         session.redo()
         again.redo()
     assert observed(again) == observed(session)
+
+
+# --- practice ---
+
+
+def practising(folder: Path | None = None, store: FakeStore | None = None) -> Session:
+    journal = None if folder is None else Journal.create(folder, PICTURE)
+    return make(PICTURE, policy=FakePolicy(0, 1.0, 0.25), journal=journal, store=store)
+
+
+def work_on(session: Session, *steps: int) -> None:
+    """An object for every number, before which so many steps are practised."""
+    for number, most in enumerate(steps):
+        session.add(Click((3 + number, 4 + 2 * number)))
+        session.practise(most)
+        session.accept()
+
+
+def test_what_was_practised_counts_with_the_next_lesson():
+    session = practising()
+    work_on(session, 3, 3)
+    assert session._segmenter.radius == 2.0 + 1.0 + 1.0 + 3 * 0.25  # there was nothing to practise before the first
+    assert [version.report.practised for version in session.versions.versions[1:]] == [0, 3]
+
+
+def test_practice_may_be_left_at_any_step_and_taken_up_again():
+    session = practising()
+    work_on(session, 0)
+    steps = session.practising()
+    next(steps)
+    session.add(Click((8, 8)))
+    next(steps)
+    session.undo()
+    next(steps)
+    steps.close()
+    assert session.practise() == 4
+    session.add(Click((8, 8)))
+    session.accept()
+    assert session.versions.current.report.practised == 4
+
+
+def test_where_the_model_changes_practice_ends():
+    session = practising()
+    work_on(session, 0)
+    steps = session.practising()
+    next(steps)
+    session.forget()
+    assert list(steps) == []
+    session.undo()
+    assert session.practise(2) == 2
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_resumed_session_has_practised_as_much(tmp_path, stored):
+    store = FakeStore() if stored else None
+    session = practising(tmp_path, store)
+    work_on(session, 0, 2, 4)
+    session.close()
+    again = resume(tmp_path, PICTURE, DiskSegmenter(2.0), FakePolicy(0, 1.0, 0.25), store)
+    assert observed(again) == observed(session)
+    assert again._segmenter.radius == 2.0 + 3.0 + 6 * 0.25
+
+
+def test_who_only_looks_does_not_practise(tmp_path):
+    session = practising(tmp_path)
+    work_on(session, 0)
+    looking = resume(tmp_path, PICTURE, DiskSegmenter(2.0), FakePolicy(0, 1.0, 0.25))
+    assert looking.read_only
+    assert looking.practise() == 0

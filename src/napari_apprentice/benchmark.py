@@ -177,6 +177,7 @@ def trace(
         dices.append(dice)
         if iou >= max(targets):
             break
+    outcome(policy.practising(segmenter))  # while the user clicked
     with _timed(segmenter, "adapt", seconds):
         outcome(policy.learning(segmenter, Lesson(image_slice, clicks, mask, case, kind=kind)))
     return Trace(tuple(ious), tuple(dices), clicks, mask, seconds, tuple(proposed))

@@ -103,6 +103,7 @@ class FakePolicy:
     Attributes
     ----------
     per_click, per_accept : growth of the radius in pixels; 0 and 0 is the policy that never learns
+    per_step : the same for every step of practice, from the first lesson on; at most four steps between two lessons. 0 for no practice
     refusing : say that a guard kept the learning from accepted masks off, and leave the segmenter as it was
     failing : "click" or "accept" makes that method raise ``error``, *after* it changed the segmenter: whoever calls it has to clean up
     error : what is raised
@@ -110,9 +111,11 @@ class FakePolicy:
 
     per_click: float = 0.25
     per_accept: float = 1.0
+    per_step: float = 0.0
     refusing: bool = False
     failing: str | None = None
     error: Exception = field(default_factory=lambda: RuntimeError("told to fail"))
+    _ahead: tuple[Any, int] = (None, 0)
 
     def on_click(self, segmenter: Segmenter, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """Grow by ``per_click``, then predict."""
@@ -128,16 +131,31 @@ class FakePolicy:
         yield
         return report
 
+    def practising(self, segmenter: Segmenter, most: int | None = None) -> Generator[None, None, int]:
+        """Count steps."""
+        known, most = segmenter.snapshot(), 4 if most is None else most
+        while self.per_step and getattr(known, "lessons", 0) and self._steps(known) < most:
+            yield
+            if segmenter.snapshot() is not known:
+                return 0
+            self._ahead = known, self._steps(known) + 1
+        return self._steps(known)
+
+    def _steps(self, known: Any) -> int:
+        """How many were practised from there."""
+        return self._ahead[1] if self._ahead[0] is known else 0
+
     def on_accept(self, segmenter: Segmenter, lesson: Lesson) -> LearningReport:
-        """Grow by ``per_accept``."""
+        """Grow by ``per_accept``, and by what was practised."""
+        steps = self._steps(segmenter.snapshot())
         if self.refusing:
             return LearningReport(False, "learning was refused: told to refuse; the model stays", refused=True)
-        self._teach(segmenter, self.per_accept)
+        self._teach(segmenter, self.per_accept + steps * self.per_step)
         if self.failing == "accept":
             raise self.error
         if not self.per_accept:
             return LearningReport(False, "this policy does not learn from accepted masks")
-        return LearningReport(True, f"learnt from {int(lesson.mask.sum())} pixels", loss_before=1.0, loss_after=0.5)
+        return LearningReport(True, f"learnt from {int(lesson.mask.sum())} pixels", loss_before=1.0, loss_after=0.5, practised=steps)
 
     @staticmethod
     def _teach(segmenter: Segmenter, growth_px: float) -> None:

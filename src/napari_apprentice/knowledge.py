@@ -80,6 +80,7 @@ class Remembered:
     best : the best that a model in force ever reached on it: mean IoU from the first click alone, and from all clicks
     of : tells slices of one object from those of others, without naming it; empty where that is not known
     kind : tells objects of one class from those of others, without naming it (see `kind_of`); empty where it has none
+    ground : (4, m, m) uint8, the pixels of a wide window (3) and what of it is the object (0 or 1); None where that was not kept
     """
 
     images: Tensor
@@ -88,6 +89,7 @@ class Remembered:
     best: tuple[float, float] = (0.0, 0.0)
     of: str = ""
     kind: str = ""
+    ground: Tensor | None = None
 
     def view(self, number: int) -> Remembered:
         """The object in one of its views alone."""
@@ -115,6 +117,10 @@ class Knowledge:
     marks : how right these weights are about each of the newest objects of the memory (IoU from the first click alone, and from all
         clicks), as far as that was found out; not kept on disk
     source_mark : the same from all clicks, mean over the procedural objects that stand for the source domain; None if it is not known
+    practised : the weights that practice on the memory led to, in force or not, which practice goes on from, as precise as half precision;
+        None for none
+    lead : fading sums (of values, of weights) of how much more IoU the practised weights had than the shipped ones on accepted objects,
+        before they practised on them
     """
 
     weights: Tensors
@@ -128,6 +134,14 @@ class Knowledge:
     worth: tuple[float, float] = (0.0, 0.0)
     marks: tuple[tuple[float, float], ...] = ()
     source_mark: float | None = None
+    practised: Tensors | None = None
+    lead: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def parts(self) -> tuple[Tensors, ...]:
+        """All that is as large as the network, each once."""
+        beside = () if self.practised is None or self.practised is self.weights else (self.practised,)
+        return self.weights, self.first, self.second, *beside
 
     def knows(self, kind: str) -> bool:
         """Whether a few objects of a kind are remembered (`_A_FEW`), so that it needs no examples of others; true for no kind."""
@@ -169,7 +183,7 @@ class Shelf:
 
     def keep(self, knowledge: Knowledge) -> None:
         """Take note that ``knowledge`` is in use."""
-        tensors = [t for part in (knowledge.weights, knowledge.first, knowledge.second) for t in part.values()]
+        tensors = [t for part in knowledge.parts for t in part.values()]
         size = sum(t.numel() * t.element_size() for t in tensors if id(t) not in self._newest)
         self._newest = frozenset(map(id, tensors))
         key = id(knowledge)
@@ -187,7 +201,7 @@ class Shelf:
             return True
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="napari-apprentice-", ignore_cleanup_errors=True)
         try:
-            for part in (knowledge.weights, knowledge.first, knowledge.second):
+            for part in knowledge.parts:
                 self._written += 1
                 part.spill(Path(self._folder.name) / f"{self._written}.safetensors")
         except (OSError, SafetensorError):
@@ -220,7 +234,7 @@ class KnowledgeStore:
         ------
         WriteError : it cannot be written, or what was learnt lies in pictures that may not be written
         """
-        if not pictures and snapshot.examples and snapshot.memory:
+        if not pictures and snapshot.examples and snapshot.memory and not self._changed(snapshot.weights):
             raise WriteError(
                 f"the model learnt by example, and {path.name} would hold none of it without the small views of "
                 f"{len(snapshot.memory)} accepted objects; expected leave to write them (*with pictures*, --pictures)"
@@ -252,20 +266,28 @@ class KnowledgeStore:
 
     def _parts(self, snapshot: Knowledge) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors and the other facts of ``snapshot``, by name, but for what was known before the object at hand."""
-        tensors = {f"weight/{k}": v for k, v in snapshot.weights.items() if v is not self.base.weights[k]}
+        tensors = {f"weight/{k}": v for k, v in self._changed(snapshot.weights) if snapshot.weights is not snapshot.practised}
+        tensors |= {f"practised/{k}": v.half() for k, v in self._changed(snapshot.practised or {})}  # no more precise than that
         tensors |= {f"first/{k}": v for k, v in snapshot.first.items()} | {f"second/{k}": v for k, v in snapshot.second.items()}
         for i, item in enumerate(snapshot.memory):
             tensors |= {f"memory/{i}/images": item.images, f"memory/{i}/targets": item.targets}
+            tensors |= {f"memory/{i}/ground": item.ground} if item.ground is not None else {}
         return tensors, {
             "steps": str(snapshot.steps),
             "examples": str(snapshot.examples),
             "extent_log": json.dumps(snapshot.extent_log),
             "worth": json.dumps(snapshot.worth),
+            "lead": json.dumps(snapshot.lead),
+            "practised": "" if snapshot.practised is None else "in force" if snapshot.weights is snapshot.practised else "not in force",
             "clicks": json.dumps([item.clicks for item in snapshot.memory]),
             "best": json.dumps([item.best for item in snapshot.memory]),
             "of": json.dumps([item.of for item in snapshot.memory]),
             "kind": json.dumps([item.kind for item in snapshot.memory]),
         }
+
+    def _changed(self, weights: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+        """Those that are not as shipped."""
+        return [(k, v) for k, v in weights.items() if v is not self.base.weights[k]]
 
     def load(self, path: Path) -> Knowledge:
         """Read what `save` wrote.
@@ -309,20 +331,31 @@ class KnowledgeStore:
                 (float(first), float(every)),
                 str(one),
                 str(kind),
+                tensors.get(f"memory/{i}/ground"),  # nor this
             )
             for i, (views, (first, every), one, kind) in enumerate(zip(clicked, reached, of, kinds, strict=True))
         )
         if first.keys() != second.keys():
             raise ValueError("moments")
+        state = facts.get("practised", "")  # nor this
+        practised = Tensors({k: named.get(f"practised/{k}", v).to(v.dtype) for k, v in self.base.weights.items()}) if state else None
         weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
+        if practised is not None and state == "in force":
+            weights = practised
         total, squares, count = map(float, json.loads(facts["extent_log"]))
-        gained, objects = map(float, json.loads(facts.get("worth", "[0, 0]")))  # older files do not say
+        worth, lead = (_pair(facts.get(key, "[0, 0]")) for key in ("worth", "lead"))  # older files do not say
         examples = int(facts.get("examples", "0"))  # nor this
         if examples < 0:
             raise ValueError("examples")
-        return Knowledge(
-            weights, first, second, int(facts["steps"]), (total, squares, count), memory, examples=examples, worth=(gained, objects)
-        )
+        extents = (total, squares, count)
+        known = Knowledge(weights, first, second, int(facts["steps"]), extents, memory, examples=examples, worth=worth)
+        return replace(known, practised=practised, lead=lead)
+
+
+def _pair(text: str) -> tuple[float, float]:
+    """Two numbers."""
+    first, second = map(float, json.loads(text))
+    return first, second
 
 
 _BEFORE = "before_object/"

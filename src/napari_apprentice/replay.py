@@ -151,6 +151,7 @@ def _do(session: Session, event: Event) -> Change | None:
     elif event.kind == "accept":
         return session.accept(learn=False, keep_class=bool(event.name))  # what was learnt, and when, is an action of its own
     elif event.kind == "learn":
+        session.practise(event.report.practised if event.report is not None else None)
         session.learn()
     elif event.kind == "select":
         return session.select(event.label)

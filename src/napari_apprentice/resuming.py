@@ -198,6 +198,7 @@ def _repeat_learning(ledger: Ledger, event: Event, load: Load | None) -> None:
         model.segmenter.restore(snapshot)
         known = model.saved = snapshot
     elif load is not None:
+        outcome(model.policy.practising(model.segmenter, event.report.practised if event.report is not None else 0))
         outcome(model.taught(state, None))
         known = model.segmenter.snapshot()
     if version is not None:

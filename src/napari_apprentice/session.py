@@ -185,6 +185,26 @@ class Session(Overview):
         self._ledger.amend(after, event.checkpoint)
         return event.report
 
+    def practising(self, most: int | None = None) -> Generator[None, None, int]:
+        """Let the model practise on what it remembers, if its policy does so: for whoever has time between two actions.
+
+        It may be left between any two steps, whatever is done then, and taken up again or not. Nothing of it counts before the
+        next `learn`, which judges it; where the model changes meanwhile, it ends.
+
+        Parameters
+        ----------
+        most : steps to have been done in the end, those of earlier calls included; by default as many as the policy says
+
+        Returns
+        -------
+        how many have been done since the model last changed
+        """
+        return 0 if self.read_only else (yield from self._model.policy.practising(self._segmenter, most))
+
+    def practise(self, most: int | None = None) -> int:
+        """`practising`, without a pause."""
+        return outcome(self.practising(most))
+
     def forget(self) -> Change:
         """Make the model what it was as shipped, version 0. Clicks, labels and all versions stay.
 

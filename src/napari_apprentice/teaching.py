@@ -255,4 +255,5 @@ def _combined(reports: Sequence[LearningReport]) -> LearningReport:
         any(report.refused for report in reports) and not accepted,
         reports[0].remembered_before,
         reports[-1].remembered_after,
+        sum(report.practised for report in reports),
     )

@@ -457,6 +457,7 @@ class LearningReport:
     elapsed_s : seconds of model time
     refused : whether a guard kept off an update, or did not let one be made
     remembered_before, remembered_after : mean IoU on remembered objects, as the guard measured it; NaN where it did not
+    practised : steps of practice that were judged with it
     """
 
     accepted: bool = False
@@ -467,6 +468,7 @@ class LearningReport:
     refused: bool = False
     remembered_before: float = math.nan
     remembered_after: float = math.nan
+    practised: int = 0
 
 
 @runtime_checkable
@@ -497,6 +499,20 @@ class AdaptationPolicy(Protocol):
         """Learn from a finished mask (post-interaction), step by step. A refused or failed update leaves the segmenter as it was.
 
         Between its steps the segmenter may be put to other use, if it is given back as it was.
+        """
+
+    def practising(self, segmenter: Any, most: int | None = None) -> Generator[None, None, int]:
+        """Practise on what is remembered; nothing of it counts before the next lesson. It may be ended between any two steps.
+
+        Between its steps the segmenter is as it was and may be put to other use; where something new comes into force, practice ends.
+
+        Parameters
+        ----------
+        most : steps to have been done at the end, those of earlier calls included; by default as many as the policy says
+
+        Returns
+        -------
+        steps done from what is in force
         """
 
 

@@ -117,3 +117,62 @@ def test_steps_that_fail_reach_otherwise(worker, qtbot):
     worker.submit(Task(lambda: "", steps, otherwise=errors.append))
     qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
     assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
+def counting(found, most=10**6):
+    """Steps that count themselves."""
+    for _ in range(most):
+        found.append(threading.current_thread())
+        yield
+
+
+def test_meanwhile_it_takes_steps_and_tasks_come_first(worker, qtbot):
+    steps, counts = [], []
+    worker.meanwhile(counting(steps))
+    qtbot.waitUntil(lambda: len(steps) > 3, timeout=30_000)
+    assert worker.occupied
+    assert worker.waiting == 0
+    gate = threading.Event()
+    worker.submit(Task(lambda: "waiting", lambda: gate.wait(30)))
+    worker.submit(Task(lambda: "counting", lambda: counts.append(len(steps))))
+    worker.submit(Task(lambda: "counting", lambda: counts.append(len(steps))))
+    gate.set()
+    qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
+    assert counts[0] == counts[1]  # not between two tasks that waited
+    qtbot.waitUntil(lambda: len(steps) > counts[1] + 3, timeout=30_000)
+    assert threading.main_thread() not in steps
+    worker.meanwhile(None)
+    assert not worker.occupied
+
+
+def test_meanwhile_ends_by_itself_and_says_nothing(worker, qtbot):
+    steps, said = [], []
+    worker.activity_changed.connect(said.append)
+    worker.meanwhile(counting(steps, 5))
+    qtbot.waitUntil(lambda: not worker.occupied, timeout=30_000)
+    assert len(steps) == 5
+    assert said == []
+
+
+def test_what_fails_meanwhile_ends_and_tasks_go_on(worker, qtbot, caplog):
+    answers = []
+
+    def failing():
+        yield
+        raise OSError("no more room")
+
+    worker.meanwhile(failing())
+    qtbot.waitUntil(lambda: not worker.occupied, timeout=30_000)
+    worker.submit(Task(lambda: "working", lambda: "fine", answers.append))
+    qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
+    assert answers == ["fine"]
+    assert "no more room" in caplog.text
+
+
+def test_a_closed_worker_does_nothing_meanwhile(qtbot):
+    worker, steps = Worker(), []
+    worker.meanwhile(counting(steps))
+    worker.close()
+    assert worker.join(60)
+    worker.meanwhile(counting(steps))
+    assert not worker.occupied

@@ -195,6 +195,7 @@ class Bridge(QObject):
             splitting=self.splitting_changed.emit,
         )
         sitting.show()
+        sitting.practise()
         hidden = LABELS_HIDDEN * bool(hide_others(desk.folder, self._viewer.layers))  # they would lie over this image
         desk.clicks.take_clicks()
         self.positive = True

@@ -197,6 +197,7 @@ class Sitting:
             self._errands.say(answer.words)
         if answer.error is not None:
             self._errands.report(answer.error)
+        self.practise()
         self._changed()
 
     def show(self, *, draw: bool = False) -> None:
@@ -207,8 +208,15 @@ class Sitting:
         self.desk.mask.show_classes(self.state.legend, max(self.state.label, *self.state.finished, 0))
         self.desk.show(self.state.label, self._seeds or (*self.state.clicks, *self._asked), boxes)
 
+    def practise(self) -> None:
+        """Let the model practise while the worker has nothing else to do, unless it does so already."""
+        worker = self._errands.worker
+        if not worker.occupied:
+            worker.meanwhile(self.session.practising())
+
     def let_go(self) -> None:
         """Wait for no answer any longer."""
+        self._errands.worker.meanwhile(None)
         self._asked.clear()
         self._late.clear()
         self._end_splitting()
@@ -226,6 +234,7 @@ class Sitting:
         self.desk.outline.hide()
         self.desk.mask.write_all(opened.labels)
         self.show()
+        self.practise()
         return True
 
     def _take_click(self, answer: Answer) -> None:

@@ -45,7 +45,8 @@ class Task:
 
 class Worker(QObject):
     """Does tasks one after the other, in the order they were submitted; but where one yields, those that come next and may be done
-    `Task.between` are done first. Everything but the tasks' ``work``, and `wanted`, is for the main thread.
+    `Task.between` are done first. While there is none, it takes the steps of what it was given to do `meanwhile`. Everything but the tasks'
+    ``work``, and `wanted`, is for the main thread.
 
     A plain Python thread rather than a QThread, since a QThread that is collected while it runs ends the process.
     """
@@ -60,6 +61,7 @@ class Worker(QObject):
         super().__init__()
         self._tasks: deque[Task | None] = deque()
         self._arrived = threading.Condition()
+        self._meanwhile: Generator[None, None, Any] | None = None
         self._waiting = 0
         self._closed = False
         self._began.connect(self._on_began)
@@ -86,6 +88,18 @@ class Worker(QObject):
         self._waiting += 1
         self._put(task)
 
+    def meanwhile(self, steps: Generator[None, None, Any] | None) -> None:
+        """What to do while nothing else is to be done, in place of what that was so far; None for nothing. Nobody is told how it ends."""
+        with self._arrived:
+            self._meanwhile = None if self._closed else steps
+            self._arrived.notify()
+
+    @property
+    def occupied(self) -> bool:
+        """Whether there is something to do `meanwhile`."""
+        with self._arrived:
+            return self._meanwhile is not None
+
     @property
     def wanted(self) -> bool:
         """Whether something waits that may be done between the steps of a task; asked in the worker."""
@@ -97,6 +111,7 @@ class Worker(QObject):
         if self._closed:
             return
         self._closed = True
+        self.meanwhile(None)
         self._began.disconnect(self._on_began)
         self._ended.disconnect(self._on_ended)
         self._put(None)
@@ -112,9 +127,25 @@ class Worker(QObject):
             self._arrived.notify()
 
     def _next(self) -> Task | None:
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._tasks)
-            return self._tasks.popleft()
+        while True:
+            with self._arrived:
+                self._arrived.wait_for(lambda: self._tasks or self._meanwhile)
+                if self._tasks:
+                    return self._tasks.popleft()
+                steps = self._meanwhile
+            assert steps is not None
+            self._go_on(steps)
+
+    def _go_on(self, steps: Generator[None, None, Any]) -> None:
+        """One step of what is to be done meanwhile."""
+        try:
+            next(steps)
+        except Exception as ended:
+            if not isinstance(ended, StopIteration):
+                _log.warning("what was done meanwhile ended", exc_info=ended)
+            with self._arrived:
+                if self._meanwhile is steps:
+                    self._meanwhile = None
 
     def _serve(self) -> None:
         while (task := self._next()) is not None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from napari_apprentice.adaptation._gate import Update, gated, implausible, marks
 from napari_apprentice.adaptation._memory import kept, lesson_windows, remember, with_extent
 from napari_apprentice.adaptation._object import after_object, begins_object
 from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn_click
+from napari_apprentice.adaptation._practice import practise, practised, unpractised, weighed
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._source import source_of
 from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
@@ -64,22 +66,31 @@ class Adaptation(Settings):
     def learning(self, segmenter: NetworkSegmenter, lesson: Lesson) -> Generator[None, None, LearningReport]:
         """The steps of `on_accept`: the segmenter may be put to other use between them, and be given back as it was."""
         if self.examples and not segmenter.reads_examples:
-            return (yield from replace(self, examples=0, post=True).learning(segmenter, lesson))
+            return (yield from replace(self, examples=0, post=not self.practice).learning(segmenter, lesson))
         began = time.perf_counter()
         after_object(segmenter)
-        if not self.post and not (self.sa and lesson.clicks) and not self.examples:
+        if not self.post and not (self.sa and lesson.clicks) and not self.examples and not self.practice:
             return LearningReport(False, "nothing to learn")
         if not lesson.mask.any() or lesson.mask.all():
             return LearningReport(False, "nothing to learn")
+        ahead, in_force = practised(segmenter), segmenter.snapshot()
         with segmenter.timed("adapt"):
+            if self.practice:
+                unpractised(segmenter)
             new = remember(segmenter, lesson, self.size)
             known, *_ = answers = replayed(segmenter, new, self.examples)
             if objection := implausible(self, segmenter.snapshot().memory[-self.remembered :], new, answers[-1]):
+                segmenter.restore(in_force)
                 return LearningReport(False, f"learning was refused: {objection}; nothing is remembered of it", refused=True)
             yield
             let_go = (yield from doubted(self, segmenter, new, answers)) if self.full_doubt else 0.0
             if let_go:
                 ((known, _),) = marks_now(segmenter, (new,))
+            leads = False
+            if self.practice and ahead.reached.weights is not segmenter.base.weights:
+                yield
+                without = fmean(answers if segmenter.snapshot().examples else replayed(segmenter, new))
+                leads = weighed(self, segmenter, new, ahead, without)
             source = (yield from source_of(segmenter, self.procedural, self.size)) if self.procedural else None
             before = segmenter.snapshot()
             updates: list[Update] = []
@@ -91,7 +102,8 @@ class Adaptation(Settings):
                 report = yield from gated(self, segmenter, new, source, _in_turn(updates))
             else:
                 segmenter.restore(replace(before, marks=(), source_mark=None))
-                report = LearningReport(True, _REMEMBERED if before.examples or not self.full_doubt else _NOT_SHOWN)
+                told = _REMEMBERED if before.examples or not self.full_doubt else _NOT_SHOWN
+                report = LearningReport(True, told + (_PRACTISED[leads].format(len(ahead.begun.memory)) if ahead.steps else ""))
         after = segmenter.snapshot()
         newest = replace(new, best=after.marks[-1]) if after.marks else new
         segmenter.restore(
@@ -109,11 +121,26 @@ class Adaptation(Settings):
         if let_go >= 0.005 and updates:  # examples are let go in the report's own words
             told = f"{100 * let_go:.0f} % of what was learnt before was let go, as the untaught model did better lately"
             report = replace(report, message=f"{told}; then {report.message}")
-        return replace(report, elapsed_s=time.perf_counter() - began)
+        return replace(report, elapsed_s=time.perf_counter() - began, practised=ahead.steps)
+
+    def practising(self, segmenter: NetworkSegmenter, most: int | None = None) -> Generator[None, None, int]:
+        """Practise on what is remembered, for the next lesson to judge; see `_practice.practise`.
+
+        Parameters
+        ----------
+        most : steps to have been done at the end; by default, and at most, `Settings.practice`
+        """
+        return (yield from practise(self, segmenter, self.practice if most is None else min(most, self.practice)))
 
 
 _REMEMBERED = "remembered: the next clicks are answered with this object in view"
 _NOT_SHOWN = "remembered, but examples are kept out of view: lately the model did better without"
+
+
+_PRACTISED = {
+    True: "; what was practised on the {} before it answers, too",
+    False: "; what was practised on the {} before it does not answer: lately the model did better without",
+}
 
 
 def _in_turn(updates: Sequence[Update]) -> Update:
@@ -145,6 +172,7 @@ POLICIES: Mapping[str, Adaptation] = {
     "mi+pi": Adaptation("mi+pi", mid=True, post=True),
     "ia+pi": Adaptation("ia+pi", ia=True, post=True),
     "recall": Adaptation("recall", examples=8),
+    "practice": Adaptation("practice", examples=8, practice=16, remembered=16),
 }
 """The policies by name. What clicks teach lasts in ``mi``; in ``mi+pi`` it is for the object at hand, and the mask teaches what lasts."""
 

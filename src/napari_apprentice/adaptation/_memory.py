@@ -18,6 +18,7 @@ from napari_apprentice.networks import Recalled
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.shapes import bounding_box, deepest
 from napari_apprentice.types import Box, Click, Lesson, Prediction, Prompt
+from napari_apprentice.windows import cut, square
 
 __all__ = ["Batch", "kept", "lesson_windows", "remember", "told", "with_extent"]
 
@@ -30,7 +31,23 @@ def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remember
     targets = torch.cat([mask_in_window(lesson.mask, window, size) for window in windows])
     of = hashlib.sha256(f"{lesson.case}/{lesson.label}".encode()).hexdigest()[:12] if lesson.label else ""
     images, seen = torch.cat([v.image for v in views]).half().cpu(), tuple(v.clicks for v in views)
-    return Remembered(images, targets > 0.5, seen, of=of, kind=kind_of(lesson.kind))
+    return Remembered(images, targets > 0.5, seen, of=of, kind=kind_of(lesson.kind), ground=_ground(lesson))
+
+
+def _ground(lesson: Lesson) -> Tensor:
+    """The object and what lies around it, see `Remembered.ground`: so much that it can be seen from afar."""
+    found = bounding_box(lesson.mask)
+    side = min(max(_AROUND * max(found.shape), _FEWEST), _WHOLE * max(lesson.mask.shape))
+    window = square(((found.top + found.bottom - 1) / 2, (found.left + found.right - 1) / 2), side)
+    size = min(_GROUND, window.shape[0])
+    pixels = cut(lesson.image_slice.data, window, size)
+    low, high = torch.quantile(pixels[:, ::2, ::2].flatten(), torch.tensor([0.001, 0.999])).tolist()
+    grey = ((pixels - low) * (255 / ((high - low) or 1.0))).clamp(0, 255).round().to(torch.uint8).expand(3, -1, -1)
+    return torch.cat([grey, (mask_in_window(lesson.mask, window, size)[0] > 0.5).to(torch.uint8)])
+
+
+_AROUND, _FEWEST, _WHOLE = 6.0, 48.0, 1.15  # side over the object's extent; pixels at least; over the slice's longer side at most
+_GROUND = 256  # pixels that are kept along a side
 
 
 def kept(memory: Sequence[Remembered], most: int) -> tuple[Remembered, ...]:

@@ -9,32 +9,40 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from napari_apprentice.knowledge import Tensors
+from napari_apprentice.knowledge import Knowledge, Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
 
-__all__ = ["advance"]
+__all__ = ["advance", "step"]
 
 
 def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: float) -> bool:
-    """One Adam step (Kingma & Ba, 2015; β = 0.9, 0.999) and a pull towards the shipped weights; False and no change if not finite."""
-    old = segmenter.snapshot()
+    """One `step` down a loss; False and no change if not finite."""
     parameters = dict(segmenter.network.named_parameters())
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     if not bool(torch.isfinite(loss)):
         return False
-    known = {key: grad for key, grad in zip(parameters, grads, strict=True) if grad is not None}
+    learnt = step(segmenter, {key: grad for key, grad in zip(parameters, grads, strict=True) if grad is not None}, rate, anchor)
+    if learnt is None:
+        return False
+    segmenter.restore(learnt)
+    return True
+
+
+def step(segmenter: NetworkSegmenter, grads: Mapping[str, Tensor], rate: float, anchor: float) -> Knowledge | None:
+    """What is known after one Adam step (Kingma & Ba, 2015; β = 0.9, 0.999) and a pull towards the shipped weights; None if not finite."""
+    old = segmenter.snapshot()
     weights, firsts, seconds = (
-        {key: _alike(values.get(key), old.weights[key]) for key in known} for values in (old.weights, old.first, old.second)
+        {key: _alike(values.get(key), old.weights[key]) for key in grads} for values in (old.weights, old.first, old.second)
     )
     with torch.no_grad():
         adam(
             list(weights.values()),
-            [grad if grad.stride() == weights[key].stride() else _alike(grad, weights[key]) for key, grad in known.items()],
+            [grad if grad.stride() == weights[key].stride() else _alike(grad, weights[key]) for key, grad in grads.items()],
             list(firsts.values()),
             list(seconds.values()),
             max_exp_avg_sqs=[],
-            state_steps=[torch.tensor(float(old.steps), device=loss.device) for _ in known],
-            fused=loss.device.type in ("cpu", "cuda"),
+            state_steps=[torch.tensor(float(old.steps), device=segmenter.device) for _ in grads],
+            fused=segmenter.device.type in ("cpu", "cuda"),
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
@@ -47,10 +55,9 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
             value.lerp_(segmenter.base.weights[key], anchor)
     # An infinite second moment would pass unseen (its step is 0) and end all learning from then on.
     if not bool(torch.isfinite(torch.stack([value.sum() for values in (weights, seconds) for value in values.values()])).all()):
-        return False
+        return None
     learnt = replace(old, weights=_with(old.weights, weights), first=_with(old.first, firsts), second=_with(old.second, seconds))
-    segmenter.restore(replace(learnt, steps=old.steps + 1, marks=(), source_mark=None))
-    return True
+    return replace(learnt, steps=old.steps + 1, marks=(), source_mark=None)
 
 
 def _alike(values: Tensor | None, like: Tensor) -> Tensor:

@@ -1,0 +1,197 @@
+"""Practice: between two lessons the network trains on what is remembered, with the exercises that it was trained with before.
+
+Accepted objects in random windows, mirrored, turned, brighter, noisier; clicks and corrections of simulated users; other accepted objects
+as examples; and procedural objects among them, so that the rest is not forgotten. It goes on while the user clicks, and nothing of
+it counts before the next lesson has judged it (`_gate`), so that the model never changes within an object.
+
+What is practised depends on what is known and on the number of the step alone: the same steps lead to the same weights, bit for bit,
+whether or not the segmenter was put to other use between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from statistics import fmean
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from napari_apprentice import exercises
+from napari_apprentice.adaptation._doubt import replayed
+from napari_apprentice.adaptation._settings import Settings
+from napari_apprentice.adaptation._step import step
+from napari_apprentice.exercises import Exercises
+from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
+from napari_apprentice.samples import Drawn, SampleStream
+from napari_apprentice.segmenter import NetworkSegmenter
+from napari_apprentice.synthetic import Scene, scene
+
+__all__ = ["practise", "practised", "unpractised", "weighed"]
+
+EXERCISES = Exercises(
+    rounds=(0.25, 0.18, 0.15, 0.12, 0.1, 0.1, 0.06, 0.04), given=0.12, careless=0.35, loss="nfl", dice_weight=1.0, iou_weight=0.2
+)
+"""As in the recipe of the shipped weights."""
+_VIEWS = ((0.6, 0.35, 0.85), (0.25, 0.12, 0.45), (0.15, 0.9, 5.0))
+_EXAMPLES = (0.4, 0.2, 0.2, 0.1, 0.1)
+_AT_A_TIME = 2  # samples between two pauses
+_WARMUP = 4  # steps
+_NORM = 1.0  # longest gradient
+_FADING = 0.8  # of the evidence, from object to object
+_SCENES, _FOR = 4, 4  # procedural scenes at a time; steps for which one of them stays
+
+
+@dataclass(frozen=True, eq=False)
+class Ahead:
+    """How far practice got.
+
+    Attributes
+    ----------
+    begun : what was known, and is in force
+    reached : with the weights after ``steps`` steps from there, and the moments of these steps alone
+    """
+
+    begun: Knowledge
+    reached: Knowledge
+    steps: int = 0
+
+
+_AHEAD: WeakKeyDictionary[NetworkSegmenter, Ahead] = WeakKeyDictionary()
+
+
+def practised(segmenter: NetworkSegmenter) -> Ahead:
+    """How far practice got from what is in force; not at all if that is something new."""
+    known = segmenter.snapshot()
+    found = _AHEAD.get(segmenter)
+    if found is not None and found.begun is known:
+        return found
+    weights = known.weights if known.practised is None else known.practised
+    return Ahead(known, replace(known, weights=weights, first=Tensors(), second=Tensors(), steps=0))
+
+
+def practise(settings: Settings, segmenter: NetworkSegmenter, most: int) -> Generator[None, None, int]:
+    """Go on practising up to the step ``most``, in small parts between which the segmenter is as it was and may be put to other use.
+
+    Returns
+    -------
+    how many steps have been done from what is in force. It ends where something else comes into force, or there is nothing to practise on
+    """
+    ahead = practised(segmenter)
+    scenes = [_scene_of(one) for one in ahead.begun.memory if one.ground is not None]
+    while scenes and ahead.steps < most:
+        reached = yield from _stepped(settings, segmenter, ahead, scenes)
+        if segmenter.snapshot() is not ahead.begun:
+            break
+        if reached is None:
+            return ahead.steps
+        _AHEAD[segmenter] = ahead = Ahead(ahead.begun, reached, ahead.steps + 1)
+    return practised(segmenter).steps
+
+
+def unpractised(segmenter: NetworkSegmenter) -> None:
+    """The shipped weights in force, and all else as it is known."""
+    known = segmenter.snapshot()
+    if known.weights is not segmenter.base.weights:
+        segmenter.restore(replace(known, weights=segmenter.base.weights))
+
+
+def weighed(settings: Settings, segmenter: NetworkSegmenter, new: Remembered, ahead: Ahead, without: float) -> bool:
+    """What was practised comes into force if it leads: on accepted objects, before it practised on them, old ones fading.
+
+    Parameters
+    ----------
+    new : an accepted object
+    ahead : what was practised when it was accepted
+    without : how right the shipped weights, which are in force, are about it (mean IoU, as `replayed` says)
+
+    Returns
+    -------
+    whether it is in force now
+    """
+    known, weights = segmenter.snapshot(), _rounded(segmenter, ahead.reached.weights)
+    practised = replace(known, practised=weights, steps=known.steps + ahead.steps)
+    segmenter.restore(replace(practised, weights=weights))
+    gain = fmean(replayed(segmenter, new, known.examples)) - without
+    lead = _FADING * known.lead[0] + gain, _FADING * known.lead[1] + 1.0
+    leads = lead[0] >= 0
+    segmenter.restore(replace(practised, weights=weights if leads else segmenter.base.weights, lead=lead))
+    return leads
+
+
+def _stepped(
+    settings: Settings, segmenter: NetworkSegmenter, ahead: Ahead, scenes: Sequence[Scene]
+) -> Generator[None, None, Knowledge | None]:
+    """What is reached with one more step; None if that is not finite, or if something else came into force meanwhile."""
+    number = ahead.begun.steps + ahead.steps
+    batches = _batches(settings, scenes, number)
+    rng = np.random.default_rng([19, number])
+    parts = max(settings.practice_batch // _AT_A_TIME, 1)
+    total: dict[str, Tensor] = {}
+    for _ in range(parts):
+        yield
+        if segmenter.snapshot() is not ahead.begun:
+            return None
+        with _at(segmenter, ahead.reached):
+            for key, grad in _gradients(segmenter, next(batches), rng).items():
+                total[key] = grad / parts if key not in total else total[key] + grad / parts
+    norm = torch.linalg.vector_norm(torch.stack([grad.norm() for grad in total.values()]))
+    shrunk = {key: grad * min(_NORM / (float(norm) + 1e-6), 1.0) for key, grad in total.items()}
+    with _at(segmenter, ahead.reached):
+        return step(segmenter, shrunk, settings.practice_rate * min((ahead.steps + 1) / _WARMUP, 1.0), settings.practice_anchor)
+
+
+def _rounded(segmenter: NetworkSegmenter, weights: Tensors) -> Tensors:
+    """The weights in half precision, which they are kept in on the disk."""
+    base = segmenter.base.weights
+    return Tensors({key: value if value is base[key] else value.half().to(value.dtype) for key, value in weights.items()})
+
+
+@contextmanager
+def _at(segmenter: NetworkSegmenter, knowledge: Knowledge) -> Iterator[None]:
+    """With this knowledge in the segmenter, and what was there before in it afterwards."""
+    before = segmenter.snapshot()
+    segmenter.restore(knowledge)
+    try:
+        yield
+    finally:
+        segmenter.restore(before)
+
+
+def _gradients(segmenter: NetworkSegmenter, drawn: Drawn, rng: np.random.Generator) -> dict[str, Tensor]:
+    """Of the weights, on one batch."""
+    network, drawn = segmenter.network, Drawn(*(part.to(segmenter.device) for part in drawn))
+    features = network.encode(drawn.image)  # type: ignore[operator]
+    known = exercises.recollected(network, drawn, rng) if segmenter.reads_examples else ()
+    asked = exercises.asked(network, EXERCISES, features, drawn.target, rng, known)
+    output = exercises.answered(network, features, asked.guidance, asked.previous, known)
+    loss = exercises.loss_of(network, output, drawn.target, asked, EXERCISES)
+    parameters = dict(network.named_parameters())
+    grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {key: grad for key, grad in zip(parameters, grads, strict=True) if grad is not None}
+
+
+def _batches(settings: Settings, scenes: Sequence[Scene], number: int) -> Iterator[Drawn]:
+    """The batches of step ``number``."""
+    procedural = [_procedural(number // _FOR + i) for i in range(_SCENES)]
+    shares = {"accepted": 1 - settings.practice_procedural, "procedural": settings.practice_procedural}
+    drawn_from = {"accepted": scenes, "procedural": procedural}
+    sizes = ((settings.size, _AT_A_TIME),)
+    return iter(SampleStream(drawn_from, shares, 0.0, sizes, 23, number, views=_VIEWS, examples=_EXAMPLES))
+
+
+def _scene_of(one: Remembered) -> Scene:
+    """A remembered object and what lies around it."""
+    assert one.ground is not None
+    ground = one.ground.numpy()
+    return Scene(np.ascontiguousarray(ground[:3]), (ground[3].astype(np.int32),), (1.0,), (f"accepted {one.kind}",))
+
+
+@lru_cache(maxsize=16)
+def _procedural(number: int) -> Scene:
+    """One of a thousand."""
+    return scene(20_000_000 + number % 1000)
