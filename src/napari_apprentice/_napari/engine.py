@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine", "load_libraries", "shipped_networks"]
 
 POLICIES = {
+    "practice": "accepted objects, by practice",
     "recall": "accepted objects, as examples",
     "pi": "accepted objects, its weights",
     "mi+pi": "clicks, for the object + objects",

@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 import numpy as np
 
@@ -89,8 +88,7 @@ class Adaptation(Settings):
             leads = False
             if self.practice and ahead.reached.weights is not segmenter.base.weights:
                 yield
-                without = fmean(answers if segmenter.snapshot().examples else replayed(segmenter, new))
-                leads = weighed(self, segmenter, new, ahead, without)
+                leads = yield from weighed(segmenter, new, ahead)
             source = (yield from source_of(segmenter, self.procedural, self.size)) if self.procedural else None
             before = segmenter.snapshot()
             updates: list[Update] = []

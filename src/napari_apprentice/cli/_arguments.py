@@ -44,7 +44,7 @@ __all__ = [
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UNITS = ("mm", "um", "nm")
 _READ = (".json", ".jsonl", ".toml", ".safetensors", ".checkpoint")
-POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi, ia+pi or recall"
+POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi, ia+pi, recall or practice"
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
