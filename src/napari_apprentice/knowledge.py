@@ -268,7 +268,9 @@ class KnowledgeStore:
         """The tensors and the other facts of ``snapshot``, by name, but for what was known before the object at hand."""
         tensors = {f"weight/{k}": v for k, v in self._changed(snapshot.weights) if snapshot.weights is not snapshot.practised}
         tensors |= {f"practised/{k}": v.half() for k, v in self._changed(snapshot.practised or {})}  # no more precise than that
-        tensors |= {f"first/{k}": v for k, v in snapshot.first.items()} | {f"second/{k}": v for k, v in snapshot.second.items()}
+        short = snapshot.practised is not None  # practice keeps its moments no more precise than that
+        for name, moments in (("first", snapshot.first), ("second", snapshot.second)):
+            tensors |= {f"{name}/{k}": v.bfloat16() if short else v for k, v in moments.items()}
         for i, item in enumerate(snapshot.memory):
             tensors |= {f"memory/{i}/images": item.images, f"memory/{i}/targets": item.targets}
             tensors |= {f"memory/{i}/ground": item.ground} if item.ground is not None else {}
@@ -319,7 +321,10 @@ class KnowledgeStore:
                 raise ValueError(key)
         device = next(iter(self.base.weights.values())).device
         named = {k: v.to(device) for k, v in tensors.items() if not k.startswith("memory/")}
-        first, second = (Tensors({k.removeprefix(p): v for k, v in named.items() if k.startswith(p)}) for p in ("first/", "second/"))
+        first, second = (
+            Tensors({k.removeprefix(p): v.to(self.base.weights[k.removeprefix(p)].dtype) for k, v in named.items() if k.startswith(p)})
+            for p in ("first/", "second/")
+        )
         clicked = json.loads(facts["clicks"])
         reached = json.loads(facts.get("best", json.dumps([(0, 0)] * len(clicked))))  # older files do not say
         of, kinds = (json.loads(facts.get(key, json.dumps([""] * len(clicked)))) for key in ("of", "kind"))  # nor that

@@ -834,3 +834,46 @@ def test_a_click_need_not_wait_for_learning(desks, volume, make_engine):
     assert kinds[-4:] == ["accept", "add", "add", "learn"]
     assert desk.session._segmenter.radius == before + 0.5
     desk.check_equal()
+
+
+def test_the_model_practises_while_the_user_clicks_and_the_next_lesson_takes_it_over(desks, volume, make_engine, qtbot):
+    desk = desks(volume, make_engine(policy=lambda: FakePolicy(0, 0.5, 0.25)))
+    desk.click(2, 20, 20)
+    desk.bridge.accept()
+    desk.wait()
+    taught = desk.session._segmenter.radius
+    qtbot.waitUntil(lambda: not desk.bridge.worker.occupied, timeout=30_000)  # all four steps of it
+    assert desk.session._segmenter.radius == taught
+    desk.click(2, 10, 10)
+    desk.wait()
+    assert desk.session._segmenter.radius == taught
+    desk.bridge.accept()
+    desk.wait()
+    assert desk.session._segmenter.radius == taught + 0.5 + 4 * 0.25
+    assert desk.session.versions.current.report.practised == 4
+    desk.check_equal()
+
+
+def test_nothing_waits_for_practice_and_nothing_says_that_it_goes_on(desks, volume, make_engine, qtbot):
+    class Endless(FakePolicy):
+        def practising(self, segmenter, most=None):
+            while True:
+                steps.append(segmenter.snapshot())
+                yield
+
+    steps: list[object] = []
+    desk = desks(volume, make_engine(policy=lambda: Endless(0, 0.5)))
+    qtbot.waitUntil(lambda: len(steps) > 2, timeout=30_000)
+    busy: list[bool] = []
+    desk.bridge.worker.activity_changed.connect(lambda words: busy.append(bool(words)))
+    qtbot.wait(50)
+    assert busy == []
+    desk.click(2, 20, 20)
+    desk.wait()
+    desk.bridge.accept()
+    desk.bridge.undo()
+    desk.wait()
+    assert busy[-1] is False
+    desk.check_equal()
+    desk.bridge.stop()
+    qtbot.waitUntil(lambda: not desk.bridge.worker.occupied, timeout=30_000)

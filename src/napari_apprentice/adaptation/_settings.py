@@ -53,7 +53,7 @@ class Settings:
     sa_guidance : "subset" (the network is shown a random part of the clicks that the loss asks for) or "all"
     sa_regularise_to : the mask of the term 1 − λ: "initial", the answer to the first click (the paper), or "accepted"
     practice : so many steps between two lessons the network practises on what is remembered (see `_practice`); 0 for not at all
-    practice_rate, practice_batch : Adam's step size, once there are enough objects (`_practice._ENOUGH`), and samples a step
+    practice_rate, practice_batch : Adam's step size, and samples a step
     practice_procedural : share of the samples that are procedural
     practice_anchor : share of the way back to the shipped weights in every step of practice
     extents : learn how large the accepted objects are, whatever else is learnt from them
@@ -102,7 +102,7 @@ class Settings:
     sa_guidance: str = "subset"
     sa_regularise_to: str = "initial"
     practice: int = 0
-    practice_rate: float = 1e-3
+    practice_rate: float = 5e-4
     practice_batch: int = 8
     practice_procedural: float = 0.25
     practice_anchor: float = 0.0

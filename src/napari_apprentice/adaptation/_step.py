@@ -28,8 +28,8 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
     return True
 
 
-def step(segmenter: NetworkSegmenter, grads: Mapping[str, Tensor], rate: float, anchor: float) -> Knowledge | None:
-    """What is known after one Adam step (Kingma & Ba, 2015; β = 0.9, 0.999) and a pull towards the shipped weights; None if not finite."""
+def step(segmenter: NetworkSegmenter, grads: Mapping[str, Tensor], rate: float, anchor: float, second: float = 0.999) -> Knowledge | None:
+    """What is known after one Adam step (Kingma & Ba, 2015; β = 0.9, ``second``) and a pull to the shipped weights; None if not finite."""
     old = segmenter.snapshot()
     weights, firsts, seconds = (
         {key: _alike(values.get(key), old.weights[key]) for key in grads} for values in (old.weights, old.first, old.second)
@@ -45,7 +45,7 @@ def step(segmenter: NetworkSegmenter, grads: Mapping[str, Tensor], rate: float, 
             fused=segmenter.device.type in ("cpu", "cuda"),
             amsgrad=False,
             beta1=0.9,
-            beta2=0.999,
+            beta2=second,
             lr=rate,
             weight_decay=0.0,
             eps=1e-8,
