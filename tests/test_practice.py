@@ -195,7 +195,7 @@ def test_what_leads_comes_into_force(segmenter, monkeypatch):
     report = policy.on_accept(segmenter, lesson(1))
     known = segmenter.snapshot()
     assert report.practised == 3
-    assert "what was practised on the 1 before it answers, too" in report.message
+    assert "what was practised on the 1 before it counts" in report.message
     assert known.weights is known.practised
     assert known.steps == 3
     assert equal(parameters(segmenter), dict(known.weights))
@@ -225,7 +225,7 @@ def test_a_lead_that_is_lost_takes_it_out_of_force(segmenter, monkeypatch):
     report_of = policy.on_accept
     outcome(policy.practising(segmenter))
     report = report_of(segmenter, lesson(2))
-    assert "does not answer" in report.message
+    assert "does not help yet" in report.message
     assert equal(parameters(segmenter), dict(segmenter.base.weights))
 
 

@@ -70,9 +70,8 @@ __all__ = [
     "outcome",
 ]
 
-DEFAULT_POLICY = "practice"
-"""How the model learns unless somebody says otherwise: accepted objects are its examples, and it practises on them. Measured in
-``docs/decisions/0017``."""
+DEFAULT_POLICY = "recall"
+"""How the model learns unless somebody says otherwise: accepted objects are its examples. Measured in ``docs/decisions/0015``."""
 
 PROJECT_POLICY = "pi"
 """The same for projects, whose runs nobody corrects: changed weights are better at first answers. Measured in ``docs/decisions/0015``."""

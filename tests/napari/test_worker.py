@@ -3,10 +3,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from napari_apprentice._napari.worker import Task, Worker
+from napari_apprentice._napari.worker import QUIET_S, Task, Worker
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_what_is_queued_is_done_before_the_program_ends(tmp_path):
     script = f"""
 import pathlib, time
 from qtpy.QtCore import QCoreApplication
-from napari_apprentice._napari.worker import Task, Worker
+from napari_apprentice._napari.worker import QUIET_S, Task, Worker
 application = QCoreApplication([])
 worker = Worker()
 worker.submit(Task(lambda: "saving", lambda: (time.sleep(0.5), pathlib.Path({str(tmp_path / "saved")!r}).touch())))
@@ -139,7 +140,9 @@ def test_meanwhile_it_takes_steps_and_tasks_come_first(worker, qtbot):
     gate.set()
     qtbot.waitUntil(lambda: worker.waiting == 0, timeout=30_000)
     assert counts[0] == counts[1]  # not between two tasks that waited
+    ended = time.monotonic()
     qtbot.waitUntil(lambda: len(steps) > counts[1] + 3, timeout=30_000)
+    assert time.monotonic() > ended + 0.8 * QUIET_S  # the next task might have come
     assert threading.main_thread() not in steps
     worker.meanwhile(None)
     assert not worker.occupied

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["DEVICES", "POLICIES", "Engine", "Wish", "default_engine", "load_libraries", "shipped_networks"]
 
 POLICIES = {
-    "practice": "accepted objects, by practice",
     "recall": "accepted objects, as examples",
+    "practice": "accepted objects, examples + practice",
     "pi": "accepted objects, its weights",
     "mi+pi": "clicks, for the object + objects",
     "mi": "clicks",

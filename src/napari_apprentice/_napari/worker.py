@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from typing import Any
 
 from qtpy.QtCore import QObject, Signal
 
-__all__ = ["Task", "Worker"]
+__all__ = ["QUIET_S", "Task", "Worker"]
+
+QUIET_S = 0.5
+"""So long after a task nothing is begun that is only done meanwhile: one task often leads to the next."""
 
 _EXIT_PATIENCE_S = 30.0
 _log = logging.getLogger(__name__)
@@ -62,6 +66,7 @@ class Worker(QObject):
         self._tasks: deque[Task | None] = deque()
         self._arrived = threading.Condition()
         self._meanwhile: Generator[None, None, Any] | None = None
+        self._rests_since = time.monotonic()
         self._waiting = 0
         self._closed = False
         self._began.connect(self._on_began)
@@ -130,11 +135,12 @@ class Worker(QObject):
         while True:
             with self._arrived:
                 self._arrived.wait_for(lambda: self._tasks or self._meanwhile)
-                if self._tasks:
+                quiet_s = time.monotonic() - self._rests_since
+                if self._tasks or self._arrived.wait_for(lambda: self._tasks, QUIET_S - quiet_s if quiet_s < QUIET_S else 0):
                     return self._tasks.popleft()
                 steps = self._meanwhile
-            assert steps is not None
-            self._go_on(steps)
+            if steps is not None:
+                self._go_on(steps)
 
     def _go_on(self, steps: Generator[None, None, Any]) -> None:
         """One step of what is to be done meanwhile."""
@@ -161,6 +167,7 @@ class Worker(QObject):
                 result = self._through(result, task)
         except Exception as caught:
             error = caught
+        self._rests_since = time.monotonic()
         self._emit(self._ended, task, result, error)
 
     def _through(self, steps: Generator[None, None, Any], task: Task) -> Any:

@@ -136,8 +136,8 @@ _NOT_SHOWN = "remembered, but examples are kept out of view: lately the model di
 
 
 _PRACTISED = {
-    True: "; what was practised on the {} before it answers, too",
-    False: "; what was practised on the {} before it does not answer: lately the model did better without",
+    True: "; what was practised on the {} before it counts",
+    False: "; what was practised on the {} before it does not help yet",
 }
 
 
