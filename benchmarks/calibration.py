@@ -57,6 +57,10 @@ class Witness:
         yield from ()
         return LearningReport()
 
+    def practising(self, segmenter: Segmenter, most: int | None = None) -> Generator[None, None, int]:
+        yield from ()
+        return 0
+
 
 @dataclass(frozen=True, eq=False)
 class Observation:

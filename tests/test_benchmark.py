@@ -33,7 +33,7 @@ class Scripted:
 
     def __init__(self, *objects):
         self.objects = [list(answers) for answers in objects]
-        self.prompts, self.lessons = [], []
+        self.prompts, self.lessons, self.practised = [], [], []
 
     def on_click(self, segmenter, image_slice, prompt):
         self.prompts.append(prompt)
@@ -43,6 +43,11 @@ class Scripted:
         yield from ()
         self.lessons.append(lesson)
         return LearningReport()
+
+    def practising(self, segmenter, most=None):
+        yield from ()
+        self.practised.append(len(self.lessons))
+        return 0
 
 
 PIXELS = ImageSlice(np.arange(200, dtype=np.uint8).reshape(1, 10, 20))
@@ -309,6 +314,12 @@ def test_a_row_has_the_mean_of_the_best_proposals(squares):
     assert found.best_iou_at["1"] > found.iou_at["1"]
     alone = run(Trial(squares, max_clicks=5), DiskSegmenter(), Scripted(*SCRIPT))
     assert (alone.best_iou_at["1"], alone.proposed) == (alone.iou_at["1"], 1.0)
+
+
+def test_the_model_practises_before_every_lesson(squares):
+    policy = Scripted(*SCRIPT)
+    run(Trial(squares, max_clicks=5), DiskSegmenter(), policy)
+    assert policy.practised == [0, 1, 2, 3]
 
 
 # --- a hundred clicks ---
