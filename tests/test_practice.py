@@ -177,6 +177,24 @@ def test_an_object_is_found_better_after_practice(segmenter):
     assert right() > before + 0.2
 
 
+def test_what_is_seen_stays_as_it_is_and_what_is_made_of_it_changes(segmenter):
+    policy = small()
+    policy.on_accept(segmenter, lesson())
+    outcome(policy.practising(segmenter))
+    changed = {key for key, value in ahead(segmenter).items() if not torch.equal(value, segmenter.base.weights[key])}
+    assert {key.split(".")[0] for key in changed} <= {"context", "lateral", "decoder", "norm", "to_full", "to_logits", "to_iou", "fine"}
+    assert {"decoder.0.conv1.weight", "lateral.0.weight", "to_logits.weight", "context.weight"} <= changed
+    assert practised(segmenter).reached.first.keys() == practised(segmenter).reached.second.keys() >= changed
+
+
+def test_a_network_that_does_not_say_what_is_practised_practises_all(segmenter, monkeypatch):
+    monkeypatch.delattr(type(segmenter.network), "PRACTISED")
+    policy = small()
+    policy.on_accept(segmenter, lesson())
+    outcome(policy.practising(segmenter))
+    assert not torch.equal(ahead(segmenter)["stem.weight"], segmenter.base.weights["stem.weight"])
+
+
 # --- when it counts ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
 """Practice: between two lessons the network trains on what is remembered, with the exercises that it was trained with before.
 
 Accepted objects in random windows, mirrored, turned, brighter, noisier; clicks and corrections of simulated users; other accepted objects
-as examples; and procedural objects among them, so that the rest is not forgotten. It goes on while the user clicks, and nothing of
-it counts before the next lesson has judged it (`_gate`), so that the model never changes within an object.
+as examples; and procedural objects among them, so that the rest is not forgotten. Where a network says what is to be practised
+(``PRACTISED``), that is what comes after its encoder: what it sees stays as it is, what it makes of that changes. All this goes on
+while the user clicks, and nothing of it counts before the next lesson has tried it, so that the model never changes within an object.
 
 What is practised depends on what is known and on the number of the step alone: the same steps lead to the same weights, bit for bit,
 whether or not the segmenter was put to other use between them.
@@ -184,14 +185,15 @@ def _at(segmenter: NetworkSegmenter, knowledge: Knowledge) -> Iterator[None]:
 
 
 def _gradients(segmenter: NetworkSegmenter, drawn: Drawn, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Of the weights, on one batch."""
+    """Of the weights that are practised, on one batch."""
     network, drawn = segmenter.network, Drawn(*(part.to(segmenter.device) for part in drawn))
     features = network.encode(drawn.image)  # type: ignore[operator]
     known = exercises.recollected(network, drawn, rng) if segmenter.reads_examples else ()
     asked = exercises.asked(network, EXERCISES, features, drawn.target, rng, known)
     output = exercises.answered(network, features, asked.guidance, asked.previous, known)
     loss = exercises.loss_of(network, output, drawn.target, asked, EXERCISES)
-    parameters = dict(network.named_parameters())
+    parts: tuple[str, ...] = getattr(network, "PRACTISED", ("",))
+    parameters = {key: value for key, value in network.named_parameters() if key.startswith(parts)}
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {key: grad for key, grad in zip(parameters, grads, strict=True) if grad is not None}
 
