@@ -107,7 +107,7 @@ def one_sentence(error: BaseException) -> None:
 def test_names_of_the_package_are_those_of_assembly():
     assert napari_apprentice.open_session is open_session
     assert napari_apprentice.resume_session is resume_session
-    assert POLICIES == ("none", "ia", "sa", "ia+sa", "mi", "pi", "mi+pi", "ia+pi", "recall")
+    assert POLICIES == ("none", "ia", "sa", "ia+sa", "mi", "pi", "mi+pi", "ia+pi", "recall", "practice")
     assert DEFAULT_POLICY in POLICIES
 
 
@@ -141,7 +141,7 @@ def test_slices_across_every_axis_can_be_clicked(weights, axis):
 
 def taught_by(policy: str) -> set[str]:
     """The parts of a policy; networks that read no examples, as the one here, are taught by ``pi`` in place of ``recall``."""
-    return set(policy.replace("recall", "pi").split("+"))
+    return set(policy.replace("recall", "pi").replace("practice", "pi").split("+"))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -441,6 +441,28 @@ def test_a_resumed_session_learns_as_before(weights, tmp_path, policy):
     assert bitwise_equal(start, clicked) == parts.isdisjoint({"mi", "ia"})
     again.accept()
     assert bitwise_equal(clicked, knowledge(again)) == parts.isdisjoint({"pi", "sa", "ia"})
+    again.close()
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with checkpoints", "learnt again"])
+def test_what_was_practised_is_there_after_a_resume_bit_for_bit(weights, tmp_path, kept):
+    session = open_session(volume(), weights=weights, policy="practice", device="cpu", folder=tmp_path / "session")
+    for index in range(2):
+        session.add(Click((index, 15, 18)))
+        assert session.practise(2) == 2 * index  # there is nothing to practise before the first lesson
+        session.accept()
+    assert session.versions.current.report.practised == 2
+    known = session._segmenter.snapshot()
+    assert known.practised is not None
+    session.close()
+    if not kept:
+        for checkpoint in (tmp_path / "session").glob("*.checkpoint"):
+            checkpoint.unlink()
+    again = resume_session(tmp_path / "session", volume(), weights=weights, device="cpu")
+    found = again._segmenter.snapshot()
+    for part in ("weights", "first", "second", "practised"):
+        assert bitwise_equal(dict(getattr(known, part)), dict(getattr(found, part))), part
+    assert (found.lead, found.steps) == (known.lead, known.steps)
     again.close()
 
 
