@@ -297,6 +297,8 @@ def test_a_network_that_reads_no_examples_practises_all_the_same(segmenter, monk
     assert not segmenter.reads_examples
     policy = small()
     policy.on_accept(segmenter, lesson())
-    known = learn(policy, segmenter, 1)
+    outcome(policy.practising(segmenter))
+    assert policy.on_accept(segmenter, lesson(1)).message == "remembered; what was practised on the 1 before it counts"
+    known = segmenter.snapshot()
     assert known.examples == 0
     assert known.weights is known.practised

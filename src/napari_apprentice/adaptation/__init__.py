@@ -100,7 +100,7 @@ class Adaptation(Settings):
                 report = yield from gated(self, segmenter, new, source, _in_turn(updates))
             else:
                 segmenter.restore(replace(before, marks=(), source_mark=None))
-                told = _REMEMBERED if before.examples or not self.full_doubt else _NOT_SHOWN
+                told = _KEPT if not self.examples else _REMEMBERED if before.examples or not self.full_doubt else _NOT_SHOWN
                 report = LearningReport(True, told + (_PRACTISED[leads].format(len(ahead.begun.memory)) if ahead.steps else ""))
         after = segmenter.snapshot()
         newest = replace(new, best=after.marks[-1]) if after.marks else new
@@ -132,6 +132,7 @@ class Adaptation(Settings):
 
 
 _REMEMBERED = "remembered: the next clicks are answered with this object in view"
+_KEPT = "remembered"
 _NOT_SHOWN = "remembered, but examples are kept out of view: lately the model did better without"
 
 

@@ -164,7 +164,7 @@ def _stepped(
     shrunk = {key: grad * min(_NORM / (float(norm) + 1e-6), 1.0) for key, grad in total.items()}
     rate = settings.practice_rate * min((number + 1) / _WARMUP, 1.0)
     with _at(segmenter, ahead.reached):
-        return step(segmenter, shrunk, rate, settings.practice_anchor, _SECOND)
+        return step(segmenter, shrunk, rate, anchor=0.0, second=_SECOND)
 
 
 def _rounded(segmenter: NetworkSegmenter, weights: Tensors) -> Tensors:

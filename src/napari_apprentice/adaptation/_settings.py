@@ -55,7 +55,6 @@ class Settings:
     practice : so many steps between two lessons the network practises on what is remembered (see `_practice`); 0 for not at all
     practice_rate, practice_batch : Adam's step size, and samples a step
     practice_procedural : share of the samples that are procedural
-    practice_anchor : share of the way back to the shipped weights in every step of practice
     extents : learn how large the accepted objects are, whatever else is learnt from them
 
     Raises
@@ -105,7 +104,6 @@ class Settings:
     practice_rate: float = 5e-4
     practice_batch: int = 8
     practice_procedural: float = 0.25
-    practice_anchor: float = 0.0
     extents: bool = True
 
     def __post_init__(self) -> None:
