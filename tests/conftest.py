@@ -91,6 +91,20 @@ def tiny_segmenter() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def segmenter(tiny_segmenter) -> Any:
+    """One of them."""
+    return tiny_segmenter()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> None:
+    """PyTorch computes in one thread: small networks are no faster in several."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def data_folder() -> Path:
     """Real labelled sets, where the environment variable APPRENTICE_DATA says that there are some."""
     folder = os.environ.get("APPRENTICE_DATA")

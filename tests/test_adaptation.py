@@ -33,19 +33,11 @@ from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt, outcome
 from napari_apprentice.windows import click_in_window
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = {"widths": [8, 16, 16, 16, 16], "groups": 4}
 SHAPE = (70, 80)
 SIZE = 32  # working size of learning
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def segmenter(tiny_segmenter) -> NetworkSegmenter:
-    return tiny_segmenter()
 
 
 def small(name: str, **changes: object) -> Adaptation:

@@ -19,20 +19,12 @@ from napari_apprentice.knowledge import Knowledge, KnowledgeStore
 from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
 from napari_apprentice.types import Click, ImageSlice, InputError, Lesson, Prediction, Prompt
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (70, 80)
 SIZE = 32
 ON, OFF = Click((35, 40)), Click((35, 10), False)
 IMAGE_POLICIES = ("ia", "ia+sa", "ia+pi")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def segmenter(tiny_segmenter) -> NetworkSegmenter:
-    return tiny_segmenter()
 
 
 def small(name: str, **changes: object) -> Adaptation:

@@ -15,17 +15,9 @@ from napari_apprentice.knowledge import Knowledge, KnowledgeStore
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import Click, ImageSlice, Lesson, Prompt, outcome
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (70, 80)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture
-def segmenter(tiny_segmenter) -> NetworkSegmenter:
-    return tiny_segmenter()
 
 
 def small(**changes: object) -> Adaptation:
@@ -61,6 +53,22 @@ def judged(monkeypatch: pytest.MonkeyPatch, *gains: float) -> None:
     monkeypatch.setattr(_practice, "tried", lambda segmenter, new: next(found))
 
 
+def test_only_who_practises_keeps_what_lies_around_an_object(segmenter):
+    for name in ("recall", "pi", "practice"):
+        replace(POLICIES[name], size=32).on_accept(segmenter, lesson())
+    assert [one.ground is None for one in segmenter.snapshot().memory] == [True, True, False]
+
+
+def test_what_another_policy_taught_is_practised_on_and_not_lost(segmenter, monkeypatch):
+    judged(monkeypatch, 0.1)
+    replace(POLICIES["pi"], size=32, plausible=0.0, gate_margin=float("inf")).on_accept(segmenter, lesson())
+    taught = segmenter.snapshot()
+    assert not equal(dict(taught.weights), dict(segmenter.base.weights))
+    small(full_doubt=0.0).on_accept(segmenter, lesson(1))
+    for key, value in taught.weights.items():
+        torch.testing.assert_close(segmenter.snapshot().weights[key], value, rtol=1e-3, atol=1e-5)
+
+
 # --- while it goes on -------------------------------------------------------------------------------------------------------------------
 
 
@@ -70,10 +78,8 @@ def test_without_a_memory_there_is_nothing_to_practise(segmenter):
 
 def test_policies_that_do_not_practise_take_no_step(segmenter):
     POLICIES["recall"].on_accept(segmenter, lesson())
-    for name, policy in POLICIES.items():
-        assert list(policy.practising(segmenter)) == [], name if name != "practice" else ""
-        if name == "recall":
-            break
+    for name in POLICIES.keys() - {"practice"}:
+        assert list(POLICIES[name].practising(segmenter)) == [], name
 
 
 def test_what_is_remembered_without_its_surroundings_is_not_practised(segmenter):

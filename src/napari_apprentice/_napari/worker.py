@@ -135,8 +135,7 @@ class Worker(QObject):
         while True:
             with self._arrived:
                 self._arrived.wait_for(lambda: self._tasks or self._meanwhile)
-                quiet_s = time.monotonic() - self._rests_since
-                if self._tasks or self._arrived.wait_for(lambda: self._tasks, QUIET_S - quiet_s if quiet_s < QUIET_S else 0):
+                if self._arrived.wait_for(lambda: self._tasks, max(self._rests_since + QUIET_S - time.monotonic(), 0)):
                     return self._tasks.popleft()
                 steps = self._meanwhile
             if steps is not None:

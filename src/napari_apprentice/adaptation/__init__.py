@@ -76,7 +76,7 @@ class Adaptation(Settings):
         with segmenter.timed("adapt"):
             if self.practice:
                 unpractised(segmenter)
-            new = remember(segmenter, lesson, self.size)
+            new = remember(segmenter, lesson, self.size, ground=self.practice > 0)
             known, *_ = answers = replayed(segmenter, new, self.examples)
             if objection := implausible(self, segmenter.snapshot().memory[-self.remembered :], new, answers[-1]):
                 segmenter.restore(in_force)

@@ -23,15 +23,15 @@ from napari_apprentice.windows import cut, square
 __all__ = ["Batch", "kept", "lesson_windows", "remember", "told", "with_extent"]
 
 
-def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int) -> Remembered:
-    """The views of an accepted object that the model should get right from one click on."""
+def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int, *, ground: bool = False) -> Remembered:
+    """The views of an accepted object that the model should get right from one click on; with ``ground`` what lies around it, too."""
     clicks = told(lesson)
     windows = lesson_windows(segmenter, lesson.mask, clicks)
     views = [segmenter.look(lesson.image_slice, Prompt(clicks), window, size) for window in windows]
     targets = torch.cat([mask_in_window(lesson.mask, window, size) for window in windows])
     of = hashlib.sha256(f"{lesson.case}/{lesson.label}".encode()).hexdigest()[:12] if lesson.label else ""
     images, seen = torch.cat([v.image for v in views]).half().cpu(), tuple(v.clicks for v in views)
-    return Remembered(images, targets > 0.5, seen, of=of, kind=kind_of(lesson.kind), ground=_ground(lesson))
+    return Remembered(images, targets > 0.5, seen, of=of, kind=kind_of(lesson.kind), ground=_ground(lesson) if ground else None)
 
 
 def _ground(lesson: Lesson) -> Tensor:

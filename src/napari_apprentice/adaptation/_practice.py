@@ -85,13 +85,11 @@ def practise(settings: Settings, segmenter: NetworkSegmenter, most: int) -> Gene
     how many steps have been done from what is in force. It ends where something else comes into force, or there is nothing to practise on
     """
     ahead = practised(segmenter)
-    scenes = [_scene_of(one) for one in ahead.begun.memory if one.ground is not None]
+    scenes = [_scene_of(one) for one in ahead.begun.memory if one.ground is not None] if ahead.steps < most else []
     while scenes and ahead.steps < most:
         reached = yield from _stepped(settings, segmenter, ahead, scenes)
-        if segmenter.snapshot() is not ahead.begun:
-            break
         if reached is None:
-            return ahead.steps
+            break
         _AHEAD[segmenter] = ahead = Ahead(ahead.begun, reached, ahead.steps + 1)
     return practised(segmenter).steps
 
