@@ -9,8 +9,6 @@ repeats, after one unmeasured round; reading and resizing the image are not coun
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import resource
 import statistics
 import time
@@ -20,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import track
 from skimage import data, transform
 
-from napari_apprentice import Click, Image, load_segmenter, make_policy
+from napari_apprentice import Click, Image, load_segmenter, make_policy, report
 from napari_apprentice.segmenter import NetworkSegmenter
+from napari_apprentice.texts import write_text
 from napari_apprentice.types import ImageSlice, Lesson, Plane, Prediction, Prompt
 
 SIDES = (512, 1024, 4096)
@@ -129,37 +130,30 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     load_s = min(timed(lambda: load_segmenter(options.weights, device=options.device)) for _ in range(5))
-    lines = [
-        f"| slice | {' | '.join(KINDS.values())} |",
-        f"| --- |{' ---: |' * len(KINDS)}",
-    ]
-    for side in SIDES:
+    host = report.host(report.machine(options.device, options.threads))  # before the page is written, which is a change itself
+    rows = []
+    for side in track(SIDES, "Sizes", console=Console(stderr=True)):
         found = measure(side, options.weights, options.device, options.repeats)
-        lines.append(f"| {side}² RGB | " + " | ".join(f"{v:.0f} ms" for v in found.values()) + " |")
-        print(lines[-1], flush=True)
+        rows.append({"slice": f"{side}² RGB"} | {KINDS[kind]: f"{ms:.0f} ms" for kind, ms in found.items()})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")),
-        platform.processor(),
-    )
-    where = f"{model}, {os.cpu_count()} cores, {options.threads} PyTorch threads, device {options.device}, PyTorch {torch.__version__}"
+    command = f"python benchmarks/click_speed.py --threads {options.threads} --device {options.device} --repeats {options.repeats}"
     text = "\n".join(
         [
             "# Seconds per click",
             "",
-            f"Written by `python benchmarks/click_speed.py --threads {options.threads} --device {options.device}",
-            f"--repeats {options.repeats}`.",
-            f"Medians; {where}. A click that is made while an accepted mask teaches waits for one step at most.",
+            f"Written by `{command}`.",
             "",
-            *lines,
+            *host,
+            "- Medians. A click that is made while an accepted mask teaches waits for one step at most.",
+            f"- Loading the weights takes {load_s:.2f} s (best of 5); peak memory of the process over this whole run is {peak:.2f} GiB.",
             "",
-            f"Loading the weights takes {load_s:.2f} s (best of 5); peak memory of the process over this whole run is {peak:.2f} GiB.",
+            report.table(rows),
             "",
         ]
     )
     print(text)
     if options.markdown:
-        options.markdown.write_text(text)
+        write_text(options.markdown, text)
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ class Knowledge:
     marks : how right these weights are about each of the newest objects of the memory (IoU from the first click alone, and from all
         clicks), as far as that was found out; not kept on disk
     source_mark : the same from all clicks, mean over the procedural objects that stand for the source domain; None if it is not known
-    practised : the weights that practice on the memory led to, in force or not, which practice goes on from, as precise as half precision;
-        None for none
+    practised : the mean weights that practice on the memory led to, in force or not, as precise as half precision; None for none
+    ahead : those that its newest step led to, as precise, from which it goes on; None for none
     lead : fading sums (of values, of weights) of how much more IoU the practised weights had than the shipped ones on accepted objects,
         before they practised on them
     """
@@ -135,12 +135,13 @@ class Knowledge:
     marks: tuple[tuple[float, float], ...] = ()
     source_mark: float | None = None
     practised: Tensors | None = None
+    ahead: Tensors | None = None
     lead: tuple[float, float] = (0.0, 0.0)
 
     @property
     def parts(self) -> tuple[Tensors, ...]:
         """All that is as large as the network, each once."""
-        beside = () if self.practised is None or self.practised is self.weights else (self.practised,)
+        beside = [part for part in (self.practised, self.ahead) if part is not None and part is not self.weights]
         return self.weights, self.first, self.second, *beside
 
     def knows(self, kind: str) -> bool:
@@ -267,7 +268,8 @@ class KnowledgeStore:
     def _parts(self, snapshot: Knowledge) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors and the other facts of ``snapshot``, by name, but for what was known before the object at hand."""
         tensors = {f"weight/{k}": v for k, v in self._changed(snapshot.weights) if snapshot.weights is not snapshot.practised}
-        tensors |= {f"practised/{k}": v.half() for k, v in self._changed(snapshot.practised or {})}  # no more precise than that
+        for name, values in (("practised", snapshot.practised), ("ahead", snapshot.ahead)):
+            tensors |= {f"{name}/{k}": v.half() for k, v in self._changed(values or {})}  # no more precise than that
         short = snapshot.practised is not None  # practice keeps its moments no more precise than that
         for name, moments in (("first", snapshot.first), ("second", snapshot.second)):
             tensors |= {f"{name}/{k}": v.bfloat16() if short else v for k, v in moments.items()}
@@ -340,10 +342,13 @@ class KnowledgeStore:
             )
             for i, (views, (first, every), one, kind) in enumerate(zip(clicked, reached, of, kinds, strict=True))
         )
-        if first.keys() != second.keys():
+        if not first.keys() <= second.keys():
             raise ValueError("moments")
         state = facts.get("practised", "")  # nor this
-        practised = Tensors({k: named.get(f"practised/{k}", v).to(v.dtype) for k, v in self.base.weights.items()}) if state else None
+        practised, ahead = (
+            Tensors({k: named.get(f"{name}/{k}", v).to(v.dtype) for k, v in self.base.weights.items()}) if state else None
+            for name in ("practised", "ahead")
+        )
         weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
         if practised is not None and state == "in force":
             weights = practised
@@ -354,7 +359,7 @@ class KnowledgeStore:
             raise ValueError("examples")
         extents = (total, squares, count)
         known = Knowledge(weights, first, second, int(facts["steps"]), extents, memory, examples=examples, worth=worth)
-        return replace(known, practised=practised, lead=lead)
+        return replace(known, practised=practised, ahead=ahead, lead=lead)
 
 
 def _pair(text: str) -> tuple[float, float]:

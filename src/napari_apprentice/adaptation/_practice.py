@@ -1,9 +1,10 @@
 """Practice: between two lessons the network trains on what is remembered, with the exercises that it was trained with before.
 
 Accepted objects in random windows, mirrored, turned, brighter, noisier; clicks and corrections of simulated users; other accepted objects
-as examples; and procedural objects among them, so that the rest is not forgotten. Where a network says what is to be practised
-(``PRACTISED``), that is what comes after its encoder: what it sees stays as it is, what it makes of that changes. All this goes on
-while the user clicks, and nothing of it counts before the next lesson has tried it, so that the model never changes within an object.
+as examples; and procedural objects among them, so that the rest is not forgotten. What comes into force is a fading mean of the weights
+over the steps (Polyak & Juditsky, 1992): it begins at the shipped ones, follows slowly while little is known, and lies in the middle of
+where single steps lead. All this goes on while the user clicks, and nothing of it counts before the next lesson has tried it, so that the
+model never changes within an object.
 
 What is practised depends on what is known and on the number of the step alone: the same steps lead to the same weights, bit for bit,
 whether or not the segmenter was put to other use between them.
@@ -45,7 +46,8 @@ _WARMUP = 20  # steps, from the first one of all
 _SECOND = 0.99  # Adam's second β
 _NORM = 1.0  # longest gradient
 _TRIED = 6  # clicks
-_FADING = 0.7  # of the evidence, from object to object
+_FADING = 0.9  # of the evidence, from object to object
+_FOLLOWING = 0.05  # share of the way that the mean goes with every step
 _SCENES, _FOR = 4, 4  # procedural scenes at a time; steps for which one of them stays
 
 
@@ -56,7 +58,7 @@ class Ahead:
     Attributes
     ----------
     begun : what was known, and is in force
-    reached : with the weights and the optimiser's moments after ``steps`` steps from there
+    reached : after ``steps`` steps from there: ``weights`` and the optimiser's moments as the newest one left them, ``practised`` the mean
     """
 
     begun: Knowledge
@@ -73,8 +75,8 @@ def practised(segmenter: NetworkSegmenter) -> Ahead:
     found = _AHEAD.get(segmenter)
     if found is not None and found.begun is known:
         return found
-    weights = known.weights if known.practised is None else known.practised
-    return Ahead(known, replace(known, weights=weights))
+    weights, mean = known.ahead or known.weights, known.practised or known.weights
+    return Ahead(known, replace(known, weights=weights, practised=mean, ahead=None))
 
 
 def practise(settings: Settings, segmenter: NetworkSegmenter, most: int) -> Generator[None, None, int]:
@@ -114,9 +116,11 @@ def weighed(segmenter: NetworkSegmenter, new: Remembered, ahead: Ahead) -> Gener
     whether it is in force now
     """
     known, reached = segmenter.snapshot(), ahead.reached
-    weights = _rounded(segmenter, reached.weights)
-    first, second = (Tensors({k: v.bfloat16().to(v.dtype) for k, v in part.items()}) for part in (reached.first, reached.second))
-    practised = replace(known, practised=weights, first=first, second=second, steps=reached.steps)
+    assert reached.practised is not None
+    weights, base = _rounded(segmenter, reached.practised), segmenter.base.weights
+    second = Tensors({k: v.bfloat16().to(v.dtype) for k, v in reached.second.items()})
+    goes_on = _rounded(segmenter, reached.weights)
+    practised = replace(known, practised=weights, ahead=goes_on, first=Tensors(), second=second, steps=reached.steps)
     without = tried(segmenter, new)
     yield
     segmenter.restore(replace(practised, weights=weights))
@@ -124,7 +128,7 @@ def weighed(segmenter: NetworkSegmenter, new: Remembered, ahead: Ahead) -> Gener
     yield
     lead = _FADING * known.lead[0] + gain, _FADING * known.lead[1] + 1.0
     leads = lead[0] >= 0
-    segmenter.restore(replace(practised, weights=weights if leads else segmenter.base.weights, lead=lead))
+    segmenter.restore(replace(practised, weights=weights if leads else base, lead=lead))
     return leads
 
 
@@ -162,7 +166,14 @@ def _stepped(
     shrunk = {key: grad * min(_NORM / (float(norm) + 1e-6), 1.0) for key, grad in total.items()}
     rate = settings.practice_rate * min((number + 1) / _WARMUP, 1.0)
     with _at(segmenter, ahead.reached):
-        return step(segmenter, shrunk, rate, anchor=0.0, second=_SECOND)
+        learnt = step(segmenter, shrunk, rate, anchor=0.0, second=_SECOND)
+    return learnt and replace(learnt, practised=_followed(ahead.reached.practised, learnt.weights))
+
+
+def _followed(mean: Tensors | None, weights: Tensors) -> Tensors:
+    """The mean, after it went a part of the way to the weights."""
+    assert mean is not None
+    return Tensors({key: value if value is mean[key] else mean[key].lerp(value, _FOLLOWING) for key, value in weights.items()})
 
 
 def _rounded(segmenter: NetworkSegmenter, weights: Tensors) -> Tensors:
@@ -183,15 +194,14 @@ def _at(segmenter: NetworkSegmenter, knowledge: Knowledge) -> Iterator[None]:
 
 
 def _gradients(segmenter: NetworkSegmenter, drawn: Drawn, rng: np.random.Generator) -> dict[str, Tensor]:
-    """Of the weights that are practised, on one batch."""
+    """Of all weights that took part, on one batch."""
     network, drawn = segmenter.network, Drawn(*(part.to(segmenter.device) for part in drawn))
     features = network.encode(drawn.image)  # type: ignore[operator]
     known = exercises.recollected(network, drawn, rng) if segmenter.reads_examples else ()
     asked = exercises.asked(network, EXERCISES, features, drawn.target, rng, known)
     output = exercises.answered(network, features, asked.guidance, asked.previous, known)
     loss = exercises.loss_of(network, output, drawn.target, asked, EXERCISES)
-    parts: tuple[str, ...] = getattr(network, "PRACTISED", ("",))
-    parameters = {key: value for key, value in network.named_parameters() if key.startswith(parts)}
+    parameters = dict(network.named_parameters())
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {key: grad for key, grad in zip(parameters, grads, strict=True) if grad is not None}
 
