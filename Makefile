@@ -47,7 +47,7 @@ tests:
 
 benchmark: $(VENV)/.installed-all
 	$(BIN)/apprentice benchmark $(sort $(dir $(wildcard $(APPRENTICE_DATA)/*/dataset.toml))) \
-	    --policy none,pi --robot centre,random --json runs/benchmark.json --markdown docs/benchmark.md $(ARGS)
+	    --policy none,recall,pi --robot centre,random --limit 16 --threads 1 --jobs 2 --json runs/benchmark.json --markdown docs/benchmark.md $(ARGS)
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -34,7 +34,7 @@ INTRODUCTION = """
 Written by `benchmarks/choices.py`. The networks are the default one in small trainings (`recipes/ablations/`: 600 steps of 8 windows of 96
 pixels, from random weights, seed 1, once), each lacking something that the one called `unet` has. So little trained they need pixel
 diffusion and are led astray by closer looks, so they were measured as their names in the tables say. The ways to look are tried with the
-weights that come with the program. Differences below about half a click are noise.
+weights that came with the program then. Differences below about half a click are noise.
 """
 
 

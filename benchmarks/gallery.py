@@ -55,7 +55,7 @@ def section(title: str, path: Path, words: Sequence[str] = ()) -> str:
 INTRODUCTION = """
 Written by `benchmarks/gallery.py`; what the networks are: [networks.md](networks.md). All were trained by `recipes/` on the same samples in
 the same order (`recipes/gallery.toml`; the ablations at three tenths of that), once, with seed 1, on processors. `shipped` is the U-Net
-that comes with the program, and saw more than twenty times as many. What the processors did beside shows in the seconds: compare them
+that came with version 0.1.0, and saw more than twenty times as many. What the processors did beside shows in the seconds: compare them
 within a table, and roughly.
 """
 

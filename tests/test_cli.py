@@ -513,6 +513,19 @@ def test_a_project_is_not_made_with_weights_that_cannot_be_used(volume, tmp_path
     assert not (tmp_path / "project").exists()
 
 
+@pytest.mark.parametrize(
+    "given", [["--policy", "none"], ["--axis", "0"], ["--no-propagate"], ["--name", "1=disc"], ["--weights", "w.safetensors"]], ids=str
+)
+def test_a_run_does_not_pass_over_settings_that_a_project_has_already(disks, volume, tmp_path, capsys, given):
+    project = tmp_path / "project"
+    assert cli.main(["cohort", "new", str(project), str(volume), "--study", "s"]) == 0
+    capsys.readouterr()
+    told = f"{given[0]} arrived for a project that there is already; expected its settings in project.toml"
+    assert told in refused(capsys, "cohort", "run", project, *given)
+    assert told in refused(capsys, "cohort", "run", volume, "--out", project, *given)
+    assert "the study 't' arrived for a project of 's'" in refused(capsys, "cohort", "run", project, "--study", "t")
+
+
 def test_info_prints_the_facts(disks, capsys):
     assert cli.main(["info"]) == 0
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())

@@ -1,4 +1,4 @@
-"""Interactive segmentation that learns from every click.
+"""Interactive segmentation that learns from every mask that its user accepts.
 
 ::
 

@@ -1,7 +1,7 @@
 """What `apprentice demo` shows: a window on a real head scan or, without a screen, a simulated user at work on generated samples.
 
 The simulated user does what a person does in the window: click until the mask is good, accept, go on to the next slice of the object.
-The model learns from every click and from every accepted slice, so later slices need fewer clicks.
+The model learns from every accepted slice, so that later slices need fewer clicks.
 """
 
 from __future__ import annotations

@@ -84,8 +84,7 @@ def on_cluster(folder: Path, names: Sequence[str], plan: Plan, address: str, *, 
         from distributed.comm import get_address_host_port
     except ImportError as error:
         raise SessionError(
-            f"a cluster at {address} was asked for, but dask.distributed is not installed; "
-            f"expected pip install 'napari-apprentice[cluster]'"
+            f"a cluster at {address} was asked for, but dask.distributed is not installed; expected pip install '.[cluster]'"
         ) from error
     try:
         get_address_host_port(address)  # here, as a client that finds out is neither made nor closed, and waits for that

@@ -81,7 +81,8 @@ def markdown(about: Mapping[str, Any], rows: Sequence[Row]) -> str:
         "- Prequential: every object is scored before the model learns from it. `2nd` is the second half of the sequence.",
         "- `drop` is the largest fall of the mean IoU from one click to the next, in points. Seconds are model time for one click.",
     ]
-    parts = ["# Clicks to reach", "\n".join([*provenance(about, rows), *notes, *explained(rows)])]
+    compared = any(len({row.network for row in rows if row.robot == robot}) > 1 for robot in {row.robot for row in rows})
+    parts = ["# Clicks to reach", "\n".join([*provenance(about, rows), *notes, *explained(rows, costs=compared)])]
     for robot in dict.fromkeys(row.robot for row in rows):
         chosen = [row for row in rows if row.robot == robot]
         shown = [*chosen, *means(chosen)]
@@ -124,12 +125,12 @@ def _chosen(row: Row) -> str:
     return f"at most {row.limit} objects, spread evenly over {cases}" if row.limit else cases
 
 
-def explained(rows: Sequence[Row]) -> list[str]:
-    """Lines of Markdown about the columns that `side_by_side` has for these rows."""
+def explained(rows: Sequence[Row], *, costs: bool = True) -> list[str]:
+    """Lines of Markdown about the columns that `side_by_side` has for these rows; ``costs`` : also those that no other table has."""
     notes = []
     if any(row.proposed > 1 for row in rows):
         notes.append("- `best` IoU is that of the best mask of all that were proposed for the click, `IoU` that of the one that was shown.")
-    if any(row.cost for row in rows):
+    if costs and any(row.cost for row in rows):
         notes += [
             "- Millions of parameters. GFLOPs of a click after the first (all windows it looks at, a multiplication and an addition being",
             "  two). MiB of weights and of all tensors alive at once during it, without the inner workspace of convolutions.",

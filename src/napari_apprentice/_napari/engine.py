@@ -27,12 +27,12 @@ POLICIES = {
     "recall": "accepted objects, as examples",
     "practice": "accepted objects, examples + practice",
     "pi": "accepted objects, its weights",
-    "mi+pi": "clicks, for the object + objects",
-    "mi": "clicks",
-    "sa": "clicks, after the object",
-    "ia": "clicks, for the object",
-    "ia+sa": "clicks, for the object + after",
-    "ia+pi": "clicks, for the object + objects",
+    "mi+pi": "clicks (mi) + accepted objects, its weights",
+    "mi": "clicks (mi)",
+    "sa": "clicks of accepted objects (sa)",
+    "ia": "clicks, for the object (ia)",
+    "ia+sa": "clicks, for the object + after it (ia+sa)",
+    "ia+pi": "clicks, for the object (ia) + accepted objects, its weights",
     "none": "nothing",
 }
 """Policy name → what the model learns from; the names are those of `napari_apprentice.assembly.POLICIES`, which imports torch."""

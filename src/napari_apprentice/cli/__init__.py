@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="apprentice",
-        description="Interactive segmentation that learns from every click.",
+        description="Interactive segmentation that learns from every mask that you accept.",
         epilog="`apprentice COMMAND --help` says more about a command.",
     )
     parser.add_argument("-V", "--version", action="version", version=f"napari-apprentice {__version__}")

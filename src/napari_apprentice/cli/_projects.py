@@ -57,13 +57,20 @@ def _action(
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--policy", default=PROJECT_POLICY, metavar="P", help=f"how the model learns: {POLICIES} (default: %(default)s)")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="weights of a network (default: the ones that come with the program)")
-    axis = "volumes: objects are carried through the slices across it (default: %(default)s, z)"
-    parser.add_argument("--axis", type=int, choices=(0, 1, 2), default=0, help=axis)
-    parser.add_argument("--no-propagate", action="store_true", help="volumes: leave objects in the slices that were clicked in")
-    parser.add_argument("--name", action="append", default=[], metavar="N=NAME", help="what object N is called; may be repeated")
+_SETTINGS = ("policy", "weights", "axis", "no_propagate", "name")
+
+
+def _add_settings(parser: argparse.ArgumentParser, of: str = "") -> None:
+    """The options of a project that does not exist yet (`_SETTINGS`); None where they are not given."""
+    about = f"{of}how the model learns: {POLICIES} (default: {PROJECT_POLICY})"
+    parser.add_argument("--policy", metavar="P", help=about)
+    about = f"{of}weights of a network (default: the ones that come with the program)"
+    parser.add_argument("--weights", type=Path, metavar="FILE", help=about)
+    about = f"{of}in volumes, objects are carried through the slices across it (default: 0, z)"
+    parser.add_argument("--axis", type=int, choices=(0, 1, 2), help=about)
+    about = f"{of}in volumes, leave objects in the slices that were clicked in"
+    parser.add_argument("--no-propagate", action="store_true", default=None, help=about)
+    parser.add_argument("--name", action="append", metavar="N=NAME", help=f"{of}what object N is called; may be repeated")
 
 
 def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -77,7 +84,7 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("paths", type=Path, nargs="+", metavar="PROJECT|IMAGE", help="folder of a project; or images, with --out")
     parser.add_argument("--out", type=Path, metavar="DIR", help="images: the project to make of them, or to go on with")
     parser.add_argument("--study", metavar="NAME", help="images: the study whose model is used")
-    _add_settings(parser)
+    _add_settings(parser, "a new project: ")
     parser.add_argument("--clicks", type=Path, metavar="CLICKS", help="click file for all cases, or a folder with CASE.json for each")
     parser.add_argument("--only", nargs="+", default=(), metavar="CASE", help="only these cases")
     parser.add_argument("--again", action="store_true", help="also those that a run has done already")
@@ -93,17 +100,18 @@ def _settings(arguments: argparse.Namespace, study: str) -> Settings:
     from napari_apprentice import assembly
     from napari_apprentice.project_file import Settings
 
-    assembly.make_policy(arguments.policy)  # a misspelt one is told now
+    policy = arguments.policy or PROJECT_POLICY
+    assembly.make_policy(policy)  # a misspelt one is told now
     if arguments.weights is not None:
         assembly.load_segmenter(arguments.weights, device="cpu")  # likewise
     names = {}
-    for text in arguments.name:
+    for text in arguments.name or ():
         label, given, name = text.partition("=")
         if not given or not label.isdecimal() or not int(label):
             raise InputError(f"--name {text} arrived; expected N=NAME with a number from 1, such as 1=disc")
         names[int(label)] = name
     weights = "" if arguments.weights is None else str(arguments.weights.absolute())
-    settings = Settings(study, arguments.policy, weights, arguments.axis, not arguments.no_propagate, names=names)
+    settings = Settings(study, policy, weights, arguments.axis or 0, not arguments.no_propagate, names=names)
     settings.legend  # noqa: B018 (names that cannot be one are told now)
     return settings
 
@@ -255,7 +263,7 @@ def _project_of(arguments: argparse.Namespace) -> Project:
 
     first = arguments.paths[0]
     if len(arguments.paths) == 1 and (first.name == PROJECT_NAME or (first / PROJECT_NAME).exists()):
-        return open_project(first)
+        return _opened(first, arguments)
     if arguments.out is None:
         if first.is_dir() and len(arguments.paths) == 1:
             return open_project(first)  # which says what is wrong with it
@@ -264,10 +272,20 @@ def _project_of(arguments: argparse.Namespace) -> Project:
         some = "an image" if len(arguments.paths) == 1 else f"{len(arguments.paths)} images"
         raise InputError(f"{some} arrived without --out; expected a folder for what comes of them, or one project")
     if (arguments.out / PROJECT_NAME).exists():
-        known = open_project(arguments.out)
-        if arguments.study not in (None, known.settings.study):
-            raise InputError(f"the study {arguments.study!r} arrived for a project of {known.settings.study!r}; expected that one, or none")
-        return known.with_images(arguments.paths)
+        return _opened(arguments.out, arguments).with_images(arguments.paths)
     if arguments.study is None:
         raise InputError("images arrived without --study; expected the study whose model is to be used")
     return create_project(arguments.out, _settings(arguments, arguments.study), arguments.paths)
+
+
+def _opened(folder: Path, arguments: argparse.Namespace) -> Project:
+    """The project that lies there; an error if options were given that it answers itself."""
+    from napari_apprentice.project_file import PROJECT_NAME
+    from napari_apprentice.projects import open_project
+
+    project = open_project(folder)
+    if arguments.study not in (None, project.settings.study):
+        raise InputError(f"the study {arguments.study!r} arrived for a project of {project.settings.study!r}; expected that one, or none")
+    if given := [f"--{name.replace('_', '-')}" for name in _SETTINGS if getattr(arguments, name) is not None]:
+        raise InputError(f"{' and '.join(given)} arrived for a project that there is already; expected its settings in {PROJECT_NAME}")
+    return project
