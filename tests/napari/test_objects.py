@@ -226,6 +226,13 @@ def test_with_keys_and_mouse(make_napari_viewer, hands, monkeypatch, qtbot, engi
         qtbot.keyClick(widget.objects.name.lineEdit(), Qt.Key.Key_Return)
         window.wait()
         assert engine.session.legend.classes == {"vessel": (1,)}
+        for name in ("vein", "vessel"):  # what is typed takes the place of the name that is there
+            qtbot.mouseClick(widget.objects.name.lineEdit(), LEFT)
+            qtbot.keyClicks(widget.objects.name.lineEdit(), name)
+            qtbot.keyClick(widget.objects.name.lineEdit(), Qt.Key.Key_Return)
+            window.wait()
+            assert engine.session.legend.classes[name] == (1,)
+        assert set(engine.session.legend.classes) == {"vein", "vessel"}
         assert widget.objects.counts.text() == "1 × vessel"
         QApplication.processEvents()
         viewer.window.screenshot(str(shots / "objects.png"), canvas_only=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QCheckBox, QColorDialog, QComboBox, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtGui import QColor, QMouseEvent
+from qtpy.QtWidgets import QCheckBox, QColorDialog, QComboBox, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_apprentice._napari.keys import OPEN_HERE, readable
 from napari_apprentice._napari.panels import Fold, button, id_box, row
@@ -15,6 +15,21 @@ from napari_apprentice.legend import Legend
 __all__ = ["ObjectsPanel"]
 
 _SPLIT, _SPLIT_NOW = "Split…", "Split now"
+
+
+class NameField(QLineEdit):
+    """A name that a press selects whole: what is typed takes its place. Another press, or one while it is typed, places the cursor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returnPressed.connect(lambda: self.setModified(False))
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802 (Qt's name)
+        """Select all that is not being typed."""
+        whole = not self.isModified() and not self.hasSelectedText()
+        super().mousePressEvent(event)
+        if whole:
+            self.selectAll()
 
 
 class ObjectsPanel(Fold):
@@ -36,6 +51,7 @@ class ObjectsPanel(Fold):
         self._label, self._legend, self._kind = 0, Legend(), ""
         self.name = QComboBox()
         self.name.setEditable(True)
+        self.name.setLineEdit(NameField())
         self.name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.name.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.name.setMinimumContentsLength(6)
