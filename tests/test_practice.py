@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
@@ -50,7 +51,12 @@ def ahead(segmenter: NetworkSegmenter) -> dict[str, Tensor]:
 def judged(monkeypatch: pytest.MonkeyPatch, *gains: float) -> None:
     """Practised weights are found to be so much better, one lesson after the other, than the shipped ones are."""
     found = iter([value for gain in gains for value in (0.5, 0.5 + gain)])
-    monkeypatch.setattr(_practice, "tried", lambda segmenter, new: next(found))
+
+    def tried(*_: object) -> Generator[None, None, float]:
+        yield
+        return next(found)
+
+    monkeypatch.setattr(_practice, "tried", tried)
 
 
 def test_only_who_practises_keeps_what_lies_around_an_object(segmenter):

@@ -121,18 +121,16 @@ def weighed(segmenter: NetworkSegmenter, new: Remembered, ahead: Ahead) -> Gener
     second = Tensors({k: v.bfloat16().to(v.dtype) for k, v in reached.second.items()})
     goes_on = _rounded(segmenter, reached.weights)
     practised = replace(known, practised=weights, ahead=goes_on, first=Tensors(), second=second, steps=reached.steps)
-    without = tried(segmenter, new)
-    yield
+    without = yield from tried(segmenter, new)
     segmenter.restore(replace(practised, weights=weights))
-    gain = tried(segmenter, new) - without
-    yield
+    gain = (yield from tried(segmenter, new)) - without
     lead = _FADING * known.lead[0] + gain, _FADING * known.lead[1] + 1.0
     leads = lead[0] >= 0
     segmenter.restore(replace(practised, weights=weights if leads else base, lead=lead))
     return leads
 
 
-def tried(segmenter: NetworkSegmenter, new: Remembered) -> float:
+def tried(segmenter: NetworkSegmenter, new: Remembered) -> Generator[None, None, float]:
     """Mean IoU of the answers on an object to the user's first click and to the corrections that a simulated user makes of them.
 
     The user's own corrections are of the mistakes of the model that was in force, and would speak for that one.
@@ -141,9 +139,12 @@ def tried(segmenter: NetworkSegmenter, new: Remembered) -> float:
     with torch.no_grad():
         features = network.encode(batch.images)  # type: ignore[operator]
     clicks, rng = [list(first) for first in batch.firsts], np.random.default_rng(0)
-    known = segmenter.recollected(kind=new.kind)
-    _, masks = exercises.corrected(network, features, batch.targets, clicks, _TRIED, rng, 0.98, known=known)
-    return fmean(float(exercises.iou(mask, batch.targets).mean()) for mask in masks)
+    known, said, ious = segmenter.recollected(kind=new.kind), None, []
+    for _ in range(_TRIED):
+        said, (mask,) = exercises.corrected(network, features, batch.targets, clicks, 1, rng, 0.98, said, known=known)
+        ious.append(float(exercises.iou(mask, batch.targets).mean()))
+        yield
+    return fmean(ious)
 
 
 def _stepped(
