@@ -45,8 +45,8 @@ _AT_A_TIME = 2  # samples between two pauses
 _WARMUP = 20  # steps, from the first one of all
 _SECOND = 0.99  # Adam's second β
 _NORM = 1.0  # longest gradient
-_TRIED = 12  # clicks
-_FADING = 0.7  # of the evidence, from object to object
+_TRIED = 6  # clicks
+_FADING = 0.9  # of the evidence, from object to object
 _FOLLOWING = 0.05  # share of the way that the mean goes with every step
 _SCENES, _FOR = 4, 4  # procedural scenes at a time; steps for which one of them stays
 
