@@ -318,3 +318,13 @@ def test_a_network_that_reads_no_examples_practises_all_the_same(segmenter, monk
     known = segmenter.snapshot()
     assert known.examples == 0
     assert known.weights is known.practised
+
+
+def test_what_was_not_practised_is_not_weighed_after_a_resume(segmenter, tmp_path):
+    policy, store = small(), KnowledgeStore(segmenter.base, "0")
+    policy.on_accept(segmenter, lesson())
+    store.save(segmenter.snapshot(), tmp_path / "known.safetensors")
+    segmenter.restore(store.load(tmp_path / "known.safetensors"))
+    assert "practised" not in policy.on_accept(segmenter, lesson(1)).message
+    assert segmenter.snapshot().lead == (0.0, 0.0)
+    assert segmenter.snapshot().practised is None

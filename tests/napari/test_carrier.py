@@ -39,6 +39,21 @@ def test_carrying_is_one_at_a_time_and_ends_with_an_answer(carrier, sitting, err
     assert len(sitting.state.doubts) == 7
 
 
+def test_an_object_that_is_named_is_carried_after_the_one_at_work(carrier, sitting, errands):
+    carrier.carry(sitting, 0, label=1)
+    carrier.carry(sitting, 1, label=1)
+    errands.wait()
+    assert carrier.heard == [True, False, True, False]
+
+
+def test_called_off_nothing_is_carried_after_it(carrier, sitting, errands):
+    carrier.carry(sitting, 0, label=1)
+    carrier.carry(sitting, 1, label=1)
+    carrier.cancel()
+    errands.wait()
+    assert carrier.heard == [True, False]
+
+
 @pytest.mark.parametrize("end", ["cancel", "let_go"])
 def test_called_off_or_let_go_everything_is_as_it_was(carrier, sitting, errands, end):
     gate, before = threading.Event(), sitting.session.labels.copy()

@@ -59,6 +59,20 @@ def test_reading_a_layer_back_gives_the_very_image(volume, photograph):
         assert image_of(as_layer(image)) is image
 
 
+def test_what_a_layer_shows_counts_not_what_it_came_with(volume, photograph):
+    for image in (volume, photograph):
+        layer = as_layer(image)
+        layer.data = layer.data // 2
+        shown = image_of(layer)
+        np.testing.assert_array_equal(shown.data, image.data // 2)
+        np.testing.assert_array_equal(shown.affine, image.affine)
+        assert (shown.units, shown.path) == (image.units, image.path)
+    colours = as_layer(photograph)
+    green = ImageLayer(colours.data[..., 1], name="green", metadata=colours.metadata)  # as napari splits them
+    np.testing.assert_array_equal(image_of(green).data, photograph.data[1:2])
+    assert image_of(green).name == "green"
+
+
 def test_an_image_carried_by_a_layer_of_another_shape_is_not_believed(volume):
     layer = as_layer(volume)
     layer.data = layer.data[2:]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tifffile
 from napari.components import ViewerModel
+from qtpy.QtCore import QLocale, Qt
 
 from napari_apprentice import files
 from napari_apprentice._napari.contributions import get_reader, image_layer
 from napari_apprentice._napari.placement import apart, image_of
-from napari_apprentice._napari.questions import HOW_LARGE, WHICH_TIME
+from napari_apprentice._napari.questions import HOW_LARGE, WHICH_TIME, Length
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice.geometry import world_to_voxel
 from napari_apprentice.types import Image
@@ -41,6 +42,24 @@ def stack(tmp_path):
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (6, 30, 40), dtype=np.uint8), photometric="minisblack")
     return path
+
+
+@pytest.mark.parametrize("language", ["C", "de_DE", "en_US"])
+def test_decimals_begin_with_a_point_or_a_comma_in_every_language(qtbot, language):
+    before = QLocale()
+    QLocale.setDefault(QLocale(language))
+    try:
+        side = Length()
+    finally:
+        QLocale.setDefault(before)
+    qtbot.addWidget(side)
+    side.setDecimals(4)
+    side.setRange(0, 1e6)
+    for text, value in (("0.5", 0.5), ("0,5", 0.5), ("1.25", 1.25), ("0,351", 0.351), ("1200", 1200.0)):
+        side.lineEdit().selectAll()
+        qtbot.keyClicks(side.lineEdit(), text)
+        qtbot.keyClick(side.lineEdit(), Qt.Key.Key_Return)
+        assert side.value() == value, text
 
 
 def test_a_volume_without_a_spacing_is_not_started_before_somebody_says_it(asked, stack, engine, tmp_path):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
-from qtpy.QtCore import QPoint, Qt
-from qtpy.QtWidgets import QLabel, QPushButton
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton
 
 import napari
 from napari_apprentice import files
@@ -184,6 +185,52 @@ def test_the_brush_reaches_the_session_and_leaves_accepted_objects_alone(window,
     assert window.labels.data[plane + 1, 20, 20] == 2
     np.testing.assert_array_equal(window.labels.data, engine.session.labels)
 
+    # another layer comes in front in the middle of a stroke, and gets the release of the button
+    window.qtbot.mousePress(native, LEFT, NONE, point)
+    window.viewer.add_points(name="of another plugin")
+    window.qtbot.mouseRelease(native, LEFT, NONE, point)
+    window.widget.bridge.click(Click((plane + 1, 8, 20)))
+    window.wait()
+    assert window.labels.data[plane + 1, 8, 20] == 2
+    np.testing.assert_array_equal(window.labels.data, engine.session.labels)
+
+    # a number that the array of the layer cannot hold yet
+    window.widget.bridge.select(100_000)
+    window.wait()
+    window.activate(window.labels)
+    window.drag(window.pixel(plane, 35, 10), window.pixel(plane, 35, 20))
+    assert engine.session.labels[plane, 35, 15] == 100_000
+    np.testing.assert_array_equal(window.labels.data, engine.session.labels)
+
+
+def test_a_double_click_on_start_opens_one_session(open_docked, scan, engine, photograph):
+    window = open_docked(scan)
+    widget, qtbot = window.widget, window.qtbot
+    qtbot.mouseClick(widget.start, LEFT)
+    qtbot.mouseClick(widget.start, LEFT)
+    window.viewer.add_image(photograph.data[0], name="dropped meanwhile")
+    assert widget.chosen_image.name == "scan"
+    window.wait()
+    assert widget.bridge.state is not None
+    assert len(engine.sessions) == 1
+    window.press(widget.start)
+    qtbot.mouseClick(widget.start, LEFT)
+    widget._started_at -= 60  # a minute later it is still loading
+    qtbot.mouseClick(widget.start, LEFT)
+    assert widget.start.text() == "Start"
+    assert widget.image.isEnabled()
+    window.wait()
+    assert widget.bridge.state is None
+
+
+def test_the_wheel_turns_a_number_only_after_a_click_into_it(window, engine):
+    box = window.widget.object
+    where, turn = QPointF(5, 5), QPoint(0, 360)
+    wheel = QWheelEvent(where, box.mapToGlobal(where), QPoint(), turn, Qt.MouseButton.NoButton, NONE, Qt.ScrollPhase.NoScrollPhase, False)
+    QApplication.sendEvent(box, wheel)
+    window.wait()
+    assert box.value() == engine.session.label == 1
+
 
 def test_the_window_stays_alive_while_the_model_works(open_docked, scan, engine, slow_engine, turns, told):
     engine.segmenter = slow_engine(turns).segmenter
@@ -301,6 +348,7 @@ def test_choices_under_more_reach_the_engine(open_docked, scan, engine):
     wish = engine.wishes[-1]
     assert (wish.policy, wish.device, wish.resume) == ("pi", "cpu", None)
     assert engine.session.finished == (7,)
+    assert widget.more.labels.currentIndex() == 0  # they were for this start
     assert widget.object.value() == 8
     assert window.labels.data[1, 2, 3] == 7
     widget.object.setValue(5)

@@ -147,9 +147,12 @@ class Bridge(QObject):
     def stop(self) -> None:
         """Close the session: what is queued is still done (and journaled), but its answers are dropped."""
         self._errands.drop_answers()
+        opening = self._opener.opening
         self._opener.let_go()
         sitting, self._sitting = self._sitting, None
         if sitting is None:
+            if opening:
+                self._on_not_opened()
             return
         self._let_go(sitting)
         sitting.desk.close()
@@ -241,6 +244,8 @@ class Bridge(QObject):
     def _on_active(self) -> None:
         """Say whom the mouse talks to, when the user has chosen another layer."""
         sitting, layer = self._open, self._viewer.layers.selection.active
+        if sitting is not None and layer != sitting.desk.mask.layer:
+            sitting.desk.mask.end_stroke()  # the release of its button goes to the other layer
         if sitting is None or layer is None or sitting.state.read_only:
             return
         if layer == sitting.desk.clicks.layer:  # napari hands plugins a proxy

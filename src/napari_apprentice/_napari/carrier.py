@@ -42,6 +42,7 @@ class Carrier(QObject):
         self._errands, self._key_choice = errands, key_choice
         self._propagation: Propagation | None = None
         self._led: tuple[int, Plane] | None = None
+        self._queued: list[tuple[Sitting, int, int]] = []
         self.progressed.connect(self._on_progress)
 
     @property
@@ -50,27 +51,40 @@ class Carrier(QObject):
         return self._propagation is not None
 
     def carry(self, sitting: Sitting, axis: int, label: int | None = None) -> None:
-        """Carry an object across ``axis``, by default the one at work (see `Session.candidate`); nothing if that goes on already."""
+        """Carry an object across ``axis``, by default the one at work (see `Session.candidate`).
+
+        While one is being carried, one that is named is carried after it.
+        """
         if self._propagation is not None:
+            if label is not None:
+                self._queued.append((sitting, axis, label))
             return
 
         def then(answer: Answer) -> None:
             self._end()
             sitting.take(answer)
+            if self._queued:
+                self.carry(*self._queued.pop(0))
+
+        def otherwise(*_: object) -> None:
+            self._queued.clear()
+            self._end()
 
         hint = LOOK_NEXT.format(self._key_choice.readable(keys.DOUBTFUL))
         self._propagation = Propagation(sitting.session, axis, self._tell_progress, label, hint)
-        self._errands.send("propagating", self._propagation, then, otherwise=self._end)
+        self._errands.send("propagating", self._propagation, then, otherwise=otherwise)
         self.going_changed.emit(True)
 
     def cancel(self) -> None:
-        """Call it off: everything stays as it was."""
+        """Call it off, and what is to be carried after it: everything stays as it was."""
+        self._queued.clear()
         if self._propagation is not None:
             self._propagation.cancel()
 
     def let_go(self) -> None:
         """Call it off without waiting for it, and forget which slice was led to."""
         self._led = None
+        self._queued.clear()
         if self._propagation is not None:
             self.cancel()
             self._end()

@@ -153,7 +153,9 @@ class MaskLayer:
 
     def choose(self, label: int) -> None:
         """The label that the brush paints with, as long as the user chooses no other one."""
-        if label != self._chosen and label <= np.iinfo(self.layer.data.dtype).max:
+        if label != self._chosen and not self._strange:
+            if label > np.iinfo(self.layer.data.dtype).max:
+                self.write_all(self.layer.data.astype(_roomy(label)))
             self._chosen = self.layer.selected_label = label
 
     def show_classes(self, legend: Legend, highest: int) -> None:
@@ -195,8 +197,13 @@ class MaskLayer:
         yield
         while event.type == "mouse_move":
             yield
+        self.end_stroke()
+
+    def end_stroke(self) -> None:
+        """The button is up, or nobody will tell when it is: put in what was held back."""
         held, self._held = self._held, None
-        self.write(held)
+        if held is not None:
+            self.write(held)
 
     def _on_paint(self, event: Any) -> None:
         stroke = Stroke.from_history(event.value)

@@ -18,11 +18,15 @@ _SPLIT, _SPLIT_NOW = "Split…", "Split now"
 
 
 class NameField(QLineEdit):
-    """A name that a press selects whole: what is typed takes its place. Another press, or one while it is typed, places the cursor."""
+    """A name that a press selects whole: what is typed takes its place. Another press, or one while it is typed, places the cursor.
+
+    Return gives the keyboard back to the canvas.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.returnPressed.connect(lambda: self.setModified(False))
+        self.returnPressed.connect(self.clearFocus)
 
     def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802 (Qt's name)
         """Select all that is not being typed."""
@@ -49,6 +53,7 @@ class ObjectsPanel(Fold):
     def __init__(self) -> None:
         super().__init__("Objects")
         self._label, self._legend, self._kind = 0, Legend(), ""
+        self._wished: str | None = None
         self.name = QComboBox()
         self.name.setEditable(True)
         self.name.setLineEdit(NameField())
@@ -62,6 +67,7 @@ class ObjectsPanel(Fold):
         )
         self.name.lineEdit().editingFinished.connect(self._on_name)
         self.name.textActivated.connect(self._on_name)
+        self.name.textActivated.connect(self.name.lineEdit().clearFocus)
         self.color = button("", "Colour of the class.")
         self.color.setFixedWidth(28)
         self.color.clicked.connect(self._on_color)
@@ -92,6 +98,7 @@ class ObjectsPanel(Fold):
     def show_object(self, label: int, legend: Legend, kind: str) -> None:
         """Show the class (``kind``) of the open object, unless the user is typing one for it, and how many there are of every class."""
         typing = self.name.lineEdit().hasFocus() and label == self._label
+        self._wished = None
         if (label, legend, kind) == (self._label, self._legend, self._kind):
             return
         self._label, self._legend, self._kind = label, legend, kind
@@ -126,7 +133,8 @@ class ObjectsPanel(Fold):
 
     def _on_name(self) -> None:
         name = self.name.currentText().strip()
-        if name != self._kind:
+        if name not in (self._kind, self._wished):  # Return, and leaving the field after it, are one wish
+            self._wished = name
             self.named.emit(name, None)
 
     def _on_color(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qtpy.QtCore import QEvent, Qt, QTimer, Signal
-from qtpy.QtGui import QPainter
+from qtpy.QtGui import QPainter, QWheelEvent
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
@@ -45,9 +45,24 @@ def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
     return made
 
 
+class IdBox(QDoubleSpinBox):
+    """A number that the wheel changes only after a click into it, and whose Return gives the keyboard back to the canvas."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lineEdit().returnPressed.connect(self.clearFocus)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 (Qt's name)
+        """Turn the number, or let the panel scroll."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
+
+
 def id_box(tooltip: str) -> QDoubleSpinBox:
     """A field for the number of an object, which may be larger than Qt's own whole numbers are."""
-    made = QDoubleSpinBox()
+    made = IdBox()
     made.setDecimals(0)
     made.setRange(1, LARGEST_ID)
     made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)

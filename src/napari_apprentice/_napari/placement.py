@@ -130,9 +130,18 @@ def image_of(layer: Layer) -> Image:
     ImageError : the layer is not a 2D or 3D grey or RGB image
     """
     carried = layer.metadata.get(METADATA_KEY)
-    if isinstance(carried, Image) and carried.shape == _spatial_shape(layer):
-        return carried
-    return standing_image(layer)
+    if not isinstance(carried, Image) or carried.shape != _spatial_shape(layer):
+        return standing_image(layer)
+    return carried if _shows(layer, carried) else replace(carried, data=_channels_first(layer), name=layer.name)
+
+
+def _shows(layer: Layer, image: Image) -> bool:
+    """Whether a layer still shows the pixels that it came with: not one of their channels, nor what somebody put in their place."""
+    if not isinstance(layer.data, np.ndarray) or not isinstance(image.data, np.ndarray):
+        return True  # read as it is needed
+    if image.data.shape[0] != (3 if getattr(layer, "rgb", False) else 1):
+        return False
+    return np.may_share_memory(layer.data, image.data) or np.array_equal(_channels_first(layer), image.data, equal_nan=True)
 
 
 def standing_image(layer: Layer) -> Image:

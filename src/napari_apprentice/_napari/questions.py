@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtCore import QLocale, QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QSpinBox, QVBoxLayout, QWidget
 
 from napari_apprentice._napari.panels import button, row
@@ -19,6 +19,22 @@ HOW_LARGE = "say first how large a voxel is (above), or that nobody knows"
 WHICH_TIME = "take one time point first (above)"
 _MM_PER = {"mm": 1.0, "µm": 1e-3, "nm": 1e-6}
 _UNSAID = "?"
+
+
+class Length(QDoubleSpinBox):
+    """A length whose decimals begin with a point or a comma, whatever the language of the computer; nothing groups thousands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setLocale(QLocale.c())
+
+    def validate(self, text: str, position: int) -> Any:
+        """Of a text: whether it is one, or can become one."""
+        return super().validate(text.replace(",", "."), position)
+
+    def valueFromText(self, text: str) -> float:  # noqa: N802 (Qt's name)
+        """What a text means."""
+        return float(super().valueFromText(text.replace(",", ".")))
 
 
 class Questions(QWidget):
@@ -76,7 +92,7 @@ class Questions(QWidget):
         self.setVisible(count > 1 or self.unanswered)
 
     def _side(self, axis: str) -> QDoubleSpinBox:
-        side = QDoubleSpinBox()
+        side = Length()
         side.setDecimals(4)
         side.setRange(0, 1e6)
         side.setSpecialValueText(_UNSAID)

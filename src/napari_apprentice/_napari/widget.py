@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ class ApprenticeWidget(Dockable):
         self._viewer = napari_viewer
         self._images: list[ImageLayer] = []
         self._earlier: Path | None = None
-        self._working = False
+        self._working, self._started_at = False, float("-inf")
         self.bridge = Bridge(napari_viewer, engine or default_engine)
         self._make_controls()
         self._arrange()
@@ -223,7 +224,7 @@ class ApprenticeWidget(Dockable):
         newcomer = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and layer not in self._images]
         self._images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer)]
         _refill(self.image, [layer.name for layer in self._images])
-        wanted = newcomer[-1] if newcomer and self.bridge.state is None else chosen
+        wanted = newcomer[-1] if newcomer and self.bridge.state is None and not self.bridge.opening else chosen
         index = self._images.index(wanted) if wanted in self._images else len(self._images) - 1
         _choose(self.image, index)
         if self.chosen_image != chosen:
@@ -253,6 +254,8 @@ class ApprenticeWidget(Dockable):
     # ------------------------------------------------------------------------------------------------------------- wishes
 
     def _on_state(self, state: State | None) -> None:
+        if state is not None and not self._working:
+            self.more.labels.setCurrentIndex(0)  # they were for this start
         closed, self._working = self._working and state is None, state is not None
         self._show_state(state)
         self.bridge.find_slices()
@@ -260,6 +263,8 @@ class ApprenticeWidget(Dockable):
             self._on_image_chosen()  # the session that was closed can be resumed
 
     def _on_start(self) -> None:
+        if self.bridge.opening and time.monotonic() - self._started_at < QApplication.doubleClickInterval() / 1000:
+            return  # a double click opens once
         if self.bridge.state is not None or self.bridge.opening:
             self.bridge.stop()
         elif self.questions.unanswered:
@@ -271,6 +276,7 @@ class ApprenticeWidget(Dockable):
             if labels is not None and is_in_mm(labels) and is_in_mm(layer) and (how := apart(labels, layer)) is not None:
                 self.bridge.tell(f"the labels {labels.name!r} {how} the image {layer.name!r}; expected labels on the grid of the image")
                 return
+            self._started_at = time.monotonic()
             self.bridge.start(layer, self._wish())
 
     def _on_spacing(self, spacing_mm: tuple[float, ...] | None) -> None:

@@ -86,7 +86,7 @@ class Adaptation(Settings):
             if let_go:
                 ((known, _),) = marks_now(segmenter, (new,))
             leads = False
-            if self.practice and ahead.reached.weights is not segmenter.base.weights:
+            if self.practice and any(value is not segmenter.base.weights[key] for key, value in ahead.reached.weights.items()):
                 yield
                 leads = yield from weighed(segmenter, new, ahead)
             source = (yield from source_of(segmenter, self.procedural, self.size)) if self.procedural else None
