@@ -144,7 +144,7 @@ def test_a_cluster_that_is_not_there_is_told(make_project):
 
 def test_without_dask_there_is_no_cluster(make_project, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(SessionError, match=r"not installed; expected pip install 'napari-apprentice\[cluster\]'"):
+    with pytest.raises(SessionError, match=r"not installed; expected pip install '\.\[cluster\]'"):
         list(on_cluster(make_project("p").folder, NAMES, PLAN, "tcp://127.0.0.1:1"))
 
 
