@@ -67,6 +67,9 @@ def test_what_a_layer_shows_counts_not_what_it_came_with(volume, photograph):
         np.testing.assert_array_equal(shown.data, image.data // 2)
         np.testing.assert_array_equal(shown.affine, image.affine)
         assert (shown.units, shown.path) == (image.units, image.path)
+    flipped = as_layer(volume)
+    flipped.data = flipped.data[:, ::-1]
+    np.testing.assert_array_equal(image_of(flipped).data, volume.data[:, :, ::-1])
     colours = as_layer(photograph)
     green = ImageLayer(colours.data[..., 1], name="green", metadata=colours.metadata)  # as napari splits them
     np.testing.assert_array_equal(image_of(green).data, photograph.data[1:2])

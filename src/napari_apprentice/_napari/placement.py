@@ -141,7 +141,11 @@ def _shows(layer: Layer, image: Image) -> bool:
         return True  # read as it is needed
     if image.data.shape[0] != (3 if getattr(layer, "rgb", False) else 1):
         return False
-    return np.may_share_memory(layer.data, image.data) or np.array_equal(_channels_first(layer), image.data, equal_nan=True)
+    shown = _channels_first(layer)
+    untouched = (
+        shown.ctypes.data == image.data.ctypes.data and shown.strides[1:] == image.data.strides[1:]
+    )  # not flipped
+    return untouched or np.array_equal(shown, image.data, equal_nan=True)
 
 
 def standing_image(layer: Layer) -> Image:
