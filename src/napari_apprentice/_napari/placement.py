@@ -142,9 +142,7 @@ def _shows(layer: Layer, image: Image) -> bool:
     if image.data.shape[0] != (3 if getattr(layer, "rgb", False) else 1):
         return False
     shown = _channels_first(layer)
-    untouched = (
-        shown.ctypes.data == image.data.ctypes.data and shown.strides[1:] == image.data.strides[1:]
-    )  # not flipped
+    untouched = shown.ctypes.data == image.data.ctypes.data and shown.strides[1:] == image.data.strides[1:]  # not flipped
     return untouched or np.array_equal(shown, image.data, equal_nan=True)
 
 
