@@ -412,6 +412,29 @@ def test_what_a_person_has_begun_or_done_is_left_alone(project):
     assert (labels_of(project, "eye_1") == 3).all()
 
 
+def test_doing_a_case_again_in_vain_leaves_what_was_done(project, monkeypatch):
+    run(project)
+    left, stored = results(project), {name: project.stored(name) for name in NAMES}
+    again = Plan(PLAN.build, PLAN.policy, again=True)
+    project["eye_1"].image.unlink()
+    (project.folder.parent / "clicks.json").write_text("{not clicks")
+    outcomes = run(project, again)
+    assert {outcome.state for outcome in outcomes.values()} == {"failed"}
+    assert all(outcome.sentence.endswith("; what was done before is kept") for outcome in outcomes.values())
+    assert {name: project.stored(name) for name in NAMES} == stored
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(casework, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_case(project.folder, "eye_0", again)
+    assert results(project) == left
+    for name in NAMES:
+        assert [path.name for path in project.case_folder(name).glob("session-*")] == [stored[name].session]
+        assert (replay_labels(project.session_folder(name, stored[name].session)) == labels_of(project, name)).all()
+
+
 def test_a_case_that_somebody_holds_is_left(project):
     with project.held("eye_0"):
         outcome = run_case(project.folder, "eye_0", PLAN)

@@ -15,7 +15,7 @@ from napari_apprentice import Click, cli, create_project, files, open_case, open
 from napari_apprentice.cohorts import cohorts
 from napari_apprentice.journal import read_journal, replay_labels
 from napari_apprentice.project_file import Settings
-from napari_apprentice.types import ApprenticeError, InUseError, SessionError
+from napari_apprentice.types import ApprenticeError, InUseError, ReadError, SessionError
 from napari_apprentice.workbench import take_case, teach_case
 
 NAMES = ["eye_0", "eye_1", "eye_2"]
@@ -116,6 +116,23 @@ def test_what_a_run_did_can_be_corrected_and_teaches_then(project):
     assert states == {"eye_0": "left", "eye_1": "left", "eye_2": "done"}
     records = [json.loads(project.report_path(name).read_text())["study_record"] for name in NAMES]
     assert records == [1, 2, 2]
+
+
+def test_lessons_that_wait_are_learnt_before_a_case_is_done(project):
+    with open_case(project, "eye_0", device="cpu") as case:
+        case.session.add(Click(CENTRES["eye_0"]))
+        case.session.accept(learn=False)
+        assert lessons() == 0
+        case.finish()
+    assert lessons() == 1
+    assert json.loads(project.report_path("eye_0").read_text())["study_record"] == 1
+
+
+def test_a_click_file_for_all_that_cannot_be_read_is_refused_once(project, tmp_path):
+    (tmp_path / "damaged.json").write_text("{")
+    with pytest.raises(ReadError, match=r"damaged\.json"):
+        list(run_project(project, clicks=tmp_path / "damaged.json", device="cpu"))
+    assert {project.status(name).state for name in NAMES} == {"waiting"}
 
 
 def test_a_case_is_taught_once(project):

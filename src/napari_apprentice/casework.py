@@ -5,7 +5,7 @@ slices, and writes labels and a report. It teaches the study nothing, and it acc
 can go on with.
 
 Everything that counts is written before the state of the case is, which is the last thing and a single file: whoever is killed on the
-way leaves a case that the next run begins anew.
+way leaves a case that the next run begins anew. A case that is done again stays done as it was until that is finished.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Plan:
     record : number of the study's record that this is; 0 for none
     clicks : one click file for all cases, or a folder with one for each, ``<name>.json``; None for those of the project, or none
     examples : accepted cases, newest last
-    again : cases that a run has done are done again
+    again : cases that a run has done are done again; one with which that fails stays as it was
     """
 
     build: Callable[[], Model]
@@ -128,18 +128,33 @@ def run_case(folder: Path, name: str, plan: Plan) -> Outcome:
         with project.held(name) as status:
             if reason := _why_not(status, plan.again):
                 return Outcome(name, "missing" if status.state == "missing" else "left", reason)
-            if status.session and status.by == "run":
-                shutil.rmtree(project.session_folder(name, status.session), ignore_errors=True)
-            place = fresh_session(project, name)
-            project.set_status(name, Status("begun", "a run works on it, or was interrupted", "run", place.name))
+            place, done = fresh_session(project, name), status.state == "done"
+            if not done:
+                _forget(project, name, status)
+                project.set_status(name, Status("begun", "a run works on it, or was interrupted", "run", place.name))
             try:
-                return _run(project, name, plan, model, start, place, began)
-            except Exception as error:  # whatever one case can do to a run, the others go on
+                outcome = _run(project, name, plan, model, start, place, began)
+            except BaseException as error:
+                if done:  # it stays as it was done before
+                    shutil.rmtree(place, ignore_errors=True)
+                if not isinstance(error, Exception):
+                    raise
                 reason = str(error) if isinstance(error, ApprenticeError) else f"{type(error).__name__}: {error}"
-                project.set_status(name, Status("failed", reason, "run", place.name))
-                return Outcome(name, "failed", reason, time.perf_counter() - began)
+                if not done:
+                    project.set_status(name, Status("failed", reason, "run", place.name))
+                kept = "; what was done before is kept" if done else ""
+                return Outcome(name, "failed", reason + kept, time.perf_counter() - began)  # the other cases go on
+            if done:
+                _forget(project, name, status)
+            return outcome
     except InUseError as error:
         return Outcome(name, "left", str(error))
+
+
+def _forget(project: Project, name: str, status: Status) -> None:
+    """Remove the session of an earlier run, if there was one."""
+    if status.session and status.by == "run":
+        shutil.rmtree(project.session_folder(name, status.session), ignore_errors=True)
 
 
 def release(project: Project) -> None:

@@ -53,16 +53,14 @@ class OpenCase:
         self._project, self._folder, self._began = project, folder, time.perf_counter()
 
     def finish(self) -> Status:
-        """Write labels and report, and mark the case as done by hand. The session stays open.
+        """Learn what is still to be learnt, write labels and report, and mark the case as done by hand. The session stays open.
 
         Raises
         ------
         WriteError : something cannot be written
         """
-        known = Finished("hand", self._folder, "by hand", seconds=time.perf_counter() - self._began)
-        header, _ = read_journal(self._project.session_folder(self.name, self._folder))
-        records = Cohort(header.cohort, header.model.partition(":")[2]).records if header.cohort else ()
-        return finish(self._project, self.name, self.session, self.image, replace(known, record=records[-1].number if records else 0))
+        self.session.learn()
+        return _finished(self._project, self.name, self.session, self.image, self._folder, time.perf_counter() - self._began)
 
 
 @contextmanager
@@ -171,7 +169,7 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
             shutil.rmtree(folder, ignore_errors=True)
             raise
         try:
-            return OpenCase(project, name, image, session, folder.name).finish()
+            return _finished(project, name, session, image, folder.name, 0.0)
         finally:
             session.close()
 
@@ -204,6 +202,7 @@ def run_project(
     Raises
     ------
     SessionError : nothing says where to click, or the cluster cannot be used
+    ReadError, ClickError : as `replay.read_recording`, of one click file for all
     ApprenticeError : as `casework.run_case`
     """
     settings = project.settings
@@ -216,6 +215,8 @@ def run_project(
     if clicks is not None and not Path(clicks).exists():
         raise SessionError(f"the clicks in {clicks} are not there; expected a click file, or a folder of them")
     given = None if clicks is None else Path(clicks).absolute()
+    if given is not None and (not given.is_dir() or (given / JOURNAL_NAME).exists()):
+        read_recording(given)  # one sentence at once, not one for every case
     wanted = (JOURNAL_NAME, *(f"{case.name}.json" for case in project.cases))
     if given is not None and given.is_dir() and not any((given / file).exists() for file in wanted):
         raise SessionError(f"the folder {clicks} holds no clicks of any case; expected CASE.json in it, or the journal of a session")
@@ -245,6 +246,14 @@ def _build(weights: Path | None, shipped: bool, device: str, threads: int) -> Mo
 def _weights(project: Project) -> Path | None:
     """The weights file of a project; None for the one that comes with the program."""
     return project.folder / project.settings.weights if project.settings.weights else None
+
+
+def _finished(project: Project, name: str, session: Session, image: Image, folder: str, seconds: float) -> Status:
+    """Write what becomes of a case that was done by hand."""
+    known = Finished("hand", folder, "by hand", seconds=seconds)
+    header, _ = read_journal(project.session_folder(name, folder))
+    records = Cohort(header.cohort, header.model.partition(":")[2]).records if header.cohort else ()
+    return finish(project, name, session, image, replace(known, record=records[-1].number if records else 0))
 
 
 def _done_by_hand(status: Status) -> bool:
