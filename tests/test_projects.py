@@ -90,6 +90,26 @@ def test_a_project_may_be_written_by_hand(tmp_path, images):
     assert project.settings == Settings("s")
 
 
+def test_what_people_wrote_into_the_file_stays(tmp_path, images):
+    written = '# of Dr Ott\nstudy = "s" # pilot\n\n[[case]]\nname = "one"\nimage = "images/eye 0.png" # blurred\n'
+    (tmp_path / PROJECT_NAME).write_text(written)
+    project = open_project(tmp_path).with_images(images)
+    text = (tmp_path / PROJECT_NAME).read_text()
+    assert text.startswith(written)
+    assert open_project(tmp_path) == project
+    assert [case.image for case in project.cases] == images
+    project.with_images(images)
+    assert (tmp_path / PROJECT_NAME).read_text() == text
+
+
+def test_cases_in_one_line_are_not_added_to(tmp_path, images):
+    written = 'study = "s"\ncase = [{name = "one", image = "images/eye 0.png"}]\n'
+    (tmp_path / PROJECT_NAME).write_text(written)
+    with pytest.raises(ReadError, match=r"expected a \[\[case\]\] for each"):
+        open_project(tmp_path).with_images(images)
+    assert (tmp_path / PROJECT_NAME).read_text() == written
+
+
 def test_images_of_one_name_are_different_cases_and_the_same_image_is_one(project, images, tmp_path):
     twin = tmp_path / "EYE 0.png"
     twin.write_bytes(images[0].read_bytes())
@@ -123,6 +143,7 @@ def test_nothing_is_lost_when_many_add_at_once(project, images, tmp_path):
         ('study = "s"\naxis = 3', "axis 3"),
         ('study = "s"\n[[case]]\nname = "../x"\nimage = "a.png"', "'../x'"),
         ('study = "s"\n[[case]]\nname = "x"', "'image' is missing"),
+        ('study = "s"\n[[case]]\nname = "x"\nimage = "a.png"\nage = 70', "age = 70 in case 'x'"),
         ('study = "s"' + 2 * '\n[[case]]\nname = "x"\nimage = "a.png"', "twice"),
         ("study = ", "cannot be read"),
     ],

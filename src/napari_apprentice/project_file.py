@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from napari_apprentice.legend import Legend
 from napari_apprentice.texts import write_text
 from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError
 
-__all__ = ["PROJECT_NAME", "Case", "Settings", "read_project_file", "write_project_file"]
+__all__ = ["PROJECT_NAME", "Case", "Settings", "add_cases", "read_project_file", "write_project_file"]
 
 PROJECT_NAME = "project.toml"
 """What the file is called in the folder of a project."""
@@ -101,8 +101,8 @@ def read_project_file(path: Path) -> tuple[Settings, tuple[Case, ...]]:
     return settings, cases
 
 
-def write_project_file(path: Path, settings: Settings, cases: Sequence[Case]) -> None:
-    """The inverse of `read_project_file`; paths are relative to the file where there is a way.
+def write_project_file(path: Path, settings: Settings) -> None:
+    """Begin a project's file; it has no cases so far.
 
     Raises
     ------
@@ -113,10 +113,27 @@ def write_project_file(path: Path, settings: Settings, cases: Sequence[Case]) ->
     lines += [f"{key} = {_toml(value)}" for key, value in plain.items()]
     if settings.names:
         lines += ["", "[names]", *(f"{label} = {_toml(name)}" for label, name in sorted(settings.names.items()))]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def add_cases(path: Path, cases: Iterable[Case]) -> None:
+    """Write more cases at the end of a project's file, whose text stays as people wrote it; paths are relative to it where there is a way.
+
+    Raises
+    ------
+    ReadError : it lists its cases in a way that cannot be gone on with
+    WriteError : it cannot be written; the old one stays
+    """
+    text, lines = path.read_text("utf-8"), [""]
     for case in cases:
         lines += ["", "[[case]]", f"name = {_toml(case.name)}", f"image = {_toml(_relative(case.image, path.parent))}"]
         lines += [f"clicks = {_toml(_relative(case.clicks, path.parent))}"] if case.clicks else []
-    write_text(path, "\n".join(lines) + "\n")
+    longer = text.rstrip("\n") + "\n".join(lines) + "\n"
+    try:
+        tomllib.loads(longer)
+    except ValueError as error:
+        raise ReadError(f"no case can be added to {path}, which lists its cases in one line; expected a [[case]] for each") from error
+    write_text(path, longer)
 
 
 def _settings(content: Mapping[str, Any]) -> Settings:
@@ -133,6 +150,8 @@ def _case(record: Mapping[str, Any], folder: Path) -> Case:
     name, image, clicks = str(record["name"]), record["image"], record.get("clicks")
     if not re.fullmatch(r"\w([\w .-]*[\w-])?", name) or not isinstance(image, str) or not isinstance(clicks, str | None):
         raise ValueError(f"case {name!r}")
+    if unknown := sorted(record.keys() - {"name", "image", "clicks"}):
+        raise ValueError(f"{unknown[0]} = {record[unknown[0]]!r} in case {name!r}")
     return Case(name, _absolute(folder, image), None if clicks is None else _absolute(folder, clicks))
 
 

@@ -31,7 +31,7 @@ from typing import Literal
 
 from napari_apprentice import files
 from napari_apprentice.locks import FolderLock
-from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, read_project_file, write_project_file
+from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, add_cases, read_project_file, write_project_file
 from napari_apprentice.texts import write_text
 from napari_apprentice.types import Image, InputError, InUseError, ReadError, WriteError
 
@@ -189,20 +189,17 @@ class Project:
 
         Raises
         ------
-        ReadError : an image is not there, or of no format that can be read
+        ReadError : an image is not there, or of no format that can be read; or the project's file cannot be added to
         WriteError : the list cannot be written
         """
         added = [_image(Path(image)) for image in images]
         with _locked(self.folder, _CHANGED_S):
             now = open_project(self.folder)
             known, names = {case.image for case in now.cases}, {case.name.lower() for case in now.cases}
-            cases = list(now.cases)
-            for image in dict.fromkeys(added):
-                if image not in known:
-                    cases.append(Case(_free_name(image, names), image))
-            after = replace(now, cases=tuple(cases))
-            write_project_file(self.folder / PROJECT_NAME, after.settings, after.cases)
-        return after
+            more = [Case(_free_name(image, names), image) for image in dict.fromkeys(added) if image not in known]
+            if more:
+                add_cases(self.folder / PROJECT_NAME, more)
+        return replace(now, cases=(*now.cases, *more))
 
 
 def create_project(folder: Path | str, settings: Settings, images: Iterable[Path | str] = ()) -> Project:
@@ -222,7 +219,7 @@ def create_project(folder: Path | str, settings: Settings, images: Iterable[Path
     with _locked(folder, _CHANGED_S):
         if (folder / PROJECT_NAME).exists():
             raise WriteError(f"{folder} holds a project already; expected a folder without one (or add cases to that one)")
-        write_project_file(folder / PROJECT_NAME, settings, ())
+        write_project_file(folder / PROJECT_NAME, settings)
     return open_project(folder).with_images(images) if images else open_project(folder)
 
 
