@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_apprentice import files, lazy
+from napari_apprentice import blocks, files, lazy
 from napari_apprentice.files import READABLE, WRITABLE, check_image, labels_path, read, read_labels, save_image, write
 from napari_apprentice.geometry import affine_from_spacing, reverse_axes, swap_lps_ras
 from napari_apprentice.types import Image, LabelsError, ReadError, WriteError
@@ -1266,6 +1266,7 @@ def test_every_time_point_has_labels_of_its_own(tmp_path):
         ("labels.jpg", "cannot hold labels"),
         ("labels.png", "cannot hold a volume"),
         ("nowhere/labels.tif", "folder does not exist"),
+        ("scan.nii.gz/labels.tif", "folder does not exist"),
         ("folder.tif", "is a folder"),
         ("strange.zarr", "not written by this program"),
         ("scan.nii.gz", "is the image itself"),
@@ -1294,10 +1295,61 @@ def test_labels_do_not_take_the_place_of_the_zarr_that_holds_their_image(tmp_pat
 def test_a_place_without_permission_is_known_beforehand(tmp_path, monkeypatch):
     image = Image(np.ones((1, 5, 7)))
     (tmp_path / "labels.tif").touch()
-    monkeypatch.setattr(files.os, "access", lambda *_: False)
-    for name in ("labels.tif", "other.tif"):
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    for owner, what, name in ((files.os, "access", "labels.tif"), (Path, "touch", "other.tif")):
+        monkeypatch.setattr(owner, what, refuse if owner is Path else lambda *_: False)
         with pytest.raises(WriteError, match="no permission"):
             files.check_place(tmp_path / name, like=image)
+        monkeypatch.undo()
+    files.check_place(tmp_path / "labels.tif", like=image)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.tif"]
+
+
+def test_a_name_that_the_disk_takes_is_written_whatever_its_length(tmp_path):
+    image = Image(np.arange(35).reshape(1, 5, 7))
+    longest = tmp_path / f"{'x' * 251}.tif"
+    files.check_place(longest, like=image)
+    write(longest, np.ones((5, 7)), like=image)
+    write(longest, np.full((5, 7), 2), like=image)
+    assert (read_labels(longest) == 2).all()
+    for each, name in ((False, f"{'x' * 252}.tif"), (True, longest.name)):
+        with pytest.raises(WriteError) as error:
+            files.check_place(tmp_path / name, like=image, each=each)
+        one_sentence(error, "name too long")
+    with pytest.raises(WriteError) as error:
+        write(tmp_path / f"{'x' * 252}.tif", np.ones((5, 7)), like=image)
+    one_sentence(error, "name too long")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_numbers_and_sizes_that_a_format_cannot_hold_are_known_beforehand(tmp_path, monkeypatch):
+    image = Image(np.arange(35).reshape(1, 5, 7))
+    files.check_place(tmp_path / "labels.png", like=image, highest=65535)
+    files.check_place(tmp_path / "labels.tif", like=image, highest=65536)
+    files.check_place(tmp_path / "labels.png", like=image, highest=65536, each=True)
+    with pytest.raises(WriteError) as error:
+        files.check_place(tmp_path / "labels.png", like=image, highest=65536)
+    one_sentence(error, "cannot hold the label 65536")
+    monkeypatch.setattr(blocks, "LARGE_VOXELS", 34)
+    files.check_place(tmp_path / "labels.ome.zarr", like=image)
+    with pytest.raises(WriteError) as error:
+        files.check_place(tmp_path / "labels.nii.gz", like=image)
+    one_sentence(error, "cannot be written to NIfTI")
+    with pytest.raises(WriteError) as error:
+        files.check_place(tmp_path / "labels.ome.zarr", like=image, each=True)
+    one_sentence(error, "for each object")
+
+
+def test_a_file_of_one_object_does_not_take_the_place_of_the_image(tmp_path):
+    image = read(save_image(tmp_path / "eye_07.tif", Image(np.arange(35, dtype=np.uint8).reshape(1, 5, 7))))
+    files.check_place(tmp_path / "eye.tif", like=image)
+    files.check_place(tmp_path / "eye_07_labels.tif", like=image, each=True)
+    with pytest.raises(WriteError) as error:
+        files.check_place(tmp_path / "eye.tif", like=image, each=True)
+    one_sentence(error, "object 7 would replace the image itself")
 
 
 def test_the_same_labels_give_the_same_bytes(tmp_path):

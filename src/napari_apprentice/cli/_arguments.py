@@ -65,13 +65,11 @@ def add_time(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", type=seed, metavar="T", help="which time point of a series, counted from 0")
 
 
-def read_image(path: Path, *, time: int | None = None, out: Path | None = None) -> Image:
-    """Read an image whose labels can go to ``out``; where nothing says how large its voxels are, that is said on stderr."""
+def read_image(path: Path, *, time: int | None = None) -> Image:
+    """Read an image; where nothing says how large its voxels are, that is said on stderr."""
     from napari_apprentice import files
 
     image = files.read(path, time=time)
-    if out is not None:
-        files.check_place(out, like=image)
     remark(files.unstated_spacing(image))
     return image
 

@@ -91,12 +91,14 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _segment(arguments: argparse.Namespace) -> None:
-    from napari_apprentice import assembly
+    from napari_apprentice import assembly, files
     from napari_apprentice.replay import read_recording, replay, starting_labels
 
-    image = read_image(arguments.image, time=arguments.time, out=arguments.out)
+    image = read_image(arguments.image, time=arguments.time)
     events = read_recording(arguments.clicks, like=image)
     labels = starting_labels(arguments.clicks)
+    highest = max([0 if labels is None else int(labels.max()), *(max(event.label, event.into or 0) for event in events)])
+    files.check_place(arguments.out, like=image, highest=highest, each=arguments.each)
     session = assembly.open_session(
         image,
         weights=arguments.weights,
@@ -154,8 +156,9 @@ def add_propagate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 def _propagate(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, files
 
-    image = read_image(arguments.image, time=arguments.time, out=arguments.out)
+    image = read_image(arguments.image, time=arguments.time)
     labels = files.read_labels(arguments.labels, like=image)
+    files.check_place(arguments.out, like=image, each=arguments.each)
     session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
     if not session.finished:
         raise SessionError(f"{arguments.labels.name!r} holds no object; expected at least one to carry")

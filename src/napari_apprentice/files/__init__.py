@@ -38,12 +38,13 @@ from __future__ import annotations
 
 import errno
 import importlib
+import math
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -282,18 +283,20 @@ def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image, 
         return put()
 
 
-def check_place(path: Path | str, *, like: Image) -> None:
+def check_place(path: Path | str, *, like: Image, highest: int = 0, each: bool = False) -> None:
     """Refuse beforehand what `write` would refuse at the end of long work, as far as that can be known; and to replace the image itself.
 
     Parameters
     ----------
     path : where a label map is to go
     like : the image that it will belong to
+    highest : the highest number of an object that is known so far
+    each : every object will go to a file of its own, as `write_objects` does
 
     Raises
     ------
-    WriteError : no format of label maps, none for such an image, no folder, no permission, or the file of the image, or a folder that
-        holds it
+    WriteError : no format of label maps, none for such an image or number, no folder, no permission, no possible name, or the file of
+        the image, or a folder that holds it
     """
     path = Path(path)
     chosen = _format(path, WRITABLE, WriteError)
@@ -301,10 +304,30 @@ def check_place(path: Path | str, *, like: Image) -> None:
         raise WriteError(
             f"{path.name!r} was asked for, which cannot hold a volume; expected a format such as {_NIFTI.name} or {_TIFF.name}"
         )
-    target = _target(path)
+    if chosen is _PNG and highest > np.iinfo(np.uint16).max and not each:
+        raise WriteError(f"{path.name!r} was asked for, which cannot hold the label {highest}; expected at most 65535, or TIFF")
+    if is_large(like.shape):
+        _check_holds_large(path, math.prod(like.shape), each=each)
+    if each and like.path is not None and (number := _number_in(like.path, path)) is not None:
+        raise WriteError(f"{path.name!r} was asked for, of which object {number} would replace the image itself; expected another name")
+    target = _target(object_paths(path, [max(highest, 1)])[0] if each else path)
     _check_spares(path, like)
-    if not os.access(target if target.exists() else target.parent, os.W_OK):
-        raise WriteError(_why_not_written(path, target.parent, PermissionError(errno.EACCES, "is write-protected")))
+    try:
+        _check_replaceable(target)
+        temporary, _ = _temporaries(target, path)
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except OSError as error:
+        raise WriteError(_why_not_written(path, target.parent, error)) from error
+
+
+def _check_holds_large(path: Path, nbytes: int, *, each: bool = False) -> None:
+    """Refuse what does not take labels that are kept on the disk, which can only go to a folder block by block."""
+    chosen, size = _format(path, WRITABLE, WriteError), f"{nbytes / 2**30:.1f} GiB"
+    if each:
+        raise WriteError(f"{path.name!r} was asked for each object of {size} of labels; expected one .ome.zarr")
+    if chosen is not _ZARR:
+        raise WriteError(f"{path.name!r} was asked for, but {size} of labels cannot be written to {chosen.name}; expected .ome.zarr")
 
 
 def _check_spares(path: Path, image: Image) -> None:
@@ -323,9 +346,8 @@ def _written(
     given = labels if isinstance(labels, BlockArray) else np.asarray(labels)
     if given.shape != like.shape:
         raise LabelsError(f"labels of shape {given.shape} arrived for {like.name!r}; expected its shape, {like.shape}")
-    if isinstance(given, BlockArray) and chosen is not _ZARR:
-        size = f"{given.nbytes / 2**30:.1f} GiB"
-        raise WriteError(f"{path.name!r} was asked for, but {size} of labels cannot be written to {chosen.name}; expected .ome.zarr")
+    if isinstance(given, BlockArray):
+        _check_holds_large(path, given.nbytes)
     array = given if isinstance(given, BlockArray) else _smallest_unsigned(given)[None]
     return _beside(path, lambda temporary, go_on: chosen.codec.save(temporary, array, like, labels=True, go_on=go_on), go_on)
 
@@ -353,9 +375,7 @@ def write_objects(
     LabelsError, WriteError : as `write`; or one of the files is that of the image. All older files stay as they were
     """
     if isinstance(labels, BlockArray):
-        raise WriteError(
-            f"{Path(path).name!r} was asked for each object of {labels.nbytes / 2**30:.1f} GiB of labels; expected one .ome.zarr"
-        )
+        _check_holds_large(Path(path), labels.nbytes, each=True)
     array = _smallest_unsigned(np.asarray(labels))
     ids = [int(label) for label in np.unique(array) if label]
     paths = object_paths(path, ids)
@@ -378,6 +398,13 @@ def object_paths(path: Path | str, ids: Sequence[int]) -> tuple[Path, ...]:
     path = Path(path)
     length, width = len(path.name) - len(_extension(path) or ""), len(str(max(ids, default=0)))
     return tuple(path.with_name(f"{path.name[:length]}_{label:0{width}}{path.name[length:]}") for label in ids)
+
+
+def _number_in(name: Path, path: Path) -> int | None:
+    """The object for which `object_paths` of ``path`` gives ``name``; None if it does for none."""
+    length, own = len(path.name) - len(_extension(path) or ""), Path(os.path.realpath(name))
+    found = re.fullmatch(re.escape(path.name[:length]) + r"_(\d+)" + re.escape(path.name[length:]), own.name)
+    return int(found[1]) if found and Path(os.path.realpath(path)).parent == own.parent else None
 
 
 def save_image(path: Path | str, image: Image) -> Path:
@@ -551,13 +578,10 @@ def _beside(
         return path
 
     target = _target(path)
-    extension = _extension(target) or _extension(path) or ""
-    temporary = target.with_name(f".{target.name[: len(target.name) - len(extension)]}.{secrets.token_hex(4)}{extension}")
-    aside = temporary.with_name(f"{temporary.name}.old")
+    temporary, aside = _temporaries(target, path)
     try:
         with in_one_sentence():
-            if target.exists() and not os.access(target, os.W_OK):
-                raise PermissionError(errno.EACCES, "is write-protected")
+            _check_replaceable(target)
             save(temporary, checked)
             del save  # and with it the array: others may be written before this one is put in its place
             for written in (temporary, *temporary.rglob("*")):
@@ -565,21 +589,38 @@ def _beside(
             checked()
         yield put
     finally:
-        if aside.exists() and not target.exists():
+        if os.path.exists(aside) and not os.path.exists(target):
             os.replace(aside, target)
         for left in (temporary, aside):
-            if left.is_dir():
+            if os.path.isdir(left):
                 shutil.rmtree(left, ignore_errors=True)
             else:
-                left.unlink(missing_ok=True)
+                with suppress(OSError):
+                    left.unlink(missing_ok=True)
+
+
+def _temporaries(target: Path, path: Path) -> tuple[Path, Path]:
+    """Where it is written before it takes the place of ``target``, and where what was there waits meanwhile; the names are short."""
+    token = secrets.token_hex(8)
+    return target.with_name(f".{token}{_extension(target) or _extension(path) or ''}"), target.with_name(f".{token}.old")
+
+
+def _check_replaceable(target: Path) -> None:
+    """OSError if nothing can have this name, or what has it is write-protected."""
+    try:
+        target.lstat()
+    except FileNotFoundError:
+        return
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "is write-protected")
 
 
 def _target(path: Path) -> Path:
     """What a path means, if that may be replaced."""
     target = Path(os.path.realpath(path))
-    if target.is_dir() and _extension(path) not in _FOLDERS:
+    if os.path.isdir(target) and _extension(path) not in _FOLDERS:
         raise WriteError(f"{path.name!r} is a folder; expected the name of a file")
-    if target.exists() and _extension(path) in _FOLDERS and not _ZARR.codec.is_own(target):
+    if os.path.exists(target) and _extension(path) in _FOLDERS and not _ZARR.codec.is_own(target):
         raise WriteError(f"{path.name!r} is there and was not written by this program; expected a name that is free")
     return target
 
