@@ -124,6 +124,17 @@ def test_an_example_without_objects_says_nothing():
         find(Image(picture[None]), [Example("a", Image(picture[None]), np.zeros_like(labels))])
 
 
+@pytest.mark.parametrize("odd", [np.inf, -np.inf, np.nan])
+def test_voxels_without_a_number_do_not_matter(odd):
+    picture, labels = scene()
+    spoilt = 1000 + picture.astype(np.float64)
+    spoilt[:2, :3] = odd
+    for image, example in ((spoilt, 1000 + picture), (1000 + picture, spoilt), (spoilt, spoilt)):
+        found = find(Image(image[None]), [Example("itself", Image(example[None]), labels)])
+        assert hits(found, labels) == [True, True]
+        assert min(found.likeness.values()) > 0.9
+
+
 def test_constant_images_are_no_fault():
     picture, labels = scene()
     found = find(Image(np.ones_like(picture)[None]), [Example("a", Image(picture[None]), labels)])

@@ -536,7 +536,18 @@ def test_accept_makes_a_lesson_of_every_clicked_plane_that_holds_the_object():
     assert not first.mask[:, :4].any()
     assert [click.voxel for click in first.clicks] == [(5, 4), (6, 4)]
     assert (first.image_slice.data == VOLUME.data[:, 2]).all()
-    assert first.case == "volume"
+    assert first.case == second.case
+
+
+def test_lessons_of_images_that_are_called_the_same_are_told_apart():
+    cases = []
+    for image in (VOLUME, Image(VOLUME.data[:, ::-1], name=VOLUME.name), Image(VOLUME.data.copy(), name="elsewhere")):
+        session = Session(image, DiskSegmenter(4.0), FakePolicy(0, 0.5))
+        session.add(Click((2, 5, 4)))
+        session.accept(learn=False)
+        cases.append(session.pending[0].case)
+    assert cases[0] != cases[1]
+    assert cases[0] == cases[2], "it is the same image, whatever it is called"
 
 
 @pytest.mark.parametrize("learn", [True, False])

@@ -240,6 +240,19 @@ def test_a_constant_window_is_zero_and_a_nearly_constant_one_stays_finite():
     assert bool(torch.isfinite(standardise(pixels)).all())
 
 
+@pytest.mark.parametrize(("gain", "offset"), [(1.0, 1e12), (1e-60, 0.0), (1e-310, 0.0), (1e36, 0.0), (1e300, 0.0), (-1e305, 1e306)])
+@pytest.mark.parametrize("window", [Box(0, 0, 40, 40), Box(-10, 5, 50, 65), Box(8, 8, 20, 20)])
+def test_numbers_beyond_float32_look_as_any_others(gain, offset, window):
+    pixels = np.random.default_rng(0).random((1, 40, 44))
+    seen = standardise(cut(np.sign(gain) * pixels, window, 32))
+    torch.testing.assert_close(standardise(cut(pixels * gain + offset, window, 32)), seen, atol=5e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e300, -1e-300, 7.0])
+def test_a_part_without_contrast_has_none(value):
+    assert (standardise(cut(np.full((1, 40, 44), value), Box(0, 0, 40, 40), 32)) == 0).all()
+
+
 @many
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2.0, 257.0, 1 / 64, 1e-9, 1e25]), st.sampled_from([0.0, -1024.0, 4096.0]))
 def test_brightness_and_contrast_do_not_matter(seed, gain, offset):

@@ -25,7 +25,7 @@ from skimage.feature import match_template
 
 from napari_apprentice.blocks import is_large
 from napari_apprentice.shapes import deepest
-from napari_apprentice.types import Click, Image, SessionError
+from napari_apprentice.types import Click, Image, SessionError, finite
 
 __all__ = ["Example", "Found", "find"]
 
@@ -139,10 +139,18 @@ def _find(image: Image, example: Example, axis: int, in_all: bool) -> Found:
 
 def _coarse(image: Image) -> tuple[Grey, tuple[int, ...]]:
     """A grey copy, means over blocks, and how many voxels a block has along every axis."""
-    grey = np.asarray(image.data).mean(axis=0, dtype=np.float32)
+    grey = _grey(image)
     step = tuple(max(1, math.ceil(size / _SIDE[image.ndim])) for size in image.shape)
-    smooth = ndimage.uniform_filter(np.nan_to_num(grey), step) if max(step) > 1 else np.nan_to_num(grey)
+    smooth = ndimage.uniform_filter(grey, step) if max(step) > 1 else grey
     return smooth[_middles(image.shape, step)], step
+
+
+def _grey(image: Image) -> Grey:
+    """(S) the mean of the channels, about 0: correlations by sums of squares in float32 are wrong far from there."""
+    grey: npt.NDArray[np.float64] = finite(np.asarray(image.data)).mean(axis=0, dtype=np.float64)
+    grey -= grey.mean()
+    grey /= max(grey.max(), -grey.min()) or 1.0
+    return grey.astype(np.float32)
 
 
 def _middles(shape: Sequence[int], step: Sequence[int]) -> tuple[slice, ...]:
@@ -152,7 +160,7 @@ def _middles(shape: Sequence[int], step: Sequence[int]) -> tuple[slice, ...]:
 def _laid_over(image: Image, step: tuple[int, ...], shape: tuple[int, ...], example: Example) -> tuple[Grey, npt.NDArray[Any]]:
     """Grey values and labels of the example on the coarse grid of the image, the centres of both on each other in the world."""
     n, other = image.ndim, example.image
-    grey = np.nan_to_num(np.asarray(other.data).mean(axis=0, dtype=np.float32))
+    grey = _grey(other)
     matrix = np.linalg.solve(other.affine[:n, :n], image.affine[:n, :n])
     centre, own = (np.array(other.shape) - 1) / 2, (np.array(image.shape) - 1) / 2
     starts = np.array([side.start for side in _middles(image.shape, step)])

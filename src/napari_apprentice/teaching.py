@@ -18,7 +18,7 @@ import numpy as np
 from napari_apprentice.checkpoints import Checkpoints, SnapshotStore
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.history import History, State
-from napari_apprentice.journal import Event
+from napari_apprentice.journal import Event, fingerprint
 from napari_apprentice.labelmap import LabelMap
 from napari_apprentice.painting import implied, only_crossed, previous_answer
 from napari_apprentice.types import (
@@ -45,15 +45,15 @@ def lessons_of(image: Image, labels: LabelMap, state: State) -> tuple[Lesson, ..
 
     A plane without contrast is none: one may paint there, but the model has nothing to look at.
     """
-    lessons = []
+    lessons, case = [], fingerprint(image)  # images in folders of patients are often called the same
     for plane in state.worked_in:
         ids = labels.plane(plane)
         mask, others = ids == state.label, (ids != 0) & (ids != state.label)
         if mask.any():
             first = iou(state.firsts[plane].mask & ~others, mask) if plane in state.firsts else math.nan
             with suppress(ImageError):
-                clicks, name = state.clicks_in(plane), image.name
-                lessons.append(Lesson(image.slice(plane), clicks, mask, name, state.label, first, others, state.kind))
+                clicks = state.clicks_in(plane)
+                lessons.append(Lesson(image.slice(plane), clicks, mask, case, state.label, first, others, state.kind))
     return tuple(lessons)
 
 

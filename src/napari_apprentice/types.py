@@ -66,6 +66,7 @@ __all__ = [
     "User",
     "WeightsError",
     "WriteError",
+    "finite",
     "invertible",
     "outcome",
 ]
@@ -287,17 +288,24 @@ class Image:
             data = self.data[tuple(where)]
             spacing = tuple(s for a, s in enumerate(self.spacing) if a != axis)
         array = np.asarray(data)
-        finite = np.isfinite(array)
-        if not finite.any():
+        if not np.isfinite(array).any():
             raise ImageError(f"slice {index} of {self.name!r} holds NaN or infinite values only; expected some finite numbers")
-        if not finite.all():
-            low, high = array[finite].min(), array[finite].max()
-            array = np.nan_to_num(array, nan=low, neginf=low, posinf=high)
+        array = finite(array)
         if array.min() == array.max():
             raise ImageError(
                 f"slice {index} of {self.name!r} is constant (every value is {array.flat[0]}); expected an image with some contrast"
             )
         return ImageSlice(array, (float(spacing[0]), float(spacing[1])), plane, (self._token, plane))
+
+
+def finite(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """``array`` with its lowest number for NaN and -inf, and its highest for inf; zeros where it has no number."""
+    known = np.isfinite(array)
+    if known.all():
+        return array
+    low, high = (array[known].min(), array[known].max()) if known.any() else (0, 0)
+    found: npt.NDArray[Any] = np.nan_to_num(array, nan=low, neginf=low, posinf=high)
+    return found
 
 
 def invertible(matrix: npt.NDArray[np.float64]) -> bool:
@@ -427,7 +435,7 @@ class Lesson:
     image_slice : the pixels
     clicks : the 2D clicks that led there, in order
     mask : (H, W) bool, the accepted mask
-    case : name of the image it came from
+    case : tells the image that it came from from others
     label : id of the object; 0 where there is none
     first_iou : IoU of the model's answer to the first click with the mask, outside of other objects; NaN where it did not begin with a
         click on nothing

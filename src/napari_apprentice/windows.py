@@ -36,15 +36,15 @@ def inside(window: Box, shape: tuple[int, int]) -> Box:
 def cut(data: npt.NDArray[Any], window: Box, size: int, fill: float | None = None) -> Tensor:
     """(C, size, size) float32: the window of ``data`` (C, H, W), smoothed where it shrinks.
 
-    Beyond the slice stands ``fill``, or the mean of the window's inner part. Work and memory follow ``size``, not the window: a window
+    Beyond the slice stands ``fill``, or the mean of the window's inner part; without ``fill``, values that float32 cannot tell apart are
+    brought to 0..1. Work and memory follow ``size``, not the window: a window
     more than four times as large is thinned out before it is smoothed.
     """
     part = inside(window, (data.shape[1], data.shape[2]))
     side = window.bottom - window.top
     step = max(side // (4 * size), 1)
-    pixels = torch.from_numpy(
-        np.ascontiguousarray(data[:, part.top : part.bottom : step, part.left : part.right : step]).astype(np.float32)
-    )
+    values = np.ascontiguousarray(data[:, part.top : part.bottom : step, part.left : part.right : step])
+    pixels = torch.from_numpy(values.astype(np.float32) if fill is not None or _fits(values) else _unit(values))
     pad = (part.left - window.left, window.right - part.right, part.top - window.top, window.bottom - part.bottom)
     if any(pad):
         pad = tuple(round(p / step) for p in pad)  # type: ignore[assignment]
@@ -53,12 +53,38 @@ def cut(data: npt.NDArray[Any], window: Box, size: int, fill: float | None = Non
     return F.interpolate(pixels[None], size=(size, size), mode="bilinear", align_corners=False, antialias=shrinks)[0]
 
 
+def _fits(values: npt.NDArray[Any]) -> bool:
+    """Whether float32 tells the values apart, and can add them up."""
+    if values.dtype.itemsize <= 2:
+        return True
+    low, high = float(values.min()), float(values.max())
+    largest = max(abs(low), abs(high))
+    return largest < _LARGE and (high == low or high - low > max(_FINE * largest, 1 / _LARGE))
+
+
+_LARGE, _FINE = 1e30, 1e-3
+_ROUNDED = 1e-6  # of a value, by which resampling may miss it
+
+
+def _unit(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """The values brought to 0..1."""
+    exact = values / (np.abs(values).max() or 1)
+    low, high = exact.min(), exact.max()
+    unit: npt.NDArray[np.float32] = ((exact - low) / (high - low or 1)).astype(np.float32)
+    return unit
+
+
 def standardise(pixels: Tensor) -> Tensor:
-    """(3, h, w): clipped to the middle 99 %, zero mean and unit variance over all channels together; grey is repeated to three channels."""
+    """(3, h, w): clipped to the middle 99 %, zero mean and unit variance over all channels together; grey is repeated to three channels.
+
+    Zeros where there is no contrast.
+    """
     sample = pixels[:, ::3, ::3].flatten()
     low, high = torch.quantile(sample, torch.tensor([0.005, 0.995])).tolist()
     if high <= low:
         low, high = float(pixels.min()), float(pixels.max())
+    if high - low <= _ROUNDED * max(abs(low), abs(high)):
+        return torch.zeros_like(pixels).expand(3, -1, -1)
     # Brought to 0..1 first: neither the unit (diffusion in m²/s is about 1e-9) nor a large offset may cost precision.
     pixels = (pixels.clamp(low, high) - low) / ((high - low) or 1.0)
     pixels = (pixels - pixels.mean()) / pixels.std().clamp_min(1e-6)
