@@ -1308,6 +1308,15 @@ def test_a_place_without_permission_is_known_beforehand(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["labels.tif"]
 
 
+@pytest.mark.parametrize("extension", [".png", ".jpg"])
+def test_a_picture_of_any_size_is_read(tmp_path, monkeypatch, extension):
+    path, pixels = tmp_path / f"slide{extension}", np.indices((50, 60)).sum(axis=0).astype(np.uint8)
+    PIL.Image.fromarray(pixels).save(path)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    check_image(path)
+    assert np.abs(read(path).data[0].astype(int) - pixels).max() <= (0 if extension == ".png" else 4)
+
+
 def test_a_name_that_the_disk_takes_is_written_whatever_its_length(tmp_path):
     image = Image(np.arange(35).reshape(1, 5, 7))
     longest = tmp_path / f"{'x' * 251}.tif"

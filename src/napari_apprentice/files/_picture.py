@@ -12,6 +12,8 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import PIL.Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from napari_apprentice.files._content import Content, RefusedError, Source, Watched, chosen_time, details_of
 from napari_apprentice.files._lengths import is_print_density
@@ -46,14 +48,14 @@ def begins(head: bytes, path: Path) -> bool:
 
 def check(path: Path) -> None:
     """Look at the header, and of a PNG at the checksums."""
-    with PIL.Image.open(path, formats=("PNG", "JPEG")) as picture:
+    with _opened(path) as picture:
         picture.verify()
 
 
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
     """Read a PNG or JPEG file."""
     chosen_time(1, time)
-    with _large_blocks(), PIL.Image.open(path, formats=("PNG", "JPEG")) as picture:
+    with _large_blocks(), _opened(path) as picture:
         is_png = picture.format == "PNG"
         density = picture.info.get("dpi")
         tags = _Tags((float(density[0]), float(density[1])) if density else None, int(picture.getexif().get(_ORIENTATION, 1)))
@@ -83,11 +85,18 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_
         picture.save(file, format="PNG", **({"dpi": tags.density} if tags.density else {}), **({"exif": exif} if len(exif) else {}))
 
 
+def _opened(path: Path) -> PIL.Image.Image:
+    """A picture of any size: Pillow's own way to open one refuses what a slide scanner makes, as a guard for servers."""
+    with path.open("rb") as file:
+        is_png = file.read(len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
+    return PngImageFile(path) if is_png else JpegImageFile(path)
+
+
 def _pixels(path: Path, picture: PIL.Image.Image) -> npt.NDArray[Any]:
     """(rows, cols) or (rows, cols, samples): what the picture looks like."""
     bits, colour_type = _png_header(path)
     if bits == 16 and colour_type in (2, 4, 6):
-        with PIL.Image.open(path) as unread:
+        with _opened(path) as unread:
             unread.verify()  # the checksums, too
         deep: npt.NDArray[Any] = imagecodecs.png_decode(path.read_bytes())
         return deep
