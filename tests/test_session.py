@@ -1295,6 +1295,19 @@ def test_learning_that_is_left_alone_for_good_or_fails_leaves_the_model_in_force
     assert observed(session) == before
 
 
+def test_after_a_crash_before_learning_the_first_answers_are_known(tmp_path):
+    session = journaled(tmp_path, FakePolicy(0, 0.5), FakeStore())
+    session.add(Click((2, 5, 5)))
+    session.accept()
+    session.add(Click((3, 9, 8)))
+    session.accept(learn=False)
+    again = resume(left_behind(tmp_path), VOLUME, DiskSegmenter(2.0), FakePolicy(0, 0.5), FakeStore())
+    assert observed(again) == observed(session)
+    first = [lesson.first_iou for lesson in again.pending]
+    assert first == [lesson.first_iou for lesson in session.pending]
+    assert not np.isnan(first).any()
+
+
 def test_what_no_model_was_asked_for_can_be_undone_after_resuming(tmp_path):
     session = journaled(tmp_path, CountingPolicy(), FakeStore())
     session.add(Click((2, 5, 5)))

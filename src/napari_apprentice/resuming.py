@@ -208,11 +208,15 @@ def _repeat_learning(ledger: Ledger, event: Event, load: Load | None) -> None:
 
 
 def _known_model(entries: Sequence[Entry], load: Load, untaught: Any) -> tuple[int, Any]:
-    """The newest position between two objects at which the model is on the disk, and that model; None if it is as at the start."""
-    between, clicked = [0], False
+    """The newest position between two objects at which the model is on the disk, and that model; None if it is as at the start.
+
+    No lesson waits there: what the model said first, which is part of it, only the model can say again.
+    """
+    between, clicked, waits = [0], False, False
     for position, entry in enumerate(entries, start=1):
         clicked = entry.action.kind == "add" or (clicked and entry.action.kind in _BESIDE)
-        if not clicked:
+        waits = entry.learn is None and (waits or entry.action.kind == "accept")
+        if not (clicked or waits):
             between.append(position)
     for position in reversed(between):
         for entry in reversed(entries[:position]):
