@@ -601,8 +601,12 @@ def _beside(
 
 def _temporaries(target: Path, path: Path) -> tuple[Path, Path]:
     """Where it is written before it takes the place of ``target``, and where what was there waits meanwhile; the names are short."""
-    token = secrets.token_hex(8)
-    return target.with_name(f".{token}{_extension(target) or _extension(path) or ''}"), target.with_name(f".{token}.old")
+    extension = _extension(target) or _extension(path) or ""
+    name = f".{target.name[: len(target.name) - len(extension)][:_RECOGNISED]}.{secrets.token_hex(4)}"
+    return target.with_name(f"{name}{extension}"), target.with_name(f"{name}.old")
+
+
+_RECOGNISED = 40  # characters of a name by which people know what was left by a program that was killed
 
 
 def _check_replaceable(target: Path) -> None:
