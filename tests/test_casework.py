@@ -22,6 +22,7 @@ from napari_apprentice import casework, files
 from napari_apprentice.casework import Model, Plan, fresh_session, publish_model, release, run_case
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_this_machine
+from napari_apprentice.expectation import expected_of_answer
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.legend import read_legend
@@ -161,8 +162,9 @@ def test_the_report_says_what_was_done(project):
     first, second = report["objects"]
     assert (first["label"], first["clicks"], first["name"]) == (2, 2, "")
     assert (second["label"], second["clicks"], second["name"]) == (5, 1, "cup")
-    assert [one["slices"] for one in report["objects"]] == 2 * [[{"axis": 0, "index": 0, "expected_error": 0.0}]]
-    assert report["expected_error"] == project.status("eye_1").expected_error == 0.0
+    once = expected_of_answer(1.0, 1, found=False)  # of a network that is sure of itself, and nobody has looked
+    assert [one["slices"] for one in report["objects"]] == [[{"axis": 0, "index": 0, "expected_error": e}] for e in (0.0, once)]
+    assert report["expected_error"] == project.status("eye_1").expected_error == once > 0.3
     assert [row["voxels"] for row in report["table"]] == [int((labels == label).sum()) for label in (2, 5)]
     assert (project.folder / "labels" / "eye_1_labels.tsv").read_text().splitlines()[1].startswith("5\tcup")
 
@@ -173,7 +175,8 @@ def test_the_table_has_the_objects_of_all_cases_that_are_done(project):
     assert [(row["case"], row["label"], row["class"], row["clicks"], row["active_s"]) for row in rows] == [
         (name, label, kind, clicks, 0.0) for name in ("eye_0", "eye_2") for label, kind, clicks in ((2, "", 2), (5, "cup", 1))
     ]
-    assert all(row["done_by"] == "run" and row["expected_error"] == 0.0 for row in rows)
+    assert {row["done_by"] for row in rows} == {"run"}
+    assert [row["expected_error"] for row in rows] == 2 * [0.0, expected_of_answer(1.0, 1, found=False)]
     project.report_path("eye_0").write_text("{")
     with pytest.raises(ReadError, match=r"eye_0\.json cannot be read"):
         cohort_table(project)
@@ -459,7 +462,10 @@ def test_an_object_that_is_not_found_is_the_worst_there_is(project):
     run(project, Plan(PLAN.build, FakePolicy(0, 0)), ["eye_0"])
     assert project.status("eye_0").reason == "object 4 was not found"
     assert project.status("eye_0").expected_error == 1.0
-    assert [(one["label"], one["expected_error"]) for one in report_of(project, "eye_0")["objects"]] == [(1, 0.0), (4, 1.0)]
+    assert [(one["label"], one["expected_error"]) for one in report_of(project, "eye_0")["objects"]] == [
+        (1, expected_of_answer(1.0, 1, found=False)),
+        (4, 1.0),
+    ]
 
 
 def test_cases_that_nobody_works_on_wait_again(project):
@@ -625,6 +631,7 @@ def test_objects_of_volumes_are_carried_through_the_slices(volume, tmp_path, pro
     assert told == sorted(told)
     np.testing.assert_allclose(files.read(project.folder / "labels" / "scan_labels.nii.gz").affine, files.read(volume).affine)
     expected = [one["expected_error"] for one in report["objects"][0]["slices"]]
+    assert min(expected) == expected_of_answer(1.0, 1, found=False), "what is carried from there is no better"
     assert math.isclose(report["expected_error"], sum(expected) / len(expected))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_apprentice.expectation import Ending, Signs, expected_error, expected_to_go_on
+from napari_apprentice.expectation import Ending, Signs, expected_error, expected_of_answer, expected_to_go_on
 
 SIGNS = st.builds(Signs, *[st.floats(0, 3)] * len(Signs._fields))
 
@@ -48,3 +50,15 @@ def test_what_speaks_for_the_end_of_an_object_makes_it_less_likely_that_it_goes_
 def test_a_large_mask_that_the_network_believes_in_has_hardly_ended_and_a_shrunken_doubted_one_has():
     assert expected_to_go_on(Ending(passed=0, shrunk=1.0, doubted=0.05)) > 0.7
     assert expected_to_go_on(Ending(passed=6, shrunk=5.0, doubted=0.4)) < 0.1
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 20), st.booleans())
+def test_of_an_answer_it_is_a_share_that_falls_with_what_the_network_thinks_of_it(score, other, clicks, found):
+    low, high = sorted([score, other])
+    assert 0 <= expected_of_answer(high, clicks, found=found) <= expected_of_answer(low, clicks, found=found) <= 1
+    assert math.isnan(expected_of_answer(math.nan, clicks, found=found))
+
+
+def test_a_single_click_is_believed_less_than_several_and_one_that_was_found_least():
+    several, pointed, found = (expected_of_answer(0.9, clicks, found=found) for clicks, found in ((2, True), (1, False), (1, True)))
+    assert several < pointed < found

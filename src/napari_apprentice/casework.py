@@ -17,6 +17,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from napari_apprentice.checkpoints import SnapshotStore
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
 from napari_apprentice.examples import Example, Found, find
+from napari_apprentice.expectation import expected_of_answer
 from napari_apprentice.journal import JOURNAL_NAME, Event, Journal
 from napari_apprentice.outcomes import Finished, finish
 from napari_apprentice.projects import Project, Status, open_project
@@ -250,7 +252,7 @@ def _run(project: Project, name: str, plan: Plan, model: Model, start: Version |
     try:
         if plan.model is not None:
             _shared(folder / "model-000000.checkpoint", project.folder / "models" / plan.model)
-        errors = _clicked(session, events, apart=found is not None)
+        errors = _clicked(session, events, found=found is not None)
         warnings = tuple(filter(None, (files.unstated_spacing(image), *(found.warnings if found else ()))))
         if settings.propagate and image.ndim == 3:
             warnings += _carried(session, tuple(errors), settings.axis)
@@ -332,20 +334,22 @@ def _read_example(name: str, image: Path, labels: Path, changed_ns: int) -> Exam
     return Example(name, read, files.read_labels(labels, like=read))
 
 
-def _clicked(session: Session, events: Sequence[Event], *, apart: bool) -> dict[int, dict[Plane, float]]:
+def _clicked(session: Session, events: Sequence[Event], *, found: bool) -> dict[int, dict[Plane, float]]:
     """Do clicks and what belongs to them; the expected error of the answers, by object and plane.
 
-    With ``apart``, an answer that takes a place where another object is to be clicked in is told that this is not its own.
+    Where the clicks were ``found``, an answer that takes a place where another object is to be clicked in is told that this is not its own.
     """
     errors: dict[int, dict[Plane, float]] = {}
     for event in events:
         if event.kind != "name" and event.label != session.label:
             session.select(event.label)
         replay(session, [event])
-        if apart:
+        if found:
             _told_apart(session, event, events)
         if event.kind != "name":
-            errors.setdefault(event.label, {}).update({plane: 1 - answer.score for plane, answer in session.predictions.items()})
+            clicks = Counter(click.plane for click in session.clicks)
+            expected = {p: expected_of_answer(answer.score, clicks[p], found=found) for p, answer in session.predictions.items()}
+            errors.setdefault(event.label, {}).update(expected)
     return errors
 
 

@@ -1,7 +1,9 @@
-"""How wrong a slice is expected to be that propagation filled, or left empty: logistic functions of the signs that were noticed on the way.
+"""How wrong an answer is expected to be that nobody has looked at.
 
-The weights were fitted to propagations of the training volumes by ``benchmarks/propagation_errors.py``; see
-``docs/decisions/0011-propagation.md``.
+- A slice that propagation filled, or left empty: logistic functions of the signs that were noticed on the way. The weights were fitted to
+  propagations of the training volumes by ``benchmarks/propagation_errors.py``; see ``docs/decisions/0011-propagation.md``.
+- The answer to a single click: a straight line of the IoU that the network gives itself, which is far too sure there. Fitted to training
+  cases; see ``docs/decisions/0018-what-runs-expect.md``.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-__all__ = ["Ending", "Signs", "expected_error", "expected_to_go_on"]
+__all__ = ["Ending", "Signs", "expected_error", "expected_of_answer", "expected_to_go_on"]
 
 
 class Signs(NamedTuple):
@@ -72,6 +74,22 @@ def expected_to_go_on(ending: Ending) -> float:
     """Probability that the object is there all the same, 0 to 1: the error that is expected of leaving the slice empty."""
     signs = math.log1p(ending.passed), math.log(ending.shrunk), ending.doubted
     return _logistic(_GOING_ON - sum(weight * sign for weight, sign in zip(_AGAINST, signs, strict=True)))
+
+
+_POINTED = 0.24, 0.40  # slope and offset of the real IoU, where a person clicked once
+_FOUND = 0.78, -0.32  # where an accepted case suggested the click, which may be in the wrong place
+
+
+def expected_of_answer(score: float, clicks: int, *, found: bool) -> float:
+    """1 - IoU, 0 to 1, of the answer to so many clicks; NaN for a network that does not judge itself.
+
+    Parameters
+    ----------
+    score : the IoU that the network gives itself, 0 to 1
+    found : an accepted case suggested where to click
+    """
+    slope, offset = (_FOUND if found else _POINTED) if clicks == 1 else (1.0, 0.0)
+    return math.nan if math.isnan(score) else 1 - min(max(slope * score + offset, 0.0), 1.0)
 
 
 def _logistic(told: float) -> float:

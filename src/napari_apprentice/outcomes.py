@@ -144,10 +144,15 @@ def _slices(errors: Mapping[Plane, float]) -> list[dict[str, float]]:
 
 
 def _errors(session: Session, known: Finished) -> dict[int, dict[Plane, float]]:
-    """Expected error of every slice that is not somebody's, by object and plane: of those clicked in by a run, and of carried ones."""
-    errors = {label: {plane: error for plane, error in slices.items() if not math.isnan(error)} for label, slices in known.errors.items()}
+    """Expected error of every slice that is not somebody's, by object and plane: of those clicked in by a run, and of carried ones.
+
+    What is carried from slices that nobody has looked at is wrong as they are, and on the way.
+    """
+    clicked = {label: {plane: error for plane, error in slices.items() if not math.isnan(error)} for label, slices in known.errors.items()}
+    errors = {label: dict(slices) for label, slices in clicked.items()}
     for doubt in session.doubtful():
-        errors.setdefault(doubt.label, {})[doubt.plane] = doubt.error
+        begun = _mean(clicked[doubt.label].values()) if clicked.get(doubt.label) else 0.0
+        errors.setdefault(doubt.label, {})[doubt.plane] = 1 - (1 - begun) * (1 - doubt.error)
     return errors
 
 
