@@ -5,7 +5,7 @@
 
 Robot `centre` clicks on every object; after 1, 3 and 5 clicks the probabilities are compared with the truth. With ``--fit``, a temperature
 and a straight line for the predicted IoU are fitted to the held-out cases of training sets, and what they would change is told; the program
-uses neither.
+uses the line after one click alone, for what runs tell of their answers (`expectation`).
 """
 
 from __future__ import annotations
@@ -243,7 +243,8 @@ def correction(fits: Mapping[int, Fit], fitted: Sequence[Observation]) -> list[s
         line |= {key: f"{pixels[key]} → {pixels[f'{key} at T']}" for key in ("ECE", "ECE of foreground", "NLL")}
         lines.append(line | {f"{key} of IoU": f"{scores[key]} → {scores[f'{key} by line']}" for key in ("ECE", "error")})
     words = [
-        f"Fitted to {len(fitted) // len(CLICKS)} objects of the held-out cases of {names}; the program does not use it.",
+        f"Fitted to {len(fitted) // len(CLICKS)} objects of the held-out cases of {names};",
+        "of it the program uses the line after one click, for what runs tell.",
         "T is the temperature by which logits are divided, which changes no mask; the line gives the IoU that is likely, within 0 and 1.",
         "The figures are those of these objects, before → after. In the tables below, `at T` and `by line` take the T and the line of",
         "the same number of clicks.",

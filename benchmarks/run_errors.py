@@ -118,7 +118,7 @@ def main() -> None:
         [
             "# What runs expect",
             "",
-            "Written by `python benchmarks/run_errors.py`.",
+            "Written by `python benchmarks/run_errors.py --fit TRAINING_SET_DIR ... --on SET_DIR ... --markdown docs/runs.md`.",
             "",
             *host,
             f"- {options.pairs} pairs of cases a set, drawn with seed 0: the true objects of one case say where to click in the other, one",

@@ -56,7 +56,8 @@ def on_this_machine(folder: Path, names: Sequence[str], plan: Plan, *, jobs: int
                 yield from (future.result() for future in done)
         except BrokenProcessPool as error:
             raise SessionError(
-                "one of the processes died, perhaps for want of memory; expected fewer --jobs (what is done stays done)"
+                "one of the processes died, perhaps for want of memory, or the script that began them has no `if __name__ == '__main__':`; "
+                "expected fewer jobs, or that line (what is done stays done)"
             ) from error
         except BaseException:
             for process in set(multiprocessing.active_children()) - others:

@@ -194,7 +194,8 @@ def run_project(
     names : of the cases; by default all
     clicks : one click file for all, or a folder with ``<case>.json`` for each. Cases without one are clicked in where the newest cases
         that were done by hand suggest it, see `examples`
-    jobs, threads : processes on this machine, and threads of each
+    jobs, threads : processes on this machine, and threads of each; a script that wants several processes asks for them under
+        ``if __name__ == "__main__":``
     scheduler : address of a Dask cluster that does it instead
     device : "auto", "cpu", "cuda" or "mps"
     again : cases that a run has done, too
