@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 from PIL import Image as Picture
 
 from napari_apprentice import casework, files
-from napari_apprentice.casework import Model, Plan, fresh_session, publish_model, release, run_case
+from napari_apprentice.casework import Model, Plan, fresh_session, publish_model, release, run_case, tried_on_each_other
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_this_machine
 from napari_apprentice.expectation import expected_of_answer
@@ -569,6 +570,24 @@ def bright(tmp_path):
         images.append(tmp_path / f"{name}.png")
         Picture.fromarray(picture.clip(0, 255).astype(np.uint8)).save(images[-1])
     return create_project(tmp_path / "project", Settings("eyes"), images), truths
+
+
+def test_accepted_cases_say_how_right_suggested_clicks_are_in_this_study(bright):
+    project, truths = bright
+    plan = Plan(partial(Model, DiskSegmenter(8.0), FakeStore(), "d:0"), FakePolicy(0, 0), examples=("eye_0", "eye_1"))
+    do_by_hand(project, "eye_0", truths["eye_0"])
+    assert tried_on_each_other(project, replace(plan, examples=("eye_0",))) == 0.0
+    do_by_hand(project, "eye_1", truths["eye_1"])
+    better = tried_on_each_other(project, plan)
+    assert better > 0.05
+    run(project, plan, ["eye_2"])
+    run(project, replace(plan, better=better), ["eye_3"])
+    errors = [project.status(name).expected_error for name in ("eye_2", "eye_3")]
+    assert errors[0] - errors[1] == pytest.approx(better)
+    do_by_hand(project, "eye_1", np.roll(truths["eye_1"], 25, axis=1))  # something else lies where the first one suggests it
+    assert tried_on_each_other(project, plan) < 0
+    (project.folder / project.status("eye_1").labels).unlink()
+    assert tried_on_each_other(project, plan) == 0.0
 
 
 def test_an_example_that_was_corrected_is_read_again(bright):

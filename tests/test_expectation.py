@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_apprentice.expectation import Ending, Signs, expected_error, expected_of_answer, expected_to_go_on
+from napari_apprentice.expectation import Ending, Signs, expected_error, expected_of_answer, expected_to_go_on, hindsight
 
 SIGNS = st.builds(Signs, *[st.floats(0, 3)] * len(Signs._fields))
 
@@ -62,3 +62,16 @@ def test_of_an_answer_it_is_a_share_that_falls_with_what_the_network_thinks_of_i
 def test_a_single_click_is_believed_less_than_several_and_one_that_was_found_least():
     several, pointed, found = (expected_of_answer(0.9, clicks, found=found) for clicks, found in ((2, True), (1, False), (1, True)))
     assert several < pointed < found
+
+
+def test_what_was_right_in_this_study_is_believed_the_more_of_it_there_is():
+    assert hindsight([]) == 0.0
+    as_expected = 1 - expected_of_answer(0.8, 1, found=True)
+    assert hindsight([(0.8, as_expected)] * 9) == pytest.approx(0.0)
+    right = [hindsight([(0.8, 0.9)] * count) for count in (1, 5, 50, 5000)]
+    assert right == sorted(right)
+    assert expected_of_answer(0.8, 1, found=True, better=right[-1]) == pytest.approx(0.1, abs=1e-3)
+    assert hindsight([(0.8, 0.0)] * 50) < 0
+    assert hindsight([(math.nan, 0.9)]) == 0.0
+    assert expected_of_answer(0.8, 1, found=False, better=0.3) == expected_of_answer(0.8, 1, found=False)
+    assert expected_of_answer(0.8, 2, found=True, better=0.3) == expected_of_answer(0.8, 2, found=True)

@@ -22,26 +22,31 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import permutations
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from napari_apprentice import files
 from napari_apprentice.checkpoints import SnapshotStore
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
 from napari_apprentice.examples import Example, Found, find
-from napari_apprentice.expectation import expected_of_answer
+from napari_apprentice.expectation import expected_of_answer, hindsight
 from napari_apprentice.journal import JOURNAL_NAME, Event, Journal
 from napari_apprentice.outcomes import Finished, finish
 from napari_apprentice.projects import Project, Status, open_project
 from napari_apprentice.replay import read_recording, replay
 from napari_apprentice.session import Session
+from napari_apprentice.shapes import overlap
 from napari_apprentice.types import (
     AdaptationPolicy,
     ApprenticeError,
     Image,
     InUseError,
     Plane,
+    Prompt,
     ReadError,
     Segmenter,
     SessionError,
@@ -58,6 +63,7 @@ __all__ = [
     "publish_model",
     "release",
     "run_case",
+    "tried_on_each_other",
 ]
 
 NEWEST_EXAMPLES = 3
@@ -86,6 +92,7 @@ class Plan:
     clicks : one click file for all cases, or a folder with one for each, ``<name>.json``; None for those of the project, or none
     examples : accepted cases, newest last
     again : cases that a run has done are done again; one with which that fails stays as it was
+    better : so much more right than elsewhere are clicks that the examples suggest, see `tried_on_each_other`
     """
 
     build: Callable[[], Model]
@@ -95,6 +102,7 @@ class Plan:
     clicks: Path | None = None
     examples: tuple[str, ...] = ()
     again: bool = False
+    better: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,29 @@ def _forget(project: Project, name: str, status: Status) -> None:
     """Remove the session of an earlier run, if there was one."""
     if status.session and status.by == "run":
         shutil.rmtree(project.session_folder(name, status.session), ignore_errors=True)
+
+
+def tried_on_each_other(project: Project, plan: Plan) -> float:
+    """What accepted cases say of clicks that one of them suggests in another one, see `expectation.hindsight`; 0 for less than two."""
+    model, start = _model(plan, project)
+    untaught, settings = model.segmenter.snapshot(), project.settings
+    if start is not None:
+        model.segmenter.restore(start.snapshot)
+    answers = []
+    try:
+        for name, other in permutations(plan.examples, 2):
+            with suppress(ApprenticeError):  # what is wrong with a case is told where it is needed
+                known = _example(project, name)
+                found = find(known.image, [_example(project, other)], settings.axis, in_all=not settings.propagate)
+                for label, click in found.clicks:
+                    prompt = Prompt((click.in_plane,), kind=settings.names.get(label, ""))
+                    answer = model.segmenter.predict(known.image.slice(click.plane), prompt)
+                    axis, index = click.plane
+                    truth = known.labels if known.image.ndim == 2 else np.take(known.labels, index, axis)
+                    answers.append((answer.score, overlap(answer.mask, truth == label)))
+    finally:
+        model.segmenter.restore(untaught)
+    return hindsight(answers)
 
 
 def release(project: Project) -> None:
@@ -252,7 +283,7 @@ def _run(project: Project, name: str, plan: Plan, model: Model, start: Version |
     try:
         if plan.model is not None:
             _shared(folder / "model-000000.checkpoint", project.folder / "models" / plan.model)
-        errors = _clicked(session, events, found=found is not None)
+        errors = _clicked(session, events, found=found is not None, better=plan.better)
         warnings = tuple(filter(None, (files.unstated_spacing(image), *(found.warnings if found else ()))))
         if settings.propagate and image.ndim == 3:
             warnings += _carried(session, tuple(errors), settings.axis)
@@ -334,7 +365,7 @@ def _read_example(name: str, image: Path, labels: Path, changed_ns: int) -> Exam
     return Example(name, read, files.read_labels(labels, like=read))
 
 
-def _clicked(session: Session, events: Sequence[Event], *, found: bool) -> dict[int, dict[Plane, float]]:
+def _clicked(session: Session, events: Sequence[Event], *, found: bool, better: float) -> dict[int, dict[Plane, float]]:
     """Do clicks and what belongs to them; the expected error of the answers, by object and plane.
 
     Where the clicks were ``found``, an answer that takes a place where another object is to be clicked in is told that this is not its own.
@@ -348,8 +379,9 @@ def _clicked(session: Session, events: Sequence[Event], *, found: bool) -> dict[
             _told_apart(session, event, events)
         if event.kind != "name":
             clicks = Counter(click.plane for click in session.clicks)
-            expected = {p: expected_of_answer(answer.score, clicks[p], found=found) for p, answer in session.predictions.items()}
-            errors.setdefault(event.label, {}).update(expected)
+            known = errors.setdefault(event.label, {})
+            for plane, answer in session.predictions.items():
+                known[plane] = expected_of_answer(answer.score, clicks[plane], found=found, better=better)
     return errors
 
 

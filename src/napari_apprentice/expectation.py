@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["Ending", "Signs", "expected_error", "expected_of_answer", "expected_to_go_on"]
+__all__ = ["Ending", "Signs", "expected_error", "expected_of_answer", "expected_to_go_on", "hindsight"]
 
 
 class Signs(NamedTuple):
@@ -80,16 +81,33 @@ _POINTED = 0.24, 0.40  # slope and offset of the real IoU, where a person clicke
 _FOUND = 0.78, -0.32  # where an accepted case suggested the click, which may be in the wrong place
 
 
-def expected_of_answer(score: float, clicks: int, *, found: bool) -> float:
+_BELIEF = 5  # answers of a study's own that weigh as much as all that is known of other images
+
+
+def expected_of_answer(score: float, clicks: int, *, found: bool, better: float = 0.0) -> float:
     """1 - IoU, 0 to 1, of the answer to so many clicks; NaN for a network that does not judge itself.
 
     Parameters
     ----------
     score : the IoU that the network gives itself, 0 to 1
     found : an accepted case suggested where to click
+    better : so much more right are such answers in this study, see `hindsight`
     """
     slope, offset = (_FOUND if found else _POINTED) if clicks == 1 else (1.0, 0.0)
+    if found and clicks == 1:
+        offset += better
     return math.nan if math.isnan(score) else 1 - min(max(slope * score + offset, 0.0), 1.0)
+
+
+def hindsight(answers: Iterable[tuple[float, float]]) -> float:
+    """How much more right than expected a study's own answers to single suggested clicks were; the fewer there are, the nearer to 0.
+
+    Parameters
+    ----------
+    answers : the IoU that the network gave itself, and the real one
+    """
+    surprises = [iou - 1 + expected_of_answer(score, 1, found=True) for score, iou in answers if not math.isnan(score)]
+    return sum(surprises) / (len(surprises) + _BELIEF)
 
 
 def _logistic(told: float) -> float:

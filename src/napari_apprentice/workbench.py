@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from napari_apprentice import assembly, files
-from napari_apprentice.casework import NEWEST_EXAMPLES, Model, Outcome, Plan, fresh_session, publish_model, release
+from napari_apprentice.casework import NEWEST_EXAMPLES, Model, Outcome, Plan, fresh_session, publish_model, release, tried_on_each_other
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
 from napari_apprentice.journal import JOURNAL_NAME, read_journal
@@ -226,6 +226,8 @@ def run_project(
             f"nothing says where to click in the cases of {project.folder.name!r}; expected a click file, or a case done by hand"
         )
     plan = Plan(build, policy, *record_of, given, tuple(examples[-NEWEST_EXAMPLES:]), again)
+    if given is None:
+        plan = replace(plan, better=tried_on_each_other(project, plan))
     chosen = [project[name].name for name in names] if names else [case.name for case in project.cases]
     try:
         if scheduler is None:
