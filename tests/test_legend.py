@@ -105,5 +105,6 @@ def test_another_table_beside_labels_without_names_stays(tmp_path):
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(ReadError, match="cannot be read"):
         read_legend(tmp_path / "nothing.tsv")
+    (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="cannot be written"):
-        write_legend(tmp_path / "nowhere" / "names.tsv", Legend())
+        write_legend(tmp_path / "file" / "names.tsv", Legend())

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from napari_apprentice.types import LabelsError, ReadError, WriteError
+from napari_apprentice.texts import write_text
+from napari_apprentice.types import LabelsError, ReadError
 
 __all__ = ["PALETTE", "Legend", "legend_path", "read_legend", "write_beside", "write_legend"]
 
@@ -119,12 +119,7 @@ def write_legend(path: Path | str, legend: Legend) -> Path:
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(_COLUMNS)
     writer.writerows((label, legend.names[label], legend.color(label)) for label in sorted(legend.names))
-    unfinished = path.with_name(f"{path.name}.new")
-    try:
-        unfinished.write_text(text.getvalue(), "utf-8")
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise WriteError(f"the names cannot be written to {path} ({error.strerror}); expected free space and permission") from error
+    write_text(path, text.getvalue())
     return path
 
 

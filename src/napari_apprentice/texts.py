@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -18,21 +20,33 @@ def counted(number: int, what: str) -> str:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a text file, and the folders that it lies in: after a crash at any moment it is the old one or the new one, whole.
+    r"""Write a text file, and the folders that it lies in: after a crash at any moment it is the old one or the new one, whole.
+
+    A symbolic link stays one, and a file keeps its permissions. Pipes, devices and the output of this process get the text as it comes.
+    What UTF-8 has no place for, as in names of files that are not in UTF-8, is written as an escape such as ``\udcff``.
 
     Raises
     ------
     WriteError : it cannot be written; the old one stays
     """
     path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    if own := {"/dev/stdout": sys.stdout, "/dev/stderr": sys.stderr}.get(str(path)):
+        print(text, end="", file=own, flush=True)
+        return
+    target = Path(os.path.realpath(path))
+    unfinished = target.with_name(f".{uuid.uuid4().hex}.unfinished")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8") as file:
+        if path.exists() and not path.is_file():
+            path.write_text(text, "utf-8", "backslashreplace")
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        if target.exists():
+            shutil.copymode(target, unfinished)
+        os.replace(unfinished, target)
     except OSError as error:
         raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
     finally:
