@@ -3,9 +3,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 
 import nibabel
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image as Picture
 
 from napari_apprentice import assembly, cli, demo, files, texts
+from napari_apprentice.cli import _arguments
 from napari_apprentice.cohorts import Cohort, cohorts
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
@@ -396,6 +399,32 @@ def test_benchmark_tells_what_it_could_not_do_before_it_measures(disks_set, tmp_
     assert "robot named 'left'" in refused(capsys, "benchmark", disks_set, "--robot", "centre,left")
     weights = ("--weights", f"a={tmp_path / 'file'}", "--weights", f"b={tmp_path / 'none'}")
     assert f"weights {tmp_path / 'none'} are not there" in refused(capsys, "benchmark", disks_set, *weights)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--json", "scan.tif"), ("--json", "journal.jsonl"), ("--markdown", "scan.tif"), ("--markdown", "clicks.json")]
+)
+def test_rows_and_tables_of_a_benchmark_take_the_place_of_nothing_that_is_read(disks, disks_set, tmp_path, capsys, option, name):
+    (tmp_path / name).write_text("earlier")
+    assert f"{name} was asked for, which is named as images" in refused(capsys, "benchmark", disks_set, option, tmp_path / name)
+    assert (tmp_path / name).read_text() == "earlier"
+
+
+def test_rows_and_tables_of_a_benchmark_are_two_files(disks, disks_set, tmp_path, capsys):
+    both = tmp_path / "rows.md"
+    assert "arrived for several files" in refused(capsys, "benchmark", disks_set, "--json", both, "--markdown", both)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_table_may_go_into_a_pipe_beside_which_nothing_can_be_written(volume, tmp_path, monkeypatch):
+    labels, pipe, read = write_objects_of(volume, tmp_path), tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    monkeypatch.setattr(_arguments, "TemporaryFile", lambda dir: pytest.fail("it tried to write beside the pipe"))
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert cli.main(["measure", str(volume), str(labels), "--out", str(pipe)]) == 0
+    reader.join(timeout=20)
+    assert read[0].startswith("case,labels,label,")
 
 
 def test_benchmark_prints_the_table_that_it_cannot_write(disks, disks_set, tmp_path, monkeypatch, capsys):

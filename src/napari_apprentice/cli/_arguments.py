@@ -43,7 +43,7 @@ __all__ = [
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UNITS = ("mm", "um", "nm")
-_READ = (".json", ".jsonl", ".toml", ".safetensors", ".checkpoint")
+_READ = (".jsonl", ".toml", ".safetensors", ".checkpoint")
 POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi, ia+pi, recall or practice"
 
 
@@ -80,8 +80,12 @@ def remark(sentence: str) -> None:
         print(f"apprentice: {sentence}", file=sys.stderr)
 
 
-def check_texts(*paths: Path | None) -> None:
+def check_texts(*paths: Path | None, json: Path | None = None) -> None:
     """Refuse beforehand tables and pages that cannot be written, or would take the place of something else; None is one that nobody wants.
+
+    Parameters
+    ----------
+    json : one that may be named as clicks are
 
     Raises
     ------
@@ -92,10 +96,11 @@ def check_texts(*paths: Path | None) -> None:
     from napari_apprentice.legend import legend_path
     from napari_apprentice.types import InputError, WriteError
 
-    wished = [path for path in paths if path is not None]
+    wished = [path for path in (*paths, json) if path is not None]
     for path in wished:
-        if path.name.lower().endswith((*files.READABLE, *_READ)):
-            raise WriteError(f"{path} was asked for, which is named as images, clicks or records are; expected a text file such as .csv")
+        if path.name.lower().endswith((*files.READABLE, *_READ, *([".json"] if path != json else []))):
+            such = ".csv" if path != json else ".json"
+            raise WriteError(f"{path} was asked for, which is named as images, clicks or records are; expected a text file such as {such}")
         beside = sorted(path.parent.glob("*")) if path.suffix == ".tsv" else []
         if named := [each.name for each in beside if each.name.lower().endswith(files.READABLE) and legend_path(each).name == path.name]:
             raise WriteError(f"{path} was asked for, where the names of the objects in {named[0]!r} belong; expected another name")
@@ -126,8 +131,10 @@ def check_output(*paths: Path | None) -> None:
     for path in filter(None, paths):
         if path.is_dir():
             raise WriteError(f"{path} is a folder; expected the name of a file")
+        if path.exists() and not path.is_file():  # a pipe, say, beside which nothing is written
+            continue
         try:
-            TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
+            TemporaryFile(dir=next(folder for folder in path.resolve().parents if folder.exists())).close()
         except OSError as error:
             raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
 

@@ -12,7 +12,19 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, check_output, count, ious, model_file, names, orders, progress_bar, seed
+from napari_apprentice.cli._arguments import (
+    POLICIES,
+    add_device,
+    check_output,
+    check_texts,
+    count,
+    ious,
+    model_file,
+    names,
+    orders,
+    progress_bar,
+    seed,
+)
 from napari_apprentice.types import InputError, WeightsError
 
 if TYPE_CHECKING:
@@ -72,7 +84,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
     from napari_apprentice.simulation import make_robot
     from napari_apprentice.texts import write_text
 
-    check_output(arguments.json, arguments.markdown)
+    check_texts(arguments.markdown, json=arguments.json)
     trials = [
         Trial(
             folder=folder,
