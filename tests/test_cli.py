@@ -70,6 +70,29 @@ def refused(capsys, *arguments):
     return line
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode here")
+def test_names_that_are_not_utf_8_are_read_written_and_told(disks, volume, tmp_path, capsys):
+    scan = volume.rename(volume.with_name(os.fsdecode(b"scan \xff.nii.gz")))
+    labels, table = scan.with_name(os.fsdecode(b"labels \xff.nii.gz")), scan.with_name(os.fsdecode(b"\xff.csv"))
+    command = ["segment", str(scan), "--clicks", str(write_clicks(tmp_path)), "--policy", "none", "--out", str(labels)]
+    assert cli.main(command) == 0
+    assert cli.main(["measure", str(scan), str(labels), "--out", str(table)]) == 0
+    assert rows_of(table)[0]["case"] == "scan \\udcff"
+    assert "labels \\udcff.nii.gz" in capsys.readouterr().out
+    assert "no \\udcff.nii' does not exist" in refused(capsys, "measure", os.fsdecode(b"no \xff.nii"), labels, "--out", table)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise here")
+def test_who_reads_no_further_is_told_nothing():
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from napari_apprentice.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "info"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 # --- help ---
 
 

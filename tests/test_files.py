@@ -767,6 +767,21 @@ def test_png_density_is_a_spacing_unless_it_is_for_print(tmp_path):
     assert read(tmp_path / "a.jpg").units == "pixel"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode here")
+@pytest.mark.parametrize("extension", WRITABLE)
+def test_a_name_that_is_not_utf_8_is_read_and_written_or_refused_in_one_sentence(tmp_path, extension):
+    image = Image(np.arange(12, dtype=np.uint8).reshape(1, 3, 4))
+    path = tmp_path / os.fsdecode(b"\xff" + extension.encode())
+    if extension in (".mha", ".nrrd"):  # ITK would end the whole program
+        with pytest.raises(WriteError, match="is named in another encoding than UTF-8, which ITK needs; expected"):
+            save_image(path, image)
+        save_image(tmp_path / f"x{extension}", image).rename(path)
+        with pytest.raises(ReadError, match="another encoding"):
+            read(path)
+    else:
+        np.testing.assert_array_equal(read(save_image(path, image)).data, image.data)
+
+
 def test_a_turned_photograph_has_labels_that_turn_with_it(tmp_path):
     from PIL import ImageOps
 

@@ -69,6 +69,16 @@ def test_whatever_an_image_is_called_its_project_can_be_opened(tmp_path_factory,
     assert [case.image for case in open_project(folder).cases] == [case.image for case in made.cases] == [image]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode here")
+def test_a_name_that_is_not_utf_8_is_refused_before_a_project_is_made(tmp_path, images):
+    image = images[0].rename(images[0].with_name(os.fsdecode(b"eye \xff.png")))
+    with pytest.raises(ReadError, match=r"eye \\udcff.png' is not UTF-8, as project.toml has to be; expected"):
+        create_project(tmp_path / "project", Settings("study"), [*images[1:], image])
+    assert not (tmp_path / "project" / PROJECT_NAME).exists()
+    with pytest.raises(InputError, match="expected a name in UTF-8"):
+        Settings("study", weights=str(image))
+
+
 def test_images_are_named_relative_to_the_project(project, tmp_path):
     text = (project.folder / PROJECT_NAME).read_text()
     assert 'image = "../images/eye 0.png"' in text

@@ -14,7 +14,7 @@ from typing import Any
 
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.legend import Legend
-from napari_apprentice.texts import write_text
+from napari_apprentice.texts import is_utf8, write_text
 from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError
 
 __all__ = ["PROJECT_NAME", "Case", "Settings", "add_cases", "read_project_file", "write_project_file"]
@@ -58,6 +58,9 @@ class Settings:
         Cohort(self.study, "")  # refuses what cannot be a name
         if self.axis not in (0, 1, 2):
             raise InputError(f"axis {self.axis} arrived for a project; expected 0, 1 or 2")
+        for path in (self.weights, self.clicks):
+            if not is_utf8(path):
+                raise InputError(f"the file {path!r} arrived for a project; expected a name in UTF-8, as {PROJECT_NAME} has to be")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from typing import Literal
 from napari_apprentice import files
 from napari_apprentice.locks import FolderLock
 from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, add_cases, read_project_file, write_project_file
-from napari_apprentice.texts import write_text
+from napari_apprentice.texts import is_utf8, write_text
 from napari_apprentice.types import Image, InputError, InUseError, ReadError, WriteError
 
 __all__ = ["STATES", "Project", "Status", "create_project", "open_project", "usable"]
@@ -291,6 +291,8 @@ def _image(path: Path) -> Path:
         if path.is_dir():
             raise ReadError(f"{str(path)!r} is a folder; expected the image of a case, such as {path.name}/*.nii.gz for all in it")
         raise ReadError(f"{path.name!r} arrived, whose extension is not known; expected one of {', '.join(files.READABLE)}")
+    if not is_utf8(str(path)):
+        raise ReadError(f"{str(path)!r} is not UTF-8, as {PROJECT_NAME} has to be; expected other names of the image and its folders")
     return path
 
 

@@ -11,12 +11,17 @@ from pathlib import Path
 
 from napari_apprentice.types import WriteError
 
-__all__ = ["counted", "write_text"]
+__all__ = ["counted", "is_utf8", "write_text"]
 
 
 def counted(number: int, what: str) -> str:
     """So many of something: "1 case", "2 cases"."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be UTF-8, which is not so of a file name in another encoding."""
+    return text.encode(errors="ignore").decode() == text
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -6,7 +6,9 @@ What a command needs is imported when it runs, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,10 +35,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     0 when it was done, 1 when a comparison found a difference, 2 when something cannot be used (one sentence on stderr says what), 130 when
-    it was interrupted
+    it was interrupted, 141 when nobody read on what it printed, as other programs have it
     """
-    arguments = _parser().parse_args(argv)
     logging.getLogger("tifffile").addHandler(_QUIET)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
+    try:
+        try:
+            return _run(argv)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what Python still wants to write at its end
+        return 141
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
     try:
         code: int | None = arguments.run(arguments)
     except ApprenticeError as error:

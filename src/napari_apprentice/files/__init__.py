@@ -57,6 +57,7 @@ from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.files import _grid
 from napari_apprentice.files._content import Content, RefusedError, SeriesError, channels_first, coarser_channels_first
 from napari_apprentice.lazy import LazyArray
+from napari_apprentice.texts import is_utf8
 from napari_apprentice.types import FileError, Image, ImageError, LabelsError, ReadError, WriteError
 
 __all__ = [
@@ -126,6 +127,7 @@ _FORMATS = {
     ".jpg": _JPEG,
 }
 _FOLDERS = tuple(extension for extension, form in _FORMATS.items() if form.is_folder)
+_OF_ITK = tuple(extension for extension, form in _FORMATS.items() if form.module == "_itk")
 # Label maps of these are written in the nearest format that holds them: one lossless file.
 _STAND_INS = {".mhd": ".mha", ".jpeg": ".png", ".jpg": ".png"}
 
@@ -472,6 +474,8 @@ def _format(path: Path, allowed: tuple[str, ...], error: type[FileError]) -> _Fo
         if allowed is READABLE and not path.is_file():  # the folder of an image, or a path that was mistyped
             said = f"{'is a folder' if path.is_dir() else 'does not exist'}; expected an image in"
         raise error(f"{path.name!r} {said} one of {', '.join(allowed)}")
+    if extension in _OF_ITK and not is_utf8(f"{path}{os.path.realpath(path)}"):
+        raise error(f"{path.name!r} or a folder above is named in another encoding than UTF-8, which ITK needs; expected other names")
     return _FORMATS[extension]
 
 
