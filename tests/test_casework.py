@@ -178,9 +178,10 @@ def test_the_table_has_the_objects_of_all_cases_that_are_done(project):
     ]
     assert {row["done_by"] for row in rows} == {"run"}
     assert [row["expected_error"] for row in rows] == 2 * [0.0, expected_of_answer(1.0, 1, found=False)]
-    project.report_path("eye_0").write_text("{")
-    with pytest.raises(ReadError, match=r"eye_0\.json cannot be read"):
-        cohort_table(project)
+    for text, said in (("{", ""), ("[]", "table is no list"), ('{"table": ["a"]}', "table is no list"), ('{"table": [{"a": []}]}', r"a = \[\]")):
+        project.report_path("eye_0").write_text(text)
+        with pytest.raises(ReadError, match=rf"eye_0\.json cannot be read \(.*{said}"):
+            cohort_table(project)
 
 
 def test_the_table_of_a_cohort_has_one_unit_whatever_its_reports_are_in(project):

@@ -120,6 +120,12 @@ def test_cases_in_one_line_are_not_added_to(tmp_path, images):
     assert (tmp_path / PROJECT_NAME).read_text() == written
 
 
+def test_a_project_that_another_program_saved_with_a_byte_order_mark_is_read(project):
+    path = project.folder / PROJECT_NAME
+    path.write_text(path.read_text("utf-8"), "utf-8-sig")
+    assert open_project(project.folder) == project
+
+
 def test_images_of_one_name_are_different_cases_and_the_same_image_is_one(project, images, tmp_path):
     twin = tmp_path / "EYE 0.png"
     twin.write_bytes(images[0].read_bytes())
@@ -147,13 +153,23 @@ def test_nothing_is_lost_when_many_add_at_once(project, images, tmp_path):
     [
         ("", "'study' is missing"),
         ("study = 3", "study = 3"),
+        ('study = "s"\nnames = 3', "names = 3"),
+        ('study = "s"\n[names]\none = "disc"', "one = 'disc' among the names"),
+        ('study = "s"\n[names]\n1 = ["disc"]', "1 = ['disc'] among the names"),
+        ('study = "s"\n[names]\n1 = "two\\nlines"', "class name 'two\\nlines'"),
+        ('study = "s"\ncase = 3', "case = 3, which is no list"),
+        ('study = "s"\ncase = ["a.png"]', "case = ['a.png'], which is no list"),
+        ('study = "s"\n[case]\nname = "x"\nimage = "a.png"', "which is no list of [[case]]"),
+        ('study = "s"\n[[case]]\nname = "x"\nimage = 3', "image = 3"),
+        ('study = "s"\n[[case]]\nname = "x"\nimage = "a.png"\nclick = "a.json"', "click = 'a.json'"),
+        (f"study = {999 * '['}", "cannot be read"),
         ('study = "s"\naxis = true', "axis = True"),
         ('study = "s"\ncolour = "red"', "colour = 'red'"),
         ('study = "a/b"', "'a/b'"),
         ('study = "s"\naxis = 3', "axis 3"),
         ('study = "s"\n[[case]]\nname = "../x"\nimage = "a.png"', "'../x'"),
         ('study = "s"\n[[case]]\nname = "x"', "'image' is missing"),
-        ('study = "s"\n[[case]]\nname = "x"\nimage = "a.png"\nage = 70', "age = 70 in case 'x'"),
+        ('study = "s"\n[[case]]\nname = "x"\nimage = "a.png"\nage = 70', "age = 70"),
         ('study = "s"' + 2 * '\n[[case]]\nname = "x"\nimage = "a.png"', "twice"),
         ("study = ", "cannot be read"),
     ],
@@ -210,9 +226,16 @@ def test_a_case_that_is_done_stays_done_without_its_image(project, images):
 def test_a_damaged_state_is_told(project):
     project.set_status("eye_0", Status("done"))
     path = project.case_folder("eye_0") / "state.json"
-    for text in ("{", "[]", '{"state": "asleep"}'):
+    for text, said in (
+        ("{", ""),
+        ("[]", ""),
+        ('{"state": "asleep"}', "state 'asleep'"),
+        ('{"state": ["done"]}', r"state \['done'\]"),
+        ('{"state": "done", "labels": 3}', "labels 3"),
+        ('{"state": "done", "expected_error": "high"}', "expected_error 'high'"),
+    ):
         path.write_text(text)
-        with pytest.raises(ReadError, match=r"eye_0.*damaged"):
+        with pytest.raises(ReadError, match=rf"eye_0.*damaged \(.*{said}"):
             project.status("eye_0")
 
 

@@ -123,10 +123,22 @@ def cohort_table(project: Project, unit: str | None = None) -> list[Row]:
         if project.status(case.name).state == "done":
             path = project.report_path(case.name)
             try:
-                rows += json.loads(path.read_text("utf-8"))["table"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                rows += _rows(json.loads(path.read_text("utf-8")))
+            except (OSError, ValueError, RecursionError) as error:
                 raise ReadError(f"the report {path} cannot be read ({error}); expected the one that was written with its labels") from error
     return in_unit(rows, unit)
+
+
+def _rows(report: Any) -> list[Row]:
+    """The table in a report, if it is one."""
+    found = report.get("table") if isinstance(report, dict) else None
+    if not (isinstance(found, list) and all(isinstance(row, dict) for row in found)):
+        raise ValueError("table is no list of rows")
+    for row in found:
+        for key, value in row.items():
+            if not isinstance(value, int | float | str | None):
+                raise ValueError(f"{key} = {value!r} in its table")
+    return found
 
 
 def _legend(project: Project, session: Session, events: Iterable[Event]) -> Legend:

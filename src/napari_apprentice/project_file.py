@@ -87,15 +87,18 @@ def read_project_file(path: Path) -> tuple[Settings, tuple[Case, ...]]:
     ReadError : there is none, or it says something that cannot be used
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        content = tomllib.loads(path.read_text("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ReadError(f"there is no project in {path.parent}; expected a folder with {PROJECT_NAME}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ReadError(f"the project {path} cannot be read ({error}); expected TOML with a study and cases") from error
     try:
         settings = _settings(content)
-        cases = tuple(_case(record, path.parent) for record in content.get("case", []))
-    except (KeyError, TypeError, ValueError) as error:
+        records = content.get("case", [])
+        if not (isinstance(records, list) and all(isinstance(record, dict) for record in records)):
+            raise ValueError(f"case = {records!r}, which is no list of [[case]]")
+        cases = tuple(_case(record, path.parent) for record in records)
+    except (KeyError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ReadError(f"the project {path} cannot be used ({what}); expected a study, and cases with a name and an image") from error
     names = [case.name.lower() for case in cases]
@@ -127,7 +130,7 @@ def add_cases(path: Path, cases: Iterable[Case]) -> None:
     ReadError : it lists its cases in a way that cannot be gone on with
     WriteError : it cannot be written; the old one stays
     """
-    text, lines = path.read_text("utf-8"), [""]
+    text, lines = path.read_text("utf-8-sig"), [""]
     for case in cases:
         lines += ["", "[[case]]", f"name = {_toml(case.name)}", f"image = {_toml(_relative(case.image, path.parent))}"]
         lines += [f"clicks = {_toml(_relative(case.clicks, path.parent))}"] if case.clicks else []
@@ -141,21 +144,33 @@ def add_cases(path: Path, cases: Iterable[Case]) -> None:
 
 def _settings(content: Mapping[str, Any]) -> Settings:
     known = {key: value for key, value in content.items() if key != "case"}
-    names = {int(label): str(name) for label, name in known.pop("names", {}).items()}
-    kinds = {"axis": int, "propagate": bool, **dict.fromkeys(("study", "policy", "weights", "clicks"), str)}
-    for key, value in known.items():
-        if type(value) is not kinds.get(key):
-            raise ValueError(f"{key} = {value!r}")
-    return Settings(known.pop("study"), **known, names=names)
+    names = known.pop("names", {})
+    if not isinstance(names, dict):
+        raise ValueError(f"names = {names!r}")
+    for label, name in names.items():
+        if not (label.isdecimal() and int(label) and isinstance(name, str)):
+            raise ValueError(f"{label} = {name!r} among the names")
+    _check_kinds(known, _KINDS)
+    settings = Settings(known.pop("study"), **known, names={int(label): name for label, name in names.items()})
+    settings.legend  # noqa: B018 (names that cannot be one are told now)
+    return settings
+
+
+_KINDS = {"axis": int, "propagate": bool, **dict.fromkeys(("study", "policy", "weights", "clicks"), str)}
 
 
 def _case(record: Mapping[str, Any], folder: Path) -> Case:
-    name, image, clicks = str(record["name"]), record["image"], record.get("clicks")
-    if not re.fullmatch(r"\w([\w .-]*[\w-])?", name) or not isinstance(image, str) or not isinstance(clicks, str | None):
+    _check_kinds(record, dict.fromkeys(("name", "image", "clicks"), str))
+    name, image, clicks = record["name"], record["image"], record.get("clicks")
+    if not re.fullmatch(r"\w([\w .-]*[\w-])?", name):
         raise ValueError(f"case {name!r}")
-    if unknown := sorted(record.keys() - {"name", "image", "clicks"}):
-        raise ValueError(f"{unknown[0]} = {record[unknown[0]]!r} in case {name!r}")
     return Case(name, _absolute(folder, image), None if clicks is None else _absolute(folder, clicks))
+
+
+def _check_kinds(record: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    for key, value in record.items():
+        if type(value) is not kinds.get(key):
+            raise ValueError(f"{key} = {value!r}")
 
 
 def _absolute(folder: Path, path: str) -> Path:

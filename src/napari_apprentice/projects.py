@@ -131,6 +131,9 @@ class Project:
         try:
             record = json.loads(path.read_text("utf-8"))
             known = Status(**{f.name: record[f.name] for f in fields(Status) if record.get(f.name) is not None})
+            for field in fields(Status):
+                if not isinstance(value := getattr(known, field.name), float | int if field.name == "expected_error" else str):
+                    raise ValueError(f"{field.name} {value!r}")
             if known.state not in STATES:
                 raise ValueError(f"state {known.state!r}")
         except FileNotFoundError:
