@@ -183,8 +183,11 @@ def test_given_labels_are_kept_and_protected(weights):
         (np.where(np.eye(20) > 0, np.inf, np.nan), ImageError, "infinite"),
         (np.array([["a", "b"]]), ImageError, "values"),
         (np.ones((4, 4), complex), ImageError, "complex"),
+        ("scan.nii.gz", ImageError, "'scan.nii.gz' arrived; expected an image, as `read` makes it of a file"),
+        (None, ImageError, "None arrived"),
+        ([[1, 2], [3, 4]], ImageError, "arrived; expected an image"),
     ],
-    ids=["1D", "5D", "empty", "constant", "NaN", "infinite", "text", "complex"],
+    ids=["1D", "5D", "empty", "constant", "NaN", "infinite", "text", "complex", "path", "None", "list"],
 )
 def test_what_is_no_image_is_refused(weights, image, error, says, tmp_path):
     with pytest.raises(error, match=says) as caught:

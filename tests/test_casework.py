@@ -178,7 +178,8 @@ def test_the_table_has_the_objects_of_all_cases_that_are_done(project):
     ]
     assert {row["done_by"] for row in rows} == {"run"}
     assert [row["expected_error"] for row in rows] == 2 * [0.0, expected_of_answer(1.0, 1, found=False)]
-    for text, said in (("{", ""), ("[]", "table is no list"), ('{"table": ["a"]}', "table is no list"), ('{"table": [{"a": []}]}', r"a = \[\]")):
+    wrong = (("{", ""), ("[]", "table is no list"), ('{"table": ["a"]}', "table is no list"), ('{"table": [{"a": []}]}', r"a = \[\]"))
+    for text, said in wrong:
         project.report_path("eye_0").write_text(text)
         with pytest.raises(ReadError, match=rf"eye_0\.json cannot be read \(.*{said}"):
             cohort_table(project)

@@ -218,6 +218,15 @@ def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
             "click 2 of clicks.json: label 4294967296 arrived",
         ),
         ('{"clicks": [{"voxel": [1, 2]}]}', "a 2D click"),
+        ('{"clicks": ' + 9999 * "[" + 9999 * "]" + "}", "is not JSON"),
+        ('{"clicks": [{"voxel": [1, 2, 1' + 400 * "0" + "]}]}", "click 1 of clicks.json: a click at .* inside the image"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": 1' + 400 * "0" + "}]}", "click 1 of clicks.json: label 10*0 arrived"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "axis": 1' + 400 * "0" + "}]}", "click 1 of clicks.json: .* across axis 10*0"),
+        ('{"clicks": [{"voxel": [1, 2, NaN]}]}', "click 1 of clicks.json: a click at .* arrived; expected 2 or 3 whole"),
+        ('{"clicks": [{"voxel": [1, 2, true]}]}', "click 1 of clicks.json: a click at .* arrived; expected 2 or 3 whole"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": true}]}', "click 1 of clicks.json: label True arrived"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "object": NaN}]}', "click 1 of .*NaN}; expected"),
+        ('{"clicks": [{"voxel": [1, 2, 3], "axis": true}]}', "click 1 of clicks.json: .* across axis True"),
         ('{"clicks": [{"voxel": [1, 2.5, 3]}]}', "click 1 of clicks.json: a click at"),
         ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [99, 2, 3]}]}', "click 2 of clicks.json: a click at .* inside the image"),
         ('{"clicks": [{"voxel": [1, 2, 3]}, {"voxel": [1, 2, 3], "axis": 3}]}', "click 2 of clicks.json: .* across axis 3"),
@@ -232,6 +241,12 @@ def test_segment_tells_what_is_wrong_with_the_clicks(disks, volume, tmp_path, ca
     path.write_text(content)
     assert re.search(sentence, refused(capsys, "segment", volume, "--clicks", path, "--out", tmp_path / "out.nii.gz"))
     assert not (tmp_path / "out.nii.gz").exists()
+
+
+def test_a_click_file_may_begin_with_a_byte_order_mark(disks, volume, tmp_path):
+    path = write_clicks(tmp_path)
+    path.write_text(path.read_text("utf-8"), "utf-8-sig")
+    assert cli.main(["segment", str(volume), "--clicks", str(path), "--out", str(tmp_path / "out.nii.gz")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,12 @@ def test_a_wrong_description_is_told(make_set, description, sentence):
         open_set(folder)
 
 
+def test_a_description_may_begin_with_a_byte_order_mark(make_set):
+    folder = make_set(KINDS["id"], {"a": (noise((5, 8)), LETTERS)})
+    (folder / "dataset.toml").write_text(KINDS["id"], "utf-8-sig")
+    assert open_set(folder).objects_are == "id"
+
+
 def test_missing_parts_are_told(make_set, tmp_path):
     with pytest.raises(RecipeError, match=r"nowhere arrived as a data set; expected a folder"):
         open_set(tmp_path / "nowhere")

@@ -75,7 +75,7 @@ def test_tables_of_other_programs_are_read(tmp_path):
         ("index,name\n1,x\n", "has the columns index,name; expected index and name, separated by tabs"),
         ("index\tname\n1\tx\none\tx\n", "line 3 of {path} says 'one', 'x'; expected the number of an object"),
         ("index\tname\n-1\tx\n", "line 2 of {path} says '-1', 'x'; expected the number of an object"),
-        ("index\tname\n1\n", "line 2 of {path} says '1', None; expected the number of an object"),
+        ("index\tname\n1\n", "line 2 of {path} cannot be used: the class name None arrived; expected one line"),
         ("index\tname\tcolor\n1\tx\tred\n", "line 2 of {path} cannot be used: the colour 'red' arrived; expected one like"),
     ],
 )
@@ -100,6 +100,12 @@ def test_another_table_beside_labels_without_names_stays(tmp_path):
     legend_path(tmp_path / "scan_labels.nii.gz").write_text("time\tdose\n1\t2\n")
     write_beside(tmp_path / "scan_labels.nii.gz", Legend())
     assert (tmp_path / "scan_labels.tsv").read_text() == "time\tdose\n1\t2\n"
+
+
+def test_a_table_that_excel_saved_is_read(tmp_path):
+    path = tmp_path / "names.tsv"
+    path.write_text("index\tname\r\n3\tcup\r\n", "utf-8-sig")
+    assert read_legend(path).names == {3: "cup"}
 
 
 def test_files_that_are_not_there(tmp_path):

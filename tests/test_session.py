@@ -14,11 +14,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from napari_apprentice import journal as journal_module
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
+from napari_apprentice.ground import Slice
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.legend import Legend
 from napari_apprentice.replay import read_recording, replay
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import (
+    ApprenticeError,
     Click,
     ClickError,
     Image,
@@ -479,6 +481,47 @@ def test_a_click_outside_is_refused_and_nothing_changes(click, message):
         session.add(click)
     assert observed(session) == before
     assert not session.can_undo
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda session: session.add((2, 5, 5)), r"\(2, 5, 5\) arrived; expected a click, such as Click"),
+        (lambda session: session.select("a"), "label a arrived; expected a whole number from 1"),
+        (lambda session: session.select(np.nan), "label nan arrived"),
+        (lambda session: session.select(np.inf), "label inf arrived"),
+        (lambda session: session.select(None), "label None arrived"),
+        (lambda session: session.select(True), "label True arrived"),
+        (lambda session: session.name(1, None), "class name None arrived; expected one line"),
+        (lambda session: session.name(1, "cup", 3), "colour 3 arrived; expected one like"),
+        (lambda session: session.approve("ab"), r"\('ab',\) arrived to approve; expected planes, such as Plane\(0, 14\)"),
+        (lambda session: session.approve(2), "expected planes"),
+        (lambda session: session.approve([Plane(0, 1), Plane(0, 2)]), "expected planes"),
+        (lambda session: session.paint(None, 1), "region None arrived; expected one slice for each of 3 axes"),
+        (lambda session: session.split(1, [(2, 5, "a"), (2, 5, 5)]), "seeds .* arrived; expected voxels of the object"),
+        (lambda session: session.split(1, None), "seeds None arrived; expected voxels of the object"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_and_nothing_changes(action, message):
+    session = make()
+    session.add(Click((2, 5, 5)))
+    before = observed(session)
+    with pytest.raises(ValueError, match=message) as refused:
+        action(session)
+    assert isinstance(refused.value, ApprenticeError)
+    assert observed(session) == before
+
+
+def test_planes_to_approve_may_be_plain_pairs():
+    session, other = make(), make()
+    for each, plane in ((session, (0, 2)), (other, Plane(np.int64(0), np.int64(2)))):
+        each.add(Click((2, 5, 5)))
+        each.accept()
+        each.propagate()
+        each.approve(plane, (0, 3))
+        assert Plane(0, 3) not in {doubt.plane for doubt in each.doubtful()}
+        assert each.slices(1)[3] is Slice.ACCEPTED
+    assert observed(session) == observed(other)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

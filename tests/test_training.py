@@ -75,7 +75,7 @@ def test_a_recipe_says_what_differs_from_the_defaults(recipe):
     found = read_recipe(recipe)
     assert (found.steps, found.sizes, found.workers, found.network) == (5, ((64, 2),), 0, "unet")
     assert found.learning_rate == Recipe().learning_rate
-    recipe.write_text("seed = 1")
+    recipe.write_text("seed = 1", "utf-8-sig")
     assert read_recipe(recipe) == Recipe()
 
 

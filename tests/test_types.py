@@ -281,6 +281,23 @@ def test_clicks_outside_the_image_are_refused(shape, click, words):
     one_sentence(error, words)
 
 
+@pytest.mark.parametrize("voxel", [None, 3, "12", (1, "2"), (1, True), (1, None), (1, np.nan), (1, np.inf), (10**400, 0.5), [[1], [3]]])
+def test_a_click_at_no_voxel_is_refused(voxel):
+    with pytest.raises(ClickError, match="expected 2 or 3 whole voxel coordinates"):
+        Click(voxel)
+
+
+@pytest.mark.parametrize("axis", [None, "z", 1.5, True])
+@pytest.mark.parametrize("voxel", [(1, 2), (1, 2, 3)])
+def test_a_click_across_no_axis_is_refused(voxel, axis):
+    with pytest.raises(ClickError, match=f"across axis {axis} arrived; expected 0, 1 or 2"):
+        Click(voxel, axis=axis)
+
+
+def test_a_click_may_be_of_the_whole_numbers_of_any_library():
+    assert Click(np.array([1, 2, 3]), np.True_, np.int64(2)) == Click((1.0, 2.0, 3.0), True, 2)
+
+
 def test_clicks_at_the_corners_are_inside():
     image = Image(ramp(1, 4, 5, 7))
     for voxel in ((0, 0, 0), (3, 4, 6)):

@@ -25,7 +25,7 @@ from napari_apprentice.networks import NETWORKS
 from napari_apprentice.replay import starting_labels
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import DEFAULT_POLICY, Image, Plane, SessionError, WeightsError
+from napari_apprentice.types import DEFAULT_POLICY, Image, ImageError, Plane, SessionError, WeightsError
 from napari_apprentice.versions import Version
 from napari_apprentice.weights import DEFAULT_WEIGHTS
 
@@ -133,6 +133,8 @@ def open_session(
     ImageError, LabelsError, WeightsError, DeviceError, InputError, WriteError : something handed over cannot be used
     """
     if not isinstance(image, Image):
+        if not (hasattr(image, "shape") and hasattr(image, "dtype")):
+            raise ImageError(f"{image!r:.80} arrived; expected an image, as `read` makes it of a file, or an array of grey values")
         on_disk = not isinstance(image, np.ndarray) and image.nbytes > LARGE_BYTES
         image = Image(LazyArray(image).with_axis() if on_disk else np.asarray(image)[None])
     if image.ndim == 2:

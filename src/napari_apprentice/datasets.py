@@ -247,7 +247,7 @@ def open_set(folder: Path | str) -> LabelledSet:
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.toml"
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except (FileNotFoundError, NotADirectoryError):
         raise RecipeError(f"{folder} arrived as a data set; expected a folder with images/, labels/ and a dataset.toml") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

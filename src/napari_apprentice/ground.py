@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.objects import presence
 from napari_apprentice.painting import crossing_lines
 from napari_apprentice.shapes import bounding_box
-from napari_apprentice.types import Box, Plane, Prediction, SessionError
+from napari_apprentice.types import Box, InputError, Plane, Prediction, SessionError
 
 __all__ = ["DOUBTFUL", "Doubt", "Ground", "Slice", "accepted_slices", "joined", "slices", "unapproved", "worths"]
 
@@ -64,14 +65,19 @@ def unapproved(origin: Origin, label: int, planes: Sequence[Plane], shape: tuple
 
     Raises
     ------
+    InputError : something else than planes arrived
     SessionError : there is no such plane, or nothing was carried and no plane is named
     """
-    for axis, index in planes:
+    try:
+        named = {Plane(operator.index(axis), operator.index(index)) for axis, index in planes}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{planes} arrived to approve; expected planes, such as Plane(0, 14)") from error
+    for axis, index in named:
         if len(shape) != 3 or axis not in range(3) or not 0 <= index < shape[axis]:
             raise SessionError(f"plane {index} across axis {axis} arrived; expected one of an image of shape {shape}")
-    if not planes and not origin.carried:
+    if not named and not origin.carried:
         raise SessionError(f"object {label} has no slice that was carried; expected one to approve")
-    return tuple(sorted({*(planes or origin.carried)} - origin.own))
+    return tuple(sorted((named or {*origin.carried}) - origin.own))
 
 
 def accepted_slices(labels: LabelMap, origin: Origin, label: int, axis: int) -> dict[int, Mask]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,9 +232,10 @@ def as_ids(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
 
 def as_id(label: int) -> int:
     """``label``, of whatever integer type, as a plain number; `LabelsError` unless an object may have this id."""
-    if int(label) != label or not 1 <= label <= LARGEST_ID:
-        raise LabelsError(f"label {label} arrived; expected a whole number from 1 to {LARGEST_ID} (0 is background)")
-    return int(label)
+    with suppress(TypeError, ValueError, OverflowError):
+        if int(label) == label and 1 <= label <= LARGEST_ID and not isinstance(label, bool):
+            return int(label)
+    raise LabelsError(f"label {label} arrived; expected a whole number from 1 to {LARGEST_ID} (0 is background)")
 
 
 def as_region(region: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -243,9 +245,9 @@ def as_region(region: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, .
     ------
     LabelsError : not slices of consecutive voxels inside ``shape``
     """
-    sides = (*region, *[slice(None)] * (len(shape) - len(region)))
+    sides = (*region, *[slice(None)] * (len(shape) - len(region))) if isinstance(region, Sequence) else ()
     if len(sides) != len(shape) or not all(isinstance(side, slice) for side in sides):
-        raise LabelsError(f"the region {tuple(region)} arrived; expected one slice for each of {len(shape)} axes")
+        raise LabelsError(f"the region {region} arrived; expected one slice for each of {len(shape)} axes")
     whole = tuple(slice(*side.indices(size)[:2]) for side, size in zip(sides, shape, strict=True))
     if any(side.step not in (None, 1) or inner.stop <= inner.start for side, inner in zip(sides, whole, strict=True)):
         raise LabelsError(f"the region {tuple(region)} arrived; expected at least one voxel along every axis of {shape}, without steps")

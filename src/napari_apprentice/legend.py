@@ -59,10 +59,9 @@ class Legend:
         ------
         LabelsError : the name is not one line of at most 80 characters, or the colour is not like "#e69f00"
         """
-        name = name.strip()
-        if len(name) > _LONGEST_NAME or not name.isprintable():
+        if not isinstance(name, str) or len(name := name.strip()) > _LONGEST_NAME or not name.isprintable():
             raise LabelsError(f"the class name {name!r} arrived; expected one line of at most {_LONGEST_NAME} characters")
-        if color is not None and not _COLOR.fullmatch(color := color.lower()):
+        if color is not None and not (isinstance(color, str) and _COLOR.fullmatch(color := color.lower())):
             raise LabelsError(f"the colour {color!r} arrived; expected one like {PALETTE[0]!r}")
         if not name:
             return self.without(label)
@@ -132,7 +131,7 @@ def read_legend(path: Path | str) -> Legend:
     """
     path, legend = Path(path), Legend()
     try:
-        table = csv.DictReader(path.read_text("utf-8").splitlines(), delimiter="\t")
+        table = csv.DictReader(path.read_text("utf-8-sig").splitlines(), delimiter="\t")
         rows, columns = list(table), table.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ReadError(f"the names in {path} cannot be read ({error}); expected a table with the columns index and name") from error
@@ -147,7 +146,7 @@ def read_legend(path: Path | str) -> Legend:
                 legend = legend.naming(label, row["name"], row.get("color") or None)
         except LabelsError as error:
             raise ReadError(f"line {number} of {path} cannot be used: {error}") from error
-        except (AttributeError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             found = ", ".join(repr(row[column]) for column in ("index", "name"))
             raise ReadError(f"line {number} of {path} says {found}; expected the number of an object, and what it is called") from error
     return legend

@@ -209,10 +209,10 @@ def _events(path: Path) -> Iterator[Event]:
 def _written(path: Path) -> tuple[Event, ...]:
     """The actions that a list of clicks means."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ReadError(f"the clicks in {path} cannot be read ({error.strerror}); expected a JSON file or a journal") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ReadError(f"{path} is not JSON ({error}); {_EXPECTED}") from error
     clicks = content.get("clicks") if isinstance(content, dict) else None
     if not isinstance(clicks, list) or not clicks:

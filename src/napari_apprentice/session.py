@@ -35,7 +35,7 @@ from napari_apprentice.painting import repainting
 from napari_apprentice.propagation import Outcome, propagate
 from napari_apprentice.resuming import Past
 from napari_apprentice.teaching import Apprentice, lessons_of
-from napari_apprentice.types import AdaptationPolicy, Click, Image, LearningReport, Plane, Segmenter, SessionError, outcome
+from napari_apprentice.types import AdaptationPolicy, Click, Image, LabelsError, LearningReport, Plane, Segmenter, SessionError, outcome
 from napari_apprentice.versions import Catalogue, Version
 
 __all__ = ["UNDO_MEMORY_BYTES", "Change", "Doubt", "Session", "SnapshotStore", "resume"]
@@ -329,6 +329,7 @@ class Session(Overview):
         Raises
         ------
         LabelsError : not an id
+        InputError : something else than planes arrived
         SessionError : there is no such plane, or nothing was carried and no plane is named
         """
         label = self.candidate if label is None else as_id(label)
@@ -390,11 +391,14 @@ class Session(Overview):
 
         Raises
         ------
-        LabelsError : not an id
+        LabelsError : not an id, or no voxels
         SessionError : there are fewer than two seeds, or one lies outside of the object
         """
         label = as_id(label)
-        seeds = tuple(dict.fromkeys(tuple(int(v) for v in seed) for seed in seeds))
+        try:
+            seeds = tuple(dict.fromkeys(tuple(int(v) for v in seed) for seed in seeds))
+        except (TypeError, ValueError) as error:
+            raise LabelsError(f"the seeds {seeds!r:.80} arrived; expected voxels of the object, such as (12, 80, 64)") from error
         with self._ledger.safely() as began:
             after, patch = splitting(self._labels, self._state, label, seeds, self.image.spacing)
             return self._ledger.commit("split", after, patch, began, label=label, seeds=seeds)

@@ -111,7 +111,7 @@ def read_recipe(path: Path | str) -> Recipe:
     """
     values: dict[str, Any] = {}
     for file in reversed(_with_bases(Path(path))):
-        for name, value in tomllib.loads(file.read_text()).items():
+        for name, value in tomllib.loads(file.read_text("utf-8-sig")).items():
             old = values.get(name)
             values[name] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
     values.pop("base", None)
@@ -145,7 +145,7 @@ def _with_bases(path: Path) -> list[Path]:
             raise RecipeError(f"the recipe {path} is a base of itself, by way of {files[-1]}; expected a base that ends somewhere")
         files.append(file)
         try:
-            base = tomllib.loads(file.read_text()).get("base", "")
+            base = tomllib.loads(file.read_text("utf-8-sig")).get("base", "")
         except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RecipeError(f"the recipe {file} cannot be read ({error}); expected a TOML file") from error
         if not isinstance(base, str):

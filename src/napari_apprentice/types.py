@@ -175,10 +175,17 @@ class Click:
     axis: int = 0
 
     def __post_init__(self) -> None:
-        voxel = tuple(self.voxel)
-        if len(voxel) not in (2, 3) or not all(math.isfinite(v) and float(v) == int(v) for v in voxel):
-            raise ClickError(f"a click at {voxel} arrived; expected 2 or 3 whole voxel coordinates, slowest axis first")
-        object.__setattr__(self, "voxel", tuple(int(v) for v in voxel))
+        try:
+            given: tuple[Any, ...] = tuple(self.voxel)
+            voxel = tuple(int(v) for v in given)
+            whole = len(voxel) in (2, 3) and voxel == given and not any(isinstance(v, bool) for v in given)
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise ClickError(f"a click at {self.voxel} arrived; expected 2 or 3 whole voxel coordinates, slowest axis first")
+        if isinstance(self.axis, bool) or not hasattr(self.axis, "__index__"):
+            raise ClickError(f"a click in a plane across axis {self.axis} arrived; expected 0, 1 or 2")
+        object.__setattr__(self, "voxel", voxel)
         object.__setattr__(self, "positive", bool(self.positive))
 
     @property
@@ -263,6 +270,8 @@ class Image:
 
     def check_click(self, click: Click) -> None:
         """Raise `ClickError` unless the click lies inside this image."""
+        if not isinstance(click, Click):
+            raise ClickError(f"{click!r:.80} arrived; expected a click, such as Click((12, 80, 64))")
         if len(click.voxel) != self.ndim:
             raise ClickError(f"a {len(click.voxel)}D click at {click.voxel} arrived; this image is {self.ndim}D with shape {self.shape}")
         if not all(0 <= v < s for v, s in zip(click.voxel, self.shape, strict=True)):
