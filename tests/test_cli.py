@@ -887,6 +887,17 @@ def test_cohort_lists_shows_forgets_and_erases(disks, disk, volume, tmp_path, ca
     assert refused(capsys, "cohort", "show", "em").endswith("no study called 'em'; expected mri study")
 
 
+def test_cohort_lists_the_other_studies_beside_a_damaged_one(disks, disk, volume, tmp_path, capsys):
+    teach_cohort(volume, tmp_path, "em")
+    teach_cohort(volume, tmp_path, "mri")
+    (next(cohort for cohort in cohorts() if cohort.name == "em").folder / "000009.json").write_text("{")
+    capsys.readouterr()
+    assert cli.main(["cohort", "list"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("mri  2 versions")
+    assert "000009.json of a study is damaged" in err
+
+
 def test_cohort_export_hands_everything_on(monkeypatch, tmp_path, capsys):
     asked = []
     monkeypatch.setattr(assembly, "export_cohort", lambda *args, **options: asked.append((args, options)) or args[1])
@@ -926,6 +937,19 @@ def test_measure_writes_a_row_for_every_object_of_every_label_file(volume, tmp_p
     ]
     assert [float(row["volume_mm3"]) for row in rows] == pytest.approx([70 * 0.7, 36 * 0.7] * 2)
     assert "clicks" not in rows[0]
+
+
+@pytest.mark.parametrize("options", [(), ("--unit", "um"), ("--journal",)])
+def test_a_table_without_objects_has_the_columns_of_one_with_some(disks, volume, tmp_path, options):
+    image, tables = files.read(volume), []
+    if "--journal" in options:
+        with Journal.create(tmp_path / "session", image):
+            options = (*options, str(tmp_path / "session"))
+    for ids in (1, 0):
+        labels = files.write(tmp_path / "labels.nii.gz", np.full(image.shape, ids, np.uint8), like=image)
+        assert cli.main(["measure", str(volume), str(labels), "--out", str(tmp_path / "table.csv"), *options]) == 0
+        tables.append((tmp_path / "table.csv").read_text().splitlines())
+    assert tables[1] == tables[0][:1]
 
 
 def test_measure_tells_what_a_session_cost(disks, volume, tmp_path):

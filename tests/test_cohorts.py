@@ -267,6 +267,28 @@ def test_all_studies_are_found_by_name():
         cohorts()[0].start()
 
 
+def test_what_is_no_study_is_passed_over_and_stays(disk):
+    teach(begin("em"))
+    strays = [home() / "cohorts" / name for name in (".DS_Store", "notes.txt", "em/notes/a.txt", ".hidden/0123/000001.json", "old/empty/x")]
+    for stray in strays:
+        stray.parent.mkdir(parents=True, exist_ok=True)
+        stray.write_text("{}")
+    (study("em").folder / "000001 (copy).json").write_text("{")
+    (cohort,) = cohorts()
+    assert (cohort.name, cohort.digest, len(cohort.records)) == ("em", "0123", 1)
+    cohort.erase()
+    assert cohorts() == ()
+    assert all(stray.exists() for stray in strays)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"number": 2}', '{"number": 2, "model": 3, "cause": "learnt", "time": "", "facts": {}}'])
+def test_a_record_of_another_kind_is_told(text):
+    teach(begin())
+    (study().folder / "000002.json").write_text(text)
+    with pytest.raises(ReadError, match=r"000002.json of a study is damaged \(.*\); expected"):
+        study().head  # noqa: B018 (a property that reads)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".hidden", "-x", "a" * 61, "a:b", "ends ", "two\nlines"])
 def test_names_that_cannot_be_folders_are_refused(name):
     with pytest.raises(InputError, match="a study called"):

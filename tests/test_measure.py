@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from napari_apprentice import crofton
 from napari_apprentice import measure as module
 from napari_apprentice.geometry import affine_from_spacing, reverse_axes, spacing_of, swap_lps_ras
-from napari_apprentice.measure import UNITS, Work, as_csv, in_unit, measure, table
+from napari_apprentice.measure import UNITS, Work, as_csv, columns, in_unit, measure, table
 from napari_apprentice.types import Image, InputError, LabelsError
 
 SPACINGS = {"isotropic": (0.5, 0.5, 0.5), "anisotropic": (5.0, 0.7, 0.4), "nanometres": (5e-5, 8e-6, 8e-6)}
@@ -319,12 +319,40 @@ def test_directions_share_the_world_among_them(seed, ratio, n):
     assert shares.sum() == pytest.approx(1)
 
 
+@settings(max_examples=60)
+@given(st.integers(0, 10**6), st.floats(-14, 14), st.booleans(), st.sampled_from([2, 3]))
+def test_voxels_may_be_as_long_and_thin_as_a_file_says(seed, exponent, turned, n):
+    """The border of a voxel, for its longest face (edge, in 2D) being 1, has a limit."""
+    axis = int(np.random.default_rng(seed).integers(n))
+
+    def of(stretch):
+        spacing = np.where(np.arange(n) == axis, stretch, 1.0)
+        linear = rotated(spacing)[:n, :n] if turned else np.diag(spacing)
+        return crofton.border_per_crossing(crofton.half_of_the_neighbours(n), linear).sum() / max(stretch, 1)
+
+    assert 0 < of(10**exponent) < math.inf
+    if abs(exponent) >= 5:
+        assert of(10**exponent) == pytest.approx(of(1e5 if exponent > 0 else 1e-5), rel=1e-4)
+
+
 # ------------------------------------------------------------------------------------------------------------------------- special cases
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("n", "units"), [(2, "mm"), (3, "mm"), (3, "pixel")])
+@pytest.mark.parametrize("spacing", [1.0, 1e-4])
+def test_the_columns_are_known_without_an_object(channels, n, units, spacing):
+    labels = np.ones((4, 5, 6)[:n], np.uint8)
+    image = Image(np.zeros((channels, *labels.shape)), affine_from_spacing((spacing,) * n), units)
+    for work in (None, {1: Work(3, 2.0)}):
+        rows = table(measure(labels, image), work=work)
+        assert columns(image, work=work is not None) == list(rows[0])
+        assert as_csv([], columns(image, work=work is not None)) == as_csv(rows).splitlines(keepends=True)[0]
 
 
 def test_an_empty_label_map_has_no_objects():
     assert measure(np.zeros((4, 5), int), Image(np.zeros((1, 4, 5)))) == ()
-    assert as_csv(table(())) == "\n"
+    assert as_csv(table(())) == "case\n"
 
 
 def test_what_is_not_known_of_an_intensity_is_not_made_up():

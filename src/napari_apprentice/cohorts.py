@@ -33,14 +33,19 @@ from napari_apprentice.versions import KEPT_VERSIONS, Catalogue, Version
 __all__ = ["Cohort", "Record", "cohorts", "home"]
 
 
+_NAME = re.compile(r"\w([\w .-]{0,58}[\w-])?")
+_RECORDS, _MODELS = f"{6 * '[0-9]'}.json", "model-*.safetensors"
+
+
 def home() -> Path:
     """``$APPRENTICE_HOME``, or the user's data folder of this system."""
     return Path(os.environ.get("APPRENTICE_HOME") or user_data_dir("napari-apprentice", appauthor=False))
 
 
 def cohorts() -> tuple[Cohort, ...]:
-    """All studies on this disk, in the order of their names."""
-    return tuple(Cohort(folder.parent.name, folder.name) for folder in sorted((home() / "cohorts").glob("*/*")) if folder.is_dir())
+    """All studies on this disk, in the order of their names. What else lies in their folder is passed over."""
+    found = {path.parent for kept in (_RECORDS, _MODELS) for path in (home() / "cohorts").glob(f"*/*/{kept}")}
+    return tuple(Cohort(folder.parent.name, folder.name) for folder in sorted(found) if _NAME.fullmatch(folder.parent.name))
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Cohort:
     """
 
     def __init__(self, name: str, digest: str, store: SnapshotStore | None = None) -> None:
-        if not re.fullmatch(r"\w([\w .-]{0,58}[\w-])?", name):
+        if not _NAME.fullmatch(name):
             raise InputError(
                 f"a study called {name!r} arrived; expected at most 60 letters, digits, spaces, dots, hyphens and underscores, "
                 f"beginning with a letter or digit"
@@ -97,7 +102,7 @@ class Cohort:
         ------
         ReadError : one of them is damaged
         """
-        return tuple(_read(path) for path in sorted(self.folder.glob("[0-9]*.json")))
+        return tuple(_read(path) for path in sorted(self.folder.glob(_RECORDS)))
 
     @property
     def head(self) -> str | None:
@@ -223,7 +228,7 @@ class Cohort:
             raise SessionError(f"there is no study called {self.name!r} on top of the weights {self.digest}; expected one that was taught")
 
     def _newest(self) -> Record | None:
-        path = max(self.folder.glob("[0-9]*.json"), default=None)
+        path = max(self.folder.glob(_RECORDS), default=None)
         return _read(path) if path is not None else None
 
     def _point(self, model: str | None, expected: str | None, cause: str, facts: Mapping[str, Any]) -> bool:
@@ -292,8 +297,11 @@ def _made(path: Path, content: bytes) -> bool:
 
 def _read(path: Path) -> Record:
     try:
-        return Record(**json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        record = Record(**json.loads(path.read_text("utf-8")))
+        if not (isinstance(record.model, str | None) and isinstance(record.facts, dict)):
+            raise ValueError(f"model {record.model!r}, facts {record.facts!r}")
+        return record
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ReadError(f"the record {path} of a study is damaged ({error}); expected one that a session wrote") from error
 
 

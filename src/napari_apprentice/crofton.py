@@ -19,6 +19,8 @@ from scipy.spatial import SphericalVoronoi
 
 __all__ = ["border_per_crossing", "crossings", "half_of_the_neighbours"]
 
+_MOST_STRETCHED = 1e6
+
 
 def half_of_the_neighbours(n: int) -> npt.NDArray[np.int64]:
     """(D, n) steps to the neighbours of a voxel, one of every opposite pair; no step goes back along the first axis."""
@@ -53,11 +55,23 @@ def border_per_crossing(directions: npt.NDArray[np.int64], linear: npt.NDArray[n
     Lines along a direction are so dense that volume of a voxel / length of a step belongs to each. Half their crossings times this is the
     area of the object's projection (for convex ones), and the border is 4 times (in 2D: pi times) the mean of that over all directions.
     """
-    steps = directions @ linear.T
-    lengths = np.linalg.norm(steps, axis=1)
+    lengths = np.linalg.norm(directions @ linear.T, axis=1)
+    steps = directions @ _blunted(linear).T
+    shares = _shares(steps / np.linalg.norm(steps, axis=1, keepdims=True))
     factor = 4.0 if linear.shape[0] == 3 else math.pi
-    borders: npt.NDArray[np.float64] = factor * _shares(steps / lengths[:, None]) * abs(np.linalg.det(linear)) / lengths / 2
+    borders: npt.NDArray[np.float64] = factor * shares * abs(np.linalg.det(linear)) / lengths / 2
     return borders
+
+
+def _blunted(linear: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The same, or where it stretches one way a million times as much as another, one that does so no more than that.
+
+    Directions would be too close to each other to be told apart; their shares are the same to six digits.
+    """
+    left, stretches, right = np.linalg.svd(linear)
+    least = stretches[0] / _MOST_STRETCHED
+    blunted: npt.NDArray[np.float64] = linear if stretches[-1] >= least else (left * np.maximum(stretches, least)) @ right
+    return blunted
 
 
 def _shares(units: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

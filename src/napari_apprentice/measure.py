@@ -30,7 +30,7 @@ from napari_apprentice.crofton import border_per_crossing, crossings, half_of_th
 from napari_apprentice.geometry import voxel_to_world
 from napari_apprentice.types import Image, InputError, LabelsError
 
-__all__ = ["UNITS", "Measures", "Row", "Work", "as_csv", "in_unit", "measure", "table", "usual_unit"]
+__all__ = ["UNITS", "Measures", "Row", "Work", "as_csv", "columns", "in_unit", "measure", "table", "usual_unit"]
 
 Row = dict[str, int | float | str | None]
 """A line of a table by the names of its columns; None is an empty cell."""
@@ -188,14 +188,32 @@ def usual_unit(voxel_edge_mm: float) -> str:
     return "um" if voxel_edge_mm < _FINE_MM else "mm"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
+def columns(image: Image, *, work: bool = False, unit: str | None = None) -> list[str]:
+    """What the columns of a `table` of objects of an image are called, for one without any object.
+
+    Parameters
+    ----------
+    work : whether it says what objects cost
+    unit : see `in_unit`
+    """
+    somewhere, values = (0,) * image.ndim, (0.0,) * image.data.shape[0]
+    size = abs(float(np.linalg.det(image.affine[:-1, :-1])))
+    one = Measures(1, image.units, 1, size, 0.0, somewhere, somewhere, somewhere, values, values, values, values)
+    return list(table([one], work={} if work else None, unit=unit)[0])
+
+
+def as_csv(rows: Sequence[Row], columns: Sequence[str] = ("case",)) -> str:
     """Comma-separated values with a line of column names: columns in the order in which rows first name them, ten digits of a number.
+
+    Parameters
+    ----------
+    columns : of a table without rows
 
     >>> as_csv([{"label": 1, "volume_mm3": 2 / 3}, {"label": 2, "surface_mm2": None}])
     'label,volume_mm3,surface_mm2\\n1,0.6666666667,\\n2,,\\n'
     """
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer = csv.DictWriter(stream, list(dict.fromkeys(name for row in rows for name in row)) or columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     return stream.getvalue()

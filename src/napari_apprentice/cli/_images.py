@@ -203,7 +203,7 @@ def add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _measure(arguments: argparse.Namespace) -> None:
     from napari_apprentice import files
     from napari_apprentice.legend import legend_path, read_legend
-    from napari_apprentice.measure import as_csv, in_unit, measure, table
+    from napari_apprentice.measure import as_csv, columns, in_unit, measure, table
     from napari_apprentice.texts import write_text
     from napari_apprentice.work import work_in
 
@@ -225,7 +225,8 @@ def _measure(arguments: argparse.Namespace) -> None:
                 rows += table(measures, case=image.name, labels=path.name, classes=names, work=work)
                 progress.advance(task)
     remark(files.unstated_spacings(unstated, len(cases)))
-    write_text(arguments.out, as_csv(in_unit(rows, arguments.unit)))
+    heads = columns(image, work=arguments.journal is not None, unit=arguments.unit)
+    write_text(arguments.out, as_csv(in_unit(rows, arguments.unit), heads))
     print(f"Objects: {len(rows)}. Table: {arguments.out}")
 
 

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import model_file
+from napari_apprentice.cli._arguments import model_file, remark
 from napari_apprentice.cli._projects import add_projects
-from napari_apprentice.types import SessionError
+from napari_apprentice.types import ReadError, SessionError
 
 if TYPE_CHECKING:
     from napari_apprentice.cohorts import Cohort
@@ -63,7 +63,11 @@ def _list_cohorts(arguments: argparse.Namespace) -> None:
     from napari_apprentice.cohorts import cohorts
 
     for cohort in cohorts():
-        records = cohort.records
+        try:
+            records = cohort.records
+        except ReadError as error:
+            remark(str(error))
+            continue
         taught = sum(record.cause == "learnt" for record in records)
         print(
             f"{cohort.name}  {taught} versions, on top of the weights {cohort.digest}, last changed {records[-1].time if records else '-'}"
