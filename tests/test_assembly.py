@@ -208,6 +208,8 @@ def test_other_wishes_that_cannot_be_met_are_refused_and_leave_no_journal(weight
         ({"labels": np.zeros((4, 4), int)}, LabelsError),
         ({"labels": np.zeros(SHAPE, float)}, LabelsError),
         ({"labels": np.full(SHAPE, -1)}, LabelsError),
+        ({"labels": "labels.nii.gz"}, LabelsError),
+        ({"cohort": 3}, InputError),
     ]
     folder = tmp_path / "session"
     for wish, error in wishes:
@@ -408,6 +410,11 @@ def test_another_image_and_no_image_are_refused(left, weights):
         with pytest.raises(SessionError) as caught:
             resume_session(left, image, weights=weights, device="cpu")
         one_sentence(caught.value)
+
+
+def test_a_path_for_an_image_is_refused(left, weights):
+    with pytest.raises(ImageError, match=r"'scan.nii' arrived; expected the image of the session, as `read` makes it"):
+        resume_session(left, "scan.nii", weights=weights, device="cpu")
 
 
 def test_a_folder_without_a_session_is_refused(weights, tmp_path):

@@ -29,7 +29,7 @@ from hypothesis.extra import numpy as hnp
 from napari_apprentice import blocks, files, lazy
 from napari_apprentice.files import READABLE, WRITABLE, check_image, labels_path, read, read_labels, save_image, write
 from napari_apprentice.geometry import affine_from_spacing, reverse_axes, swap_lps_ras
-from napari_apprentice.types import Image, LabelsError, ReadError, WriteError
+from napari_apprentice.types import Image, ImageError, LabelsError, ReadError, WriteError
 
 VOLUME_FORMATS = tuple(extension for extension in WRITABLE if extension != ".png")
 AFFINE_FORMATS = (".nii", ".nii.gz", ".mha", ".nrrd")
@@ -765,6 +765,15 @@ def test_png_density_is_a_spacing_unless_it_is_for_print(tmp_path):
         np.testing.assert_array_equal(read(path).affine, image.affine)
     PIL.Image.fromarray(values).save(tmp_path / "a.jpg", dpi=(2540, 2540))
     assert read(tmp_path / "a.jpg").units == "pixel"
+
+
+def test_what_is_of_another_type_is_refused_in_one_sentence(tmp_path):
+    path = save_image(tmp_path / "scan.nii", phantom())
+    with pytest.raises(ImageError, match=r"scan.nii' arrived as the image of the labels; expected one, as `read` makes it"):
+        write(tmp_path / "labels.nii", np.ones((3, 5, 7), int), like=str(path))
+    assert not (tmp_path / "labels.nii").exists()
+    with pytest.raises(ReadError, match=r"has 1 time point, but time=a was asked for; expected 0"):
+        read(path, time="a")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode here")

@@ -205,7 +205,7 @@ def resume_session(folder: Path | str, image: Image | None = None, *, weights: P
 
     Raises
     ------
-    SessionError : the image is not the one of the session, or the weights are not
+    SessionError, ImageError : the image is not the one of the session, or the weights are not
     ReadError : the journal is missing or damaged
     """
     header, _ = read_journal(Path(folder))
@@ -213,6 +213,8 @@ def resume_session(folder: Path | str, image: Image | None = None, *, weights: P
         if not header.path:
             raise SessionError(f"the session in {folder} names no image file; expected the image to be handed over")
         image = read(header.path)
+    if not isinstance(image, Image):
+        raise ImageError(f"{image!r:.80} arrived; expected the image of the session, as `read` makes it of a file")
     segmenter = load_segmenter(weights or _weights_of(header), device=device, undo_budget_bytes=_undo_budget(image))
     model = model_of(segmenter)
     if header.model and header.model != model:

@@ -83,7 +83,7 @@ class Cohort:
     """
 
     def __init__(self, name: str, digest: str, store: SnapshotStore | None = None) -> None:
-        if not _NAME.fullmatch(name):
+        if not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise InputError(
                 f"a study called {name!r} arrived; expected at most 60 letters, digits, spaces, dots, hyphens and underscores, "
                 f"beginning with a letter or digit"

@@ -199,6 +199,8 @@ def _copy(labels: Any, blocks: BlockArray) -> None:
 
 def check_shape(labels: Any, shape: tuple[int, ...]) -> None:
     """Raise `LabelsError` unless ``labels`` are integers of a shape."""
+    if not (hasattr(labels, "shape") and hasattr(labels, "dtype")):
+        raise LabelsError(f"{labels!r:.80} arrived as labels; expected an array, as `read_labels` makes it of a file")
     if tuple(labels.shape) != shape:
         raise LabelsError(f"labels of shape {tuple(labels.shape)} arrived; expected {shape}")
     if labels.dtype != bool and not np.issubdtype(labels.dtype, np.integer):

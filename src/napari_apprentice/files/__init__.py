@@ -279,6 +279,7 @@ def write(path: Path | str, labels: npt.ArrayLike | BlockArray, *, like: Image, 
     Raises
     ------
     LabelsError : another shape than the image's, or values that are negative or not whole
+    ImageError : ``like`` is no image
     WriteError : the format cannot hold them, or the disk does not take them; an older file of that name stays as it was
     """
     with _written(Path(path), labels, like, go_on) as put:
@@ -345,6 +346,8 @@ def _written(
 ) -> AbstractContextManager[Callable[[], Path]]:
     """A label map on the disk, beside ``path``, and what puts it in its place; see `write` and `_beside`."""
     chosen = _format(path, WRITABLE, WriteError)
+    if not isinstance(like, Image):
+        raise ImageError(f"{like!r:.80} arrived as the image of the labels; expected one, as `read` makes it of a file")
     given = labels if isinstance(labels, BlockArray) else np.asarray(labels)
     if given.shape != like.shape:
         raise LabelsError(f"labels of shape {given.shape} arrived for {like.name!r}; expected its shape, {like.shape}")

@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def chosen_time(count: int, time: int | None) -> int:
     if time is None and count > 1:
         raise SeriesError(count)
     chosen = time or 0
-    if not 0 <= chosen < count:
+    if not isinstance(chosen, Integral) or not 0 <= chosen < count:
         raise RefusedError(
             f"has {count} time point{'s' if count > 1 else ''}, but time={time} was asked for; expected {'0 to ' * (count > 1)}{count - 1}"
         )
