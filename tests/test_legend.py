@@ -36,6 +36,24 @@ def test_every_object_is_in_the_class_it_was_put_in_last(names):
     assert len(set(legend.colors.values())) == min(len(legend.colors), len(PALETTE))
 
 
+def test_what_else_a_table_says_of_its_objects_stays(tmp_path):
+    path = tmp_path / "scan_labels.tsv"
+    path.write_text("index\tname\tabbreviation\tmapping\n0\tbackground\tbg\t0\n2\tcup\tcp\t17\n5\trim\trm\t3\n")
+    write_legend(path, legend_of({2: "optic cup", 7: "vessel"}))
+    assert read_legend(path).names == {2: "optic cup", 7: "vessel"}
+    columns, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+    said = [dict(zip(columns, row, strict=True)) for row in rows]
+    assert [(row["index"], row["abbreviation"], row["mapping"]) for row in said] == [("0", "bg", "0"), ("2", "cp", "17"), ("7", "", "")]
+
+
+def test_a_table_of_something_else_is_not_replaced(tmp_path):
+    path = tmp_path / "scan_labels.tsv"
+    path.write_text("subject\tage\n1\t70\n")
+    with pytest.raises(WriteError, match="which is something else"):
+        write_beside(tmp_path / "scan_labels.nii.gz", legend_of({1: "cup"}))
+    assert path.read_text() == "subject\tage\n1\t70\n"
+
+
 @given(named)
 def test_reading_is_the_inverse_of_writing(names):
     legend = legend_of(names)

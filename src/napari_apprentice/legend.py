@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_apprentice.texts import write_text
-from napari_apprentice.types import LabelsError, ReadError
+from napari_apprentice.types import LabelsError, ReadError, WriteError
 
 __all__ = ["PALETTE", "Legend", "legend_path", "read_legend", "write_beside", "write_legend"]
 
@@ -108,18 +108,43 @@ def write_beside(labels: Path | str, legend: Legend) -> None:
 
 
 def write_legend(path: Path | str, legend: Legend) -> Path:
-    """Write a legend; the old file stays whole until the new one is complete.
+    """Write a legend; the old file stays whole until the new one is complete, and what else it says of the same objects stays.
 
     Raises
     ------
-    WriteError : it cannot be written
+    WriteError : it cannot be written, or what is there is no legend
     """
     path, text = Path(path), io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows((label, legend.names[label], legend.color(label)) for label in sorted(legend.names))
+    try:
+        columns, known = _rows(path)
+    except FileNotFoundError:
+        columns, known = [], []
+    except ReadError as error:
+        raise WriteError(f"the names of the objects cannot be written to {path}, which is something else: {error}") from error
+    others = {row["index"]: {key: value for key, value in row.items() if key and value} for row in known}
+    writer = csv.DictWriter(text, [*_COLUMNS, *(c for c in columns if c not in _COLUMNS)], delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    if "0" in others:  # the background, which some programs list
+        writer.writerow(others["0"])
+    for label in sorted(legend.names):
+        said = dict(zip(_COLUMNS, (label, legend.names[label], legend.color(label)), strict=True))
+        writer.writerow(others.get(str(label), {}) | said)
     write_text(path, text.getvalue())
     return path
+
+
+def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of a legend; FileNotFoundError if there is none."""
+    try:
+        table = csv.DictReader(path.read_text("utf-8-sig").splitlines(), delimiter="\t")
+        rows, columns = list(table), list(table.fieldnames or ())
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReadError(f"the names in {path} cannot be read ({error}); expected a table with the columns index and name") from error
+    if rows and not {"index", "name"} <= set(columns):
+        raise ReadError(f"{path} has the columns {', '.join(columns)}; expected index and name, separated by tabs")
+    return columns, rows
 
 
 def read_legend(path: Path | str) -> Legend:
@@ -131,12 +156,9 @@ def read_legend(path: Path | str) -> Legend:
     """
     path, legend = Path(path), Legend()
     try:
-        table = csv.DictReader(path.read_text("utf-8-sig").splitlines(), delimiter="\t")
-        rows, columns = list(table), table.fieldnames or ()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        _, rows = _rows(path)
+    except FileNotFoundError as error:
         raise ReadError(f"the names in {path} cannot be read ({error}); expected a table with the columns index and name") from error
-    if rows and not {"index", "name"} <= set(columns):
-        raise ReadError(f"{path} has the columns {', '.join(columns)}; expected index and name, separated by tabs")
     for number, row in enumerate(rows, start=2):
         try:
             label = int(row["index"])
