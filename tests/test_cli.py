@@ -1045,6 +1045,7 @@ def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(v
     assert "folder.csv is a folder; expected the name of a file" in refused(
         capsys, "measure", volume, labels, "--out", tmp_path / "folder.csv"
     )
+    assert "name too long" in refused(capsys, "measure", volume, labels, "--out", tmp_path / f"{'x' * 300}.csv")
 
 
 def test_a_table_takes_the_place_of_no_names_of_a_label_file(volume, tmp_path, capsys):

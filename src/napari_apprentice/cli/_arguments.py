@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -129,11 +130,11 @@ def check_output(*paths: Path | None) -> None:
     from napari_apprentice.types import WriteError
 
     for path in filter(None, paths):
-        if path.is_dir():
+        if os.path.isdir(path):
             raise WriteError(f"{path} is a folder; expected the name of a file")
-        if path.exists() and not path.is_file():  # a pipe, say, beside which nothing is written
-            continue
         try:
+            if path.exists() and not path.is_file():  # a pipe, say, beside which nothing is written
+                continue
             TemporaryFile(dir=next(folder for folder in path.resolve().parents if folder.exists())).close()
         except OSError as error:
             raise WriteError(f"{path} cannot be written ({error.strerror}); expected free space and permission") from error
