@@ -593,6 +593,23 @@ def test_lessons_of_images_that_are_called_the_same_are_told_apart():
     assert cases[0] == cases[2], "it is the same image, whatever it is called"
 
 
+def test_lessons_of_files_that_are_called_the_same_are_told_apart_and_nothing_is_read(tmp_path):
+    class Unread:
+        shape, dtype = VOLUME.data.shape, VOLUME.data.dtype
+
+        def __getitem__(self, index):
+            assert isinstance(index[1], int), "more than a slice was read"
+            return VOLUME.data[index]
+
+    cases = []
+    for patient in ("one", "two", "one"):
+        session = Session(Image(Unread(), name="scan", path=tmp_path / patient / "scan.nii"), DiskSegmenter(4.0), FakePolicy(0, 0.5))
+        session.add(Click((2, 5, 4)))
+        session.accept(learn=False)
+        cases.append(session.pending[0].case)
+    assert cases[0] == cases[2] != cases[1]
+
+
 @pytest.mark.parametrize("learn", [True, False])
 def test_a_painted_slice_that_shows_nothing_is_accepted_and_is_no_lesson(learn):
     data = VOLUME.data.copy()

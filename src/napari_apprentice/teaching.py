@@ -7,6 +7,7 @@ session and gives back the next one, and the `ledger` makes that count.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -45,7 +46,7 @@ def lessons_of(image: Image, labels: LabelMap, state: State) -> tuple[Lesson, ..
 
     A plane without contrast is none: one may paint there, but the model has nothing to look at.
     """
-    lessons, case = [], fingerprint(image)  # images in folders of patients are often called the same
+    lessons, case = [], _told_apart(image)
     for plane in state.worked_in:
         ids = labels.plane(plane)
         mask, others = ids == state.label, (ids != 0) & (ids != state.label)
@@ -55,6 +56,13 @@ def lessons_of(image: Image, labels: LabelMap, state: State) -> tuple[Lesson, ..
                 clicks = state.clicks_in(plane)
                 lessons.append(Lesson(image.slice(plane), clicks, mask, case, state.label, first, others, state.kind))
     return tuple(lessons)
+
+
+def _told_apart(image: Image) -> str:
+    """What tells an image from others of the same name, which those in folders of patients often have; nothing is read for it."""
+    if image.path is not None:
+        return f"{os.path.abspath(image.path)} {image.name}"
+    return fingerprint(image) if isinstance(image.data, np.ndarray) else image.name
 
 
 class Apprentice:
