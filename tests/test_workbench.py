@@ -149,13 +149,31 @@ def test_a_case_whose_teaching_was_stopped_can_be_gone_on_with(project, monkeypa
 
     with pytest.raises(KeyboardInterrupt):
         teach_case(project, "eye_0", "first.json", device="cpu", on_action=stopping)
-    with pytest.raises(SessionError, match=r"is begun already; expected one that waits \(open_case in Python goes on with this one\)"):
-        teach_case(project, "eye_0", "first.json", device="cpu")
+    (project.folder / "others.json").write_text(json.dumps({"clicks": [{"voxel": [3, 3]}]}))
+    with pytest.raises(SessionError, match=r"begun already, with other clicks; expected one that waits \(open_case in Python goes on"):
+        teach_case(project, "eye_0", project.folder / "others.json", device="cpu")
     with open_case(project, "eye_0", device="cpu") as case:
         assert len(case.session.clicks) == 2
         case.session.accept()
         case.finish()
     assert (project.status("eye_0").state, lessons()) == ("done", 1)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_teaching_that_was_stopped_goes_on_where_it_stopped(project, monkeypatch, stop):
+    def stopping(done, _):
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        teach_case(project, "eye_0", "first.json", device="cpu", on_action=stopping)
+    told = []
+    assert teach_case(project, "eye_0", "first.json", device="cpu", on_action=lambda *both: told.append(both)).state == "done"
+    assert told == [(number, 5) for number in range(stop + 1 if stop > 1 else 1, 6)]
+    teach_case(project, "eye_1", "first.json", device="cpu")
+    journals = [read_journal(project.session_folder(name, project.status(name).session))[1] for name in ("eye_0", "eye_1")]
+    assert [event.kind for event in journals[0]] == [event.kind for event in journals[1]]
+    assert lessons() == 2
 
 
 @pytest.mark.parametrize("wrong", [{"voxel": [900, 1]}, {"voxel": [1, 1, 1]}, {"voxel": [1, 1], "objekt": 2}])

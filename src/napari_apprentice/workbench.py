@@ -27,7 +27,7 @@ from napari_apprentice import assembly, files
 from napari_apprentice.casework import NEWEST_EXAMPLES, Model, Outcome, Plan, fresh_session, publish_model, release, tried_on_each_other
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
-from napari_apprentice.journal import JOURNAL_NAME, read_journal
+from napari_apprentice.journal import JOURNAL_NAME, Event, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.outcomes import Finished, finish
 from napari_apprentice.projects import Project, Status
@@ -105,6 +105,8 @@ def teach_case(
 ) -> Status:
     """Do a case with recorded clicks as a person would: objects are accepted, teach the study, and are carried through the slices.
 
+    Interrupted, and called again with the same clicks, it goes on where it stopped.
+
     Parameters
     ----------
     clicks : a click file, or the journal of a session, see `replay.read_recording`
@@ -112,16 +114,19 @@ def teach_case(
 
     Raises
     ------
-    SessionError : the case was begun or done already
+    SessionError : the case is done already, or was begun with something else
     ReadError, ClickError : as `replay.read_recording`; nothing is begun, and nothing is learnt
     ApprenticeError : as `open_case`; the case is begun then, and can be gone on with
     """
     status = project.status(name)
-    if status.by == "hand" or status.state == "done":
+    if status.state == "done" or (status.by == "hand" and status.state != "begun"):
         raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; {_WAITS}")
     events = read_recording(clicks, like=files.read(project[name].image))
+    began = _in_common(read_recording(project.session_folder(name, status.session)), events) if status.by == "hand" else 0
+    if began is None:
+        raise SessionError(f"case {name!r} is to be taught, but it is begun already, with other clicks; {_WAITS}")
     with open_case(project, name, device=device) as case:
-        session, done = case.session, 0
+        session, done = case.session, began
 
         def tell() -> None:
             nonlocal done
@@ -129,12 +134,28 @@ def teach_case(
             if on_action is not None:
                 on_action(done, len(events))
 
-        replay(session, events, tell)
+        replay(session, events[began:], tell)
         if project.settings.propagate and case.image.ndim == 3 and not any(event.kind == "propagate" for event in events):
             for label in session.finished:
                 with suppress(SessionError):  # clicked across another axis only, or not found
                     session.propagate(label, project.settings.axis)
         return case.finish()
+
+
+_BETWEEN = ("learn", "select")  # may be done twice, or need not be done
+
+
+def _in_common(done: Sequence[Event], wanted: Sequence[Event]) -> int | None:
+    """How many of the wanted actions are done; None if something else is."""
+    left = [event for event in done if event.kind not in _BETWEEN]
+    for number, event in enumerate(wanted):
+        if not left:
+            return number
+        if event.kind not in _BETWEEN:
+            first = left.pop(0)
+            if (first.kind, first.label, first.click, first.name) != (event.kind, event.label, event.click, event.name):
+                return None
+    return len(wanted) if all(event.kind == "propagate" for event in left) else None
 
 
 def take_case(project: Project, name: str, journal: Path | str, *, device: str = "auto") -> Status:
