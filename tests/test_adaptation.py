@@ -665,6 +665,17 @@ def test_remembered_views_show_the_object_and_its_clicks(tiny_segmenter, row, co
     assert [len(clicks) for clicks in kept.clicks] == [1, 1]
 
 
+def test_slices_of_one_object_are_known_whatever_their_image_is_called(tiny_segmenter):
+    segmenter, mask = tiny_segmenter(), disk(30, 40)
+    of = [
+        remember(segmenter, Lesson(picture(mask), (Click((30, 40)),), mask, case, label), 32).of
+        for case, label in (("scan \udcff", 1), ("scan \udcff", 1), ("scan \udcfe", 1), ("scan \udcff", 2), ("scan", 0))
+    ]
+    assert of[0] == of[1]
+    assert len(set(of)) == 4
+    assert of[4] == ""
+
+
 @pytest.mark.parametrize(
     ("clicks", "signs"),
     [

@@ -29,7 +29,7 @@ def remember(segmenter: NetworkSegmenter, lesson: Lesson, size: int, *, ground: 
     windows = lesson_windows(segmenter, lesson.mask, clicks)
     views = [segmenter.look(lesson.image_slice, Prompt(clicks), window, size) for window in windows]
     targets = torch.cat([mask_in_window(lesson.mask, window, size) for window in windows])
-    of = hashlib.sha256(f"{lesson.case}/{lesson.label}".encode()).hexdigest()[:12] if lesson.label else ""
+    of = hashlib.sha256(f"{lesson.case}/{lesson.label}".encode(errors="backslashreplace")).hexdigest()[:12] if lesson.label else ""
     images, seen = torch.cat([v.image for v in views]).half().cpu(), tuple(v.clicks for v in views)
     return Remembered(images, targets > 0.5, seen, of=of, kind=kind_of(lesson.kind), ground=_ground(lesson) if ground else None)
 
