@@ -218,7 +218,10 @@ def resume_session(folder: Path | str, image: Image | None = None, *, weights: P
     segmenter = load_segmenter(weights or _weights_of(header), device=device, undo_budget_bytes=_undo_budget(image))
     model = model_of(segmenter)
     if header.model and header.model != model:
-        raise SessionError(f"the session in {folder} was made with the weights {header.model}; expected these, but {model} arrived")
+        raise SessionError(
+            f"the session in {folder} was made with the weights {header.model}, but {model} arrived; "
+            f"expected the file that holds those (in the window: choose it under Model > network)"
+        )
     store = KnowledgeStore(segmenter.base, segmenter.loaded.digest)
     study = Cohort(header.cohort, segmenter.loaded.digest, store) if header.cohort else None
     return resume(Path(folder), image, segmenter, make_policy(header.policy or DEFAULT_POLICY), store, study, computer_of(segmenter))

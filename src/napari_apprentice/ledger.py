@@ -15,7 +15,7 @@ from typing import Any
 import numpy.typing as npt
 
 from napari_apprentice.history import History, State, Step
-from napari_apprentice.journal import Event, Journal
+from napari_apprentice.journal import Event, Header, Journal
 from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import fresh_ids
@@ -53,6 +53,7 @@ class Ledger:
 
     Attributes
     ----------
+    header : what the journal is about; None where none is kept
     refusal : why nothing may be changed; empty where it may
     """
 
@@ -60,11 +61,12 @@ class Ledger:
         self.labels, self.model, self.history = labels, model, history
         self.state = self._with_an_id(state)
         self.journal: Journal | None = None
+        self.header: Header | None = None
         self.refusal = ""
 
     def begin(self, journal: Journal | None, start: Version | None, legend: Legend | None) -> None:
         """Record from now on, and at once what the session begins with: its labels, and a version and a legend where they were given."""
-        self.journal = journal
+        self.journal, self.header = journal, journal.header if journal is not None else None
         if not self.state.finished and start is None and legend is None:
             return
         patches: list[Patch | None] = [*self.labels.patches()] or [None]

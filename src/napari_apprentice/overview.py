@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from napari_apprentice.ground import Doubt, Slice, slices, worths
 from napari_apprentice.history import State
+from napari_apprentice.journal import Header
 from napari_apprentice.labelmap import LabelMap
 from napari_apprentice.ledger import Ledger
 from napari_apprentice.legend import Legend
@@ -84,6 +85,11 @@ class Overview:
     def legend(self) -> Legend:
         """Names of the objects, and colours of their classes."""
         return self._state.legend
+
+    @property
+    def header(self) -> Header | None:
+        """What its journal says of it as a whole: policy, model, study, image. None where none is kept."""
+        return self._ledger.header
 
     # --- what can be done ---
 

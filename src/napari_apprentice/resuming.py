@@ -65,15 +65,15 @@ class Past:
         self._refusal = ""
         try:
             self.journal, self._events = Journal.reopen(path, computer)
-            header = self.journal.header
+            self._header = self.journal.header
         except InUseError as error:
             self._refusal = str(error)
-            header, self._events = read_journal(path)
+            self._header, self._events = read_journal(path)
         self._store, self._folder, self._shape = store, journal_path(path).parent, image.shape
         self._load: Load = cache(Checkpoints(store, self._folder).load) if store is not None else lambda _: None
         self._opened = next((event for event in self._events if event.kind == "open"), Event("open", 1))
         try:
-            check_image(header, image)
+            check_image(self._header, image)
         except BaseException:
             self.close()
             raise
@@ -120,7 +120,7 @@ class Past:
             _repeat(ledger, entry, load)
         while ledger.history.done > done - start:
             ledger.undo()
-        ledger.journal, ledger.refusal = self.journal, self._refusal
+        ledger.journal, ledger.header, ledger.refusal = self.journal, self._header, self._refusal
         here = self.journal is not None
         model.attach(self._folder if here else None, self._store, cohort if here else None)
 

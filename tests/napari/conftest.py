@@ -109,7 +109,7 @@ class DiskEngine:
             start = cohort.start() if cohort else None
             if wish.knowledge is not None:
                 start = Version(1, origin=f"file {wish.knowledge.name}", snapshot=store.load(wish.knowledge))
-            journal = Journal.create(folder, image, policy=wish.policy)
+            journal = Journal.create(folder, image, policy=wish.policy, cohort=wish.cohort or "")
             known = {"labels": wish.labels, "legend": wish.legend, "journal": journal, "store": store, "start": start, "cohort": cohort}
             session = Session(image, self.segmenter(), self.policy(), **known)
         self.sessions.append(session)

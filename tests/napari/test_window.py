@@ -289,6 +289,33 @@ def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_docked, sc
     assert [layer.name for layer in window.viewer.layers] == ["scan", "scan labels", "scan clicks"]
 
 
+def test_a_resumed_session_shows_its_own_study_and_policy(open_docked, scan, engine):
+    window = open_docked(scan)
+    widget = window.widget
+    policy, study = widget.more.policy, widget.model.study
+    study.setCurrentText("mri")
+    policy.setCurrentIndex(policy.findData("pi"))
+    window.press(widget.start)
+    window.click(window.plane, 20, 20)
+    window.press(widget.start)
+    assert (study.currentText(), policy.currentData()) == ("mri", "pi")
+    study.setCurrentText("")  # what the next start is to have
+    policy.setCurrentIndex(0)
+    window.press(widget.resume)
+    assert (study.currentText(), policy.currentData()) == ("mri", "pi")
+    assert not study.isEnabled()
+    assert not policy.isEnabled()
+    widget.model.unfold(True)  # the names of all studies are listed anew
+    assert study.currentText() == "mri"
+    widget.model.network_chosen.emit()
+    window.wait()
+    assert (engine.wishes[-1].cohort, engine.wishes[-1].policy) == ("mri", "pi")  # another network stays in the study
+    window.press(widget.start)
+    assert (study.currentText(), policy.currentIndex()) == ("", 0)
+    assert study.isEnabled()
+    assert policy.isEnabled()
+
+
 def test_our_docks_share_a_place_and_the_window_does_not_grow(window):
     main, widget = window.viewer.window._qt_window, window.widget
     widget.model.unfold(True)
@@ -492,6 +519,7 @@ def test_a_second_window_shows_what_the_first_one_does_and_offers_nothing_else(w
     assert not any(each.isEnabled() for each in changing)
     assert other.save.isEnabled()
     assert other.clicks.text() == "1 click"
+    assert other.bridge.state.header == first.header
     engine.sessions.append(first)
     window.key(Qt.Key(ord(KEYS["accept"])))
     assert first.finished == (1,)

@@ -18,6 +18,7 @@ from napari_apprentice import files
 from napari_apprentice._napari.mask_layer import Box, own_copy
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.ground import Slice
+from napari_apprentice.journal import Header
 from napari_apprentice.legend import Legend, write_beside
 from napari_apprentice.types import Click, Prediction
 from napari_apprentice.versions import Catalogue
@@ -67,6 +68,7 @@ class State:
     read_only : why nothing may be changed, see `Session.read_only`; "" where it may
     empty : whether the open object has no voxel
     kind : what the class of the open object is called, or will be; "" for none
+    header : what its journal says of it as a whole; None where none is kept
     """
 
     label: int
@@ -82,17 +84,28 @@ class State:
     read_only: str = ""
     empty: bool = False
     kind: str = ""
+    header: Header | None = None
 
     @classmethod
     def of(cls, session: Session) -> State:
         """The state of ``session``."""
-        doubts = tuple(session.doubtful())
-        could = session.can_undo, session.can_redo
         newest = _newest_answer(session)
-        masks = len(newest.proposed) if newest is not None else 1
-        objects = session.label, tuple(session.clicks), tuple(session.finished)
-        open_object = session.empty, session.kind
-        return cls(*objects, *could, doubts, session.versions, session.legend, masks, session.device, session.read_only, *open_object)
+        return cls(
+            session.label,
+            tuple(session.clicks),
+            tuple(session.finished),
+            session.can_undo,
+            session.can_redo,
+            tuple(session.doubtful()),
+            session.versions,
+            session.legend,
+            len(newest.proposed) if newest is not None else 1,
+            session.device,
+            session.read_only,
+            session.empty,
+            session.kind,
+            session.header,
+        )
 
 
 def advice(session: Session) -> tuple[Doubt, ...]:

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_apprentice._napari.keys import PEEK, readable
-from napari_apprentice._napari.panels import Fold, button, row
+from napari_apprentice._napari.panels import Choice, Fold, button, row
 from napari_apprentice._napari.where import ask_where
 from napari_apprentice.versions import Catalogue, Effort, Version
 
@@ -71,7 +71,7 @@ class ModelPanel(Fold):
         self.network.activated.connect(self._on_network)
         self._versions = Catalogue()
         self._file: Path | None = None
-        self.study = QComboBox()
+        self.study = Choice()
         self.study.setEditable(True)
         self.study.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.study.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
@@ -152,9 +152,12 @@ class ModelPanel(Fold):
         self.study.addItems(["", *names])
         self.study.setCurrentText(text)
 
+    def show_study(self, name: str | None) -> None:
+        """Show the study of the open session, "" for none; None for no session."""
+        self.study.show_open(name)
+
     def show_versions(self, versions: Catalogue | None) -> None:
         """Show the versions of a session; None for no session."""
-        self.study.setEnabled(versions is None)
         self.begin_with.setEnabled(versions is None)
         self.forget.setEnabled(versions is not None)
         self.peek.setEnabled(versions is not None)

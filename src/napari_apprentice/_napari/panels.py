@@ -30,7 +30,7 @@ from napari_apprentice._napari.keys import KEYS, SWITCH_SIGN, cheat_sheet, reada
 from napari_apprentice._napari.machine import memory_in_use
 from napari_apprentice.labelmap import LARGEST_ID
 
-__all__ = ["Dockable", "Fold", "KeySheet", "More", "SignSwitch", "Status", "button", "id_box", "line", "row"]
+__all__ = ["Choice", "Dockable", "Fold", "KeySheet", "More", "SignSwitch", "Status", "button", "id_box", "line", "row"]
 
 _MEMORY_EVERY_MS = 2000
 _ID_WIDTH_PX = 96
@@ -245,6 +245,23 @@ class KeySheet(Fold):
         return [(key.removeprefix("<b>").removesuffix("</b>"), meaning) for key, meaning in cells]
 
 
+class Choice(QComboBox):
+    """What the next session is to have; while one is open, it shows what that one has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next: str | None = None
+
+    def show_open(self, text: str | None) -> None:
+        """Show what the open session has; None where there is none: then what the user has chosen stands there again."""
+        if text is not None and self._next is None:
+            self._next = self.currentText()
+        shown, self._next = self._next if text is None else text, None if text is None else self._next
+        self.setEnabled(text is None)
+        if shown is not None and shown != self.currentText():
+            self.setCurrentText(shown)
+
+
 class More(Fold):
     """What most people never need, folded away."""
 
@@ -252,7 +269,8 @@ class More(Fold):
 
     def __init__(self, policies: Mapping[str, str], devices: tuple[str, ...]) -> None:
         super().__init__("More")
-        self.policy = QComboBox()
+        self._policies = policies
+        self.policy = Choice()
         for name, meaning in policies.items():
             self.policy.addItem(meaning, name)
         self.device = QComboBox()
@@ -262,6 +280,10 @@ class More(Fold):
         self.upright.setToolTip("Draw the second world axis upwards, as people look at heads.\nIt changes the view only.")
         self.upright.toggled.connect(self.upright_changed)
         self.fill(self._arranged())
+
+    def show_policy(self, name: str | None) -> None:
+        """Show the policy of the open session; None for no session."""
+        self.policy.show_open(None if name is None else self._policies.get(name, name))
 
     def _arranged(self) -> QWidget:
         self.policy.setToolTip("What the model learns from while you work. Takes effect at the next start.")

@@ -40,7 +40,7 @@ from napari_apprentice._napari.strip import SliceStrip
 from napari_apprentice._napari.where import ask_where
 from napari_apprentice._napari.worker import Task
 from napari_apprentice.cohorts import cohorts
-from napari_apprentice.types import WriteError
+from napari_apprentice.types import DEFAULT_POLICY, WriteError
 
 if TYPE_CHECKING:
     import napari
@@ -441,6 +441,9 @@ class ApprenticeWidget(Dockable):
         self._session_controls.setEnabled(working and not self.bridge.opening)
         self.model.network.setEnabled(not self.bridge.opening)
         self.model.show_versions(state.versions if state is not None else None)
+        header = state.header if state is not None else None
+        self.model.show_study(header.cohort if header is not None else None)
+        self.more.show_policy((header.policy or DEFAULT_POLICY) if header is not None else None)
         self.progress.show_efforts(state.versions.efforts if state is not None else (), len(state.clicks) if state is not None else 0)
         self.next_mask.setVisible(state is not None and state.masks > 1)
         if state is None:
