@@ -558,6 +558,22 @@ def test_removing_one_of_the_layers_closes_the_session(desk, which, told):
     assert not any(isinstance(each, Points) for each in desk.viewer.layers)
 
 
+def test_the_layers_of_a_session_can_be_removed_one_after_the_other(desk, told):
+    desk.click(2, 20, 20)
+    desk.wait()
+    labels = desk.session.labels
+    for layer in (desk.labels, desk.image_layer, desk.points):  # as napari does it with all that are selected
+        desk.viewer.layers.remove(layer)
+    desk.qtbot.wait(20)
+    assert desk.bridge.state is None
+    assert told() == []
+    desk.viewer.add_layer(desk.image_layer)
+    folder = desk.session._journal.path.parent
+    desk.bridge.start(desk.image_layer, Wish(resume=folder))
+    desk.wait()
+    np.testing.assert_array_equal(desk.labels.data, labels)
+
+
 def test_a_viewer_that_empties_itself_is_no_problem(desk, told):
     desk.viewer.layers.clear()
     desk.qtbot.wait(20)

@@ -316,6 +316,32 @@ def test_a_resumed_session_shows_its_own_study_and_policy(open_docked, scan, eng
     assert policy.isEnabled()
 
 
+def test_all_layers_can_be_selected_and_deleted_at_once(window, engine, told):
+    qtbot, viewer, widget = window.qtbot, window.viewer, window.widget
+    layer_list = viewer.window._qt_viewer.layers
+    for delete in (
+        lambda: qtbot.mouseClick(viewer.window._qt_viewer.layerButtons.deleteButton, LEFT),
+        lambda: qtbot.keyClick(layer_list, Qt.Key.Key_Delete),
+        viewer.layers.remove_selected,
+    ):
+        window.click(window.plane, 20, 20)
+        journal, image = engine.session._journal.path, viewer.layers[0]
+        written = len(journal.read_text().splitlines())
+        viewer.layers.select_all()
+        delete()
+        window.wait()
+        assert list(viewer.layers) == []
+        assert widget.bridge.state is None
+        assert len(journal.read_text().splitlines()) == written
+        window.drawn()  # napari has to draw the empty canvas, or software OpenGL ends the process
+        viewer.add_layer(image)
+        window.wait()
+        window.press(widget.resume)
+        assert widget.clicks.text() == "1 click"
+        window.press(widget.discard)
+    assert told() == []
+
+
 def test_our_docks_share_a_place_and_the_window_does_not_grow(window):
     main, widget = window.viewer.window._qt_window, window.widget
     widget.model.unfold(True)

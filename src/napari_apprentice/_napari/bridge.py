@@ -146,6 +146,13 @@ class Bridge(QObject):
 
     def stop(self) -> None:
         """Close the session: what is queued is still done (and journaled), but its answers are dropped."""
+        sitting = self._sitting
+        self._stop()
+        if sitting is not None:
+            sitting.desk.clear()
+
+    def _stop(self) -> None:
+        """Close the session, and leave all of its layers."""
         self._errands.drop_answers()
         opening = self._opener.opening
         self._opener.let_go()
@@ -236,10 +243,17 @@ class Bridge(QObject):
         self._saver.let_go()
 
     def _on_layer_removed(self, event: Any) -> None:
-        if self._desk and event.value in self._desk:
-            self.stop()
-            # A window that closes removes all its layers; that is nothing to tell anybody.
-            QTimer.singleShot(0, lambda: self.tell(LAYERS_REMOVED) if len(self._viewer.layers) else None)
+        desk = self._desk
+        if desk is None or event.value not in desk:
+            return
+        self._stop()
+
+        def later() -> None:
+            desk.clear()
+            if len(self._viewer.layers):  # a window that closes removes all its layers; that is nothing to tell anybody
+                self.tell(LAYERS_REMOVED)
+
+        QTimer.singleShot(0, later)  # whoever removes several layers at once expects the others to be there
 
     def _on_active(self) -> None:
         """Say whom the mouse talks to, when the user has chosen another layer."""

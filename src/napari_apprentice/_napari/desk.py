@@ -76,7 +76,7 @@ class Wishes(Protocol):
 
 
 class Desk:
-    """Adds the layers of a session to the viewer; `close` takes the clicks away and leaves the labels.
+    """Adds the layers of a session to the viewer; `close` ends their work, and `clear` takes the clicks away and leaves the labels.
 
     Parameters
     ----------
@@ -193,14 +193,17 @@ class Desk:
         show_plane(self._viewer.dims, self._image_layer, plane)
 
     def close(self) -> None:
-        """Give everything back to napari."""
+        """Give keys, mouse and undo back to napari."""
         self._keys.release()
-        self.outline.close()
         self.clicks.close()
         if self._looking:
             self.mask.layer.editable = True
         self.mask.close()
         leave(self.mask.layer, self.folder)
+
+    def clear(self) -> None:
+        """Take the layers away that nobody needs any longer."""
+        self.outline.close()
         if self.clicks.layer in self._viewer.layers:
             self._viewer.layers.remove(self.clicks.layer)
 
