@@ -152,6 +152,7 @@ class Hands:
         self.qtbot.waitUntil(rests, timeout=30_000)
 
     def press(self, button: QPushButton) -> None:
+        QApplication.processEvents()  # nobody presses what has not come up yet
         self.qtbot.mouseClick(button, LEFT)
         self.wait()
 

@@ -223,11 +223,16 @@ def test_a_double_click_on_start_opens_one_session(open_docked, scan, engine, ph
     assert widget.bridge.state is None
 
 
+def turn_wheel(widget, turn=-360):
+    """Turn the wheel over a widget, by default towards the user."""
+    where = QPointF(5, 5)
+    about = (QPoint(), QPoint(0, turn), Qt.MouseButton.NoButton, NONE, Qt.ScrollPhase.NoScrollPhase, False)
+    QApplication.sendEvent(widget, QWheelEvent(where, widget.mapToGlobal(where), *about))
+
+
 def test_the_wheel_turns_a_number_only_after_a_click_into_it(window, engine):
     box = window.widget.object
-    where, turn = QPointF(5, 5), QPoint(0, 360)
-    wheel = QWheelEvent(where, box.mapToGlobal(where), QPoint(), turn, Qt.MouseButton.NoButton, NONE, Qt.ScrollPhase.NoScrollPhase, False)
-    QApplication.sendEvent(box, wheel)
+    turn_wheel(box, 360)
     window.wait()
     assert box.value() == engine.session.label == 1
 
@@ -340,6 +345,29 @@ def test_all_layers_can_be_selected_and_deleted_at_once(window, engine, told):
         assert widget.clicks.text() == "1 click"
         window.press(widget.discard)
     assert told() == []
+
+
+def test_all_that_is_folded_can_be_reached_on_a_small_screen(window):
+    main, widget = window.viewer.window._qt_window, window.widget
+    main.resize(1280, 720)
+    for column in (12, 24, 36):
+        window.click(window.plane, 20, column)
+        window.press(widget.accept)
+    window.settled()
+    for fold, last in ((widget.objects, widget.objects.delete), (widget.model, widget.model.pictures), (widget.more, widget.more.upright)):
+        window.press(fold.title)
+        window.settled()
+        assert (main.width(), main.height()) == (1280, 720)
+        turn_wheel(widget._fold_area.viewport())
+        assert last.visibleRegion().boundingRect().size() == last.size()
+    turn_wheel(widget.more.device)  # it is for the panel
+    assert widget.more.device.currentIndex() == 0
+    main.resize(1280, 1000)
+    window.settled()
+    assert widget.more.policy.visibleRegion().boundingRect().size() == widget.more.policy.size()
+    assert widget.more.upright.visibleRegion().boundingRect().size() == widget.more.upright.size()
+    window.press(widget.more.title)
+    assert not widget.more.isVisible()
 
 
 def test_our_docks_share_a_place_and_the_window_does_not_grow(window):

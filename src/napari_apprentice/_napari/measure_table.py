@@ -18,7 +18,7 @@ from napari_apprentice import files, measure
 from napari_apprentice._napari.answers import CalledOffError, Cancellable
 from napari_apprentice._napari.mask_layer import copied
 from napari_apprentice._napari.outline import OUTLINE_KEY
-from napari_apprentice._napari.panels import Dockable, Status, button, row
+from napari_apprentice._napari.panels import Chooser, Dockable, Status, button, row
 from napari_apprentice._napari.placement import LEGEND_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.storage import newest_folder
 from napari_apprentice._napari.table_model import TableModel
@@ -75,7 +75,7 @@ class MeasureTable(Dockable):
         self._show(None)
 
     def _make_controls(self) -> None:
-        self.labels, self.image, self.unit = QComboBox(), QComboBox(), QComboBox()
+        self.labels, self.image, self.unit = Chooser(), Chooser(), Chooser()
         self.labels.setToolTip("The objects to measure.")
         self.image.setToolTip("The image that they lie on: its spacing makes lengths of voxels, and its intensities are told.")
         for words, unit in _UNITS.items():

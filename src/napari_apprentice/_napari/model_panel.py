@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_apprentice._napari.keys import PEEK, readable
-from napari_apprentice._napari.panels import Choice, Fold, button, row
+from napari_apprentice._napari.panels import Choice, Chooser, Fold, button, row
 from napari_apprentice._napari.where import ask_where
 from napari_apprentice.versions import Catalogue, Effort, Version
 
@@ -56,7 +56,7 @@ class ModelPanel(Fold):
 
     def __init__(self, networks: Mapping[str, Path] | None = None) -> None:
         super().__init__("Model")
-        self.network = QComboBox()
+        self.network = Chooser()
         self.network.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.network.setMinimumContentsLength(6)
         self.network.setToolTip(

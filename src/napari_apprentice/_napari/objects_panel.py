@@ -9,7 +9,7 @@ from qtpy.QtGui import QColor, QMouseEvent
 from qtpy.QtWidgets import QCheckBox, QColorDialog, QComboBox, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_apprentice._napari.keys import OPEN_HERE, readable
-from napari_apprentice._napari.panels import Fold, button, id_box, row
+from napari_apprentice._napari.panels import Chooser, Fold, button, id_box, row
 from napari_apprentice.legend import Legend
 
 __all__ = ["ObjectsPanel"]
@@ -54,7 +54,7 @@ class ObjectsPanel(Fold):
         super().__init__("Objects")
         self._label, self._legend, self._kind = 0, Legend(), ""
         self._wished: str | None = None
-        self.name = QComboBox()
+        self.name = Chooser()
         self.name.setEditable(True)
         self.name.setLineEdit(NameField())
         self.name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)

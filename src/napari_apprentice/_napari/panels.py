@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qtpy.QtCore import QEvent, Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QPainter, QWheelEvent
 from qtpy.QtWidgets import (
     QButtonGroup,
@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QMainWindow,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
@@ -30,7 +31,21 @@ from napari_apprentice._napari.keys import KEYS, SWITCH_SIGN, cheat_sheet, reada
 from napari_apprentice._napari.machine import memory_in_use
 from napari_apprentice.labelmap import LARGEST_ID
 
-__all__ = ["Choice", "Dockable", "Fold", "KeySheet", "More", "SignSwitch", "Status", "button", "id_box", "line", "row"]
+__all__ = [
+    "Choice",
+    "Chooser",
+    "Dockable",
+    "Fold",
+    "FoldArea",
+    "KeySheet",
+    "More",
+    "SignSwitch",
+    "Status",
+    "button",
+    "id_box",
+    "line",
+    "row",
+]
 
 _MEMORY_EVERY_MS = 2000
 _ID_WIDTH_PX = 96
@@ -58,6 +73,14 @@ class IdBox(QDoubleSpinBox):
             super().wheelEvent(event)
         else:
             event.ignore()
+
+
+class Chooser(QComboBox):
+    """A list to choose from, that the wheel leaves alone: it is for the panel, which scrolls."""
+
+    def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
+        """Let the panel scroll."""
+        event.ignore()
 
 
 def id_box(tooltip: str) -> QDoubleSpinBox:
@@ -212,6 +235,53 @@ class Fold(QWidget):
         self.setVisible(unfolded)
 
 
+class FoldArea(QScrollArea):
+    """Where folds lie, one below the other: as high as what is unfolded, and where the window has less room, it scrolls."""
+
+    _LEAST_PX = 96
+
+    def __init__(self, folds: Sequence[Fold]) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the keyboard stays with the canvas
+        content = QWidget()
+        layout = QVBoxLayout(content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        for fold in folds:
+            layout.addWidget(fold)
+        layout.addStretch(1)
+        self.setWidget(content)
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Room for everything."""
+        return QSize(self.minimumSizeHint().width(), self._height())
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """All of the width, beside a scroll bar, and some lines of the height."""
+        beside = self.verticalScrollBar().sizeHint().width()
+        return QSize(self.widget().minimumSizeHint().width() + beside, min(self._height(), self._LEAST_PX))
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Follow what becomes higher or lower."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+    def resizeEvent(self, event: Any) -> None:  # noqa: N802
+        """Lines that wrap are more or fewer in another width."""
+        super().resizeEvent(event)
+        self.updateGeometry()
+
+    def _height(self) -> int:
+        layout, room = self.widget().layout(), self.viewport()
+        frame = self.height() - room.height()  # that of the theme
+        return frame + (layout.heightForWidth(room.width()) if layout.hasHeightForWidth() else layout.sizeHint().height())
+
+
 class KeySheet(Fold):
     """What mouse and keys do."""
 
@@ -245,7 +315,7 @@ class KeySheet(Fold):
         return [(key.removeprefix("<b>").removesuffix("</b>"), meaning) for key, meaning in cells]
 
 
-class Choice(QComboBox):
+class Choice(Chooser):
     """What the next session is to have; while one is open, it shows what that one has."""
 
     def __init__(self) -> None:
@@ -273,9 +343,9 @@ class More(Fold):
         self.policy = Choice()
         for name, meaning in policies.items():
             self.policy.addItem(meaning, name)
-        self.device = QComboBox()
+        self.device = Chooser()
         self.device.addItems(devices)
-        self.labels = QComboBox()
+        self.labels = Chooser()
         self.upright = QCheckBox("anterior and superior up")
         self.upright.setToolTip("Draw the second world axis upwards, as people look at heads.\nIt changes the view only.")
         self.upright.toggled.connect(self.upright_changed)

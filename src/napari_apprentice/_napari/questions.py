@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QLocale, QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QSpinBox, QVBoxLayout, QWidget
 
-from napari_apprentice._napari.panels import button, row
+from napari_apprentice._napari.panels import Chooser, button, row
 from napari_apprentice._napari.placement import lacks_spacing, time_points_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Questions(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.spacing = tuple(self._side(axis) for axis in "zyx")
-        self.unit = QComboBox()
+        self.unit = Chooser()
         self.unit.addItems(list(_MM_PER))
         self.unit.setToolTip("The unit of these three numbers.")
         self.state = button("Set", "The voxels are so large. It decides how far a slice is trusted to say what the next one holds.")

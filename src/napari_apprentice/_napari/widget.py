@@ -22,7 +22,20 @@ from napari_apprentice._napari.leftovers import hide_left
 from napari_apprentice._napari.model_panel import ModelPanel
 from napari_apprentice._napari.objects_panel import ObjectsPanel
 from napari_apprentice._napari.outline import OUTLINE_KEY
-from napari_apprentice._napari.panels import Dockable, Fold, KeySheet, More, SignSwitch, Status, button, id_box, line, row
+from napari_apprentice._napari.panels import (
+    Chooser,
+    Dockable,
+    Fold,
+    FoldArea,
+    KeySheet,
+    More,
+    SignSwitch,
+    Status,
+    button,
+    id_box,
+    line,
+    row,
+)
 from napari_apprentice._napari.placement import (
     LEGEND_KEY,
     SERIES_KEY,
@@ -78,7 +91,7 @@ class ApprenticeWidget(Dockable):
     # ------------------------------------------------------------------------------------------------------------- layout
 
     def _make_controls(self) -> None:
-        self.image = QComboBox()
+        self.image = Chooser()
         self.image.setToolTip("The image or volume to work on.")
         self.image.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.image.setMinimumContentsLength(12)
@@ -154,8 +167,10 @@ class ApprenticeWidget(Dockable):
         layout.addLayout(titles)
         for fold in self._folds:
             titles.addWidget(fold.title)
-            layout.addWidget(fold)
         titles.addStretch(1)
+        self._fold_area = FoldArea(self._folds)
+        self._fold_area.hide()
+        layout.addWidget(self._fold_area)
         layout.addStretch(1)
 
     def _connect(self) -> None:
@@ -194,6 +209,7 @@ class ApprenticeWidget(Dockable):
         bridge.model_changed.connect(self.model.keep_network)
         for fold in self._folds:
             fold.unfolded.connect(lambda unfolded, fold=fold: self._fold_others(fold) if unfolded else None)
+            fold.unfolded.connect(self._fold_area.setVisible)
             fold.unfolded.connect(lambda unfolded, fold=fold: self.progress.make_room(fold, unfolded))
         self.model.unfolded.connect(self._on_unfolded)
         bridge.keys_changed.connect(self._show_keys)
