@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.layers import Labels, Points
-from qtpy.QtCore import QPoint, QPointF, Qt
-from qtpy.QtGui import QWheelEvent
-from qtpy.QtWidgets import QApplication, QLabel, QPushButton
+from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
+from qtpy.QtGui import QHelpEvent, QWheelEvent
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QToolTip
 
 import napari
 from napari_apprentice import files
@@ -525,6 +525,26 @@ def test_labels_of_another_image_do_not_lie_over_this_one(open_docked, scan, tmp
     window.press(widget.resume)
     assert left.visible
     assert [layer.visible for layer in window.viewer.layers if layer.name == "photo labels"] == [False]
+
+
+def test_a_long_choice_can_be_read_in_full(window):
+    chooser = window.widget.more.policy
+    window.press(window.widget.more.title)
+    window.settled()
+    ours, meaning = chooser.currentText(), chooser.toolTip()
+    chooser.setCurrentIndex(chooser.findData("ia+pi"))
+    text = chooser.currentText()
+    assert chooser.fontMetrics().horizontalAdvance(text) > chooser.width()
+    QApplication.sendEvent(chooser, QHelpEvent(QEvent.Type.ToolTip, QPoint(5, 5), chooser.mapToGlobal(QPoint(5, 5))))
+    assert QToolTip.text() == f"{text}\n{meaning}"
+    drawn = chooser.grab().toImage()
+    chooser.setItemText(chooser.currentIndex(), text[:-10])  # what differs is out of sight
+    assert chooser.grab().toImage() == drawn
+    chooser.setItemText(chooser.currentIndex(), text)
+    chooser.showPopup()
+    assert chooser.view().width() >= chooser.fontMetrics().horizontalAdvance(text)
+    chooser.hidePopup()
+    chooser.setCurrentText(ours)
 
 
 def test_the_names_of_the_policies_are_those_of_the_engine():

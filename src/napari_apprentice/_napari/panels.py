@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QPainter, QWheelEvent
+from qtpy.QtGui import QHelpEvent, QPainter, QPaintEvent, QWheelEvent
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
@@ -21,7 +21,11 @@ from qtpy.QtWidgets import (
     QPushButton,
     QScrollArea,
     QSizePolicy,
+    QStyle,
+    QStyleOptionComboBox,
+    QStylePainter,
     QToolButton,
+    QToolTip,
     QVBoxLayout,
     QWidget,
 )
@@ -76,7 +80,31 @@ class IdBox(QDoubleSpinBox):
 
 
 class Chooser(QComboBox):
-    """A list to choose from, that the wheel leaves alone: it is for the panel, which scrolls."""
+    """A list to choose from, that the wheel leaves alone: it is for the panel, which scrolls.
+
+    A text that is too long for it ends in an ellipsis; the tooltip and the open list have all of it.
+    """
+
+    def event(self, event: QEvent) -> bool:
+        """Begin the tooltip with what is chosen."""
+        if isinstance(event, QHelpEvent) and event.type() == QEvent.Type.ToolTip:
+            QToolTip.showText(event.globalPos(), "\n".join(words for words in (self.currentText(), self.toolTip()) if words), self)
+            return True
+        return bool(super().event(event))
+
+    def showPopup(self) -> None:  # noqa: N802
+        """As wide as its texts."""
+        self.view().setMinimumWidth(self.view().sizeHintForColumn(0) + self.view().verticalScrollBar().sizeHint().width())
+        super().showPopup()
+
+    def paintEvent(self, _: QPaintEvent) -> None:  # noqa: N802
+        """Draw it as the style does, which cuts a long text anywhere."""
+        painter, option = QStylePainter(self), QStyleOptionComboBox()
+        self.initStyleOption(option)
+        painter.drawComplexControl(QStyle.ComplexControl.CC_ComboBox, option)
+        room = self.style().subControlRect(QStyle.ComplexControl.CC_ComboBox, option, QStyle.SubControl.SC_ComboBoxEditField, self)
+        option.currentText = self.fontMetrics().elidedText(option.currentText, Qt.TextElideMode.ElideRight, room.width())
+        painter.drawControl(QStyle.ControlElement.CE_ComboBoxLabel, option)
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802
         """Let the panel scroll."""
