@@ -79,6 +79,36 @@ worker.submit(Task(lambda: "saving", lambda: (time.sleep(0.5), pathlib.Path({str
     assert (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize("lasting", [True, False])
+def test_the_program_waits_for_files_as_long_as_it_takes_and_for_nothing_else(tmp_path, lasting):
+    script = f"""
+import pathlib, time
+from qtpy.QtCore import QCoreApplication
+from napari_apprentice._napari import worker as module
+module._EXIT_PATIENCE_S = 0.3
+application = QCoreApplication([])
+worker = module.Worker()
+worker.submit(module.Task(lambda: "learning", lambda: time.sleep(1.0)))
+worker.submit(module.Task(lambda: "saving", lambda: pathlib.Path({str(tmp_path / "saved")!r}).touch(), lasting={lasting}))
+worker.submit(module.Task(lambda: "practising", lambda: time.sleep(60)))
+worker.close()
+"""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+    assert (tmp_path / "saved").exists() == lasting
+    assert time.monotonic() - began < 50
+
+
+def test_a_file_that_could_not_be_written_after_the_window_was_closed_is_told(qtbot, caplog):
+    worker, gate = Worker(), threading.Event()
+    worker.submit(Task(lambda: "waiting", lambda: gate.wait(30)))
+    worker.submit(Task(lambda: "saving", lambda: 1 / 0, lasting=True))
+    worker.close()
+    gate.set()
+    assert worker.join(60)
+    assert "saving failed after the window was closed: division by zero" in caplog.text
+
+
 def test_what_may_come_between_the_steps_of_a_task_does_and_the_rest_waits(worker, qtbot):
     begun, gate, done, answers, said = threading.Event(), threading.Event(), [], [], []
     worker.activity_changed.connect(said.append)

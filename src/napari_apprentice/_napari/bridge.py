@@ -449,7 +449,7 @@ class Bridge(QObject):
             def then(written: Path) -> None:
                 self.say(f"version {number} is in {written.name}")
 
-            self._errands.send("exporting", lambda: session.export(number, path, pictures=pictures), then)
+            self._errands.send("exporting", lambda: session.export(number, path, pictures=pictures), then, lasting=True)
 
     def may_write(self, path: Path) -> bool:
         """Whether ``path`` is free, or holds what the open session wrote there from this window, unchanged since."""

@@ -45,6 +45,7 @@ class Errands(QObject):
         otherwise: Callable[[], None] = lambda: None,
         dropped: Callable[[Any], None] = lambda result: None,
         between: bool = False,
+        lasting: bool = False,
     ) -> None:
         """Queue ``work``, see `Task`.
 
@@ -53,6 +54,7 @@ class Errands(QObject):
         then, otherwise : get the answer, or are called after an error was told; only if the answer still counts
         dropped : gets the answer if it counts no longer
         between : whether it may be done before learning that goes on has ended
+        lasting : whether the program may not end before
         """
         generation = self._generation
 
@@ -64,7 +66,7 @@ class Errands(QObject):
             if generation == self._generation:
                 otherwise()
 
-        self.worker.submit(Task(_saying(words), work, answered, failed, between))
+        self.worker.submit(Task(_saying(words), work, answered, failed, between, lasting))
         self.busy_changed.emit(True)
 
     def drop_answers(self) -> None:

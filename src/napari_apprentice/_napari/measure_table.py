@@ -211,7 +211,13 @@ class MeasureTable(Dockable):
         found = self._found
         if found is not None and (path := self._ask(f"{found.image.name}_objects.csv", "Save table", "Table (*.csv)")):
             self.worker.submit(
-                Task(lambda: "saving", lambda: write_text(path, measure.as_csv(found.rows)), lambda _: self._say(path), self._on_error)
+                Task(
+                    lambda: "saving",
+                    lambda: write_text(path, measure.as_csv(found.rows)),
+                    lambda _: self._say(path),
+                    self._on_error,
+                    lasting=True,
+                )
             )
 
     def _on_export(self) -> None:
@@ -229,7 +235,7 @@ class MeasureTable(Dockable):
         def work() -> tuple[Path, ...]:
             return files.write_objects(path, found.labels, like=found.image, go_on=way.go_on)
 
-        self.worker.submit(Task(lambda: "saving", work, self._on_exported, self._on_error))
+        self.worker.submit(Task(lambda: "saving", work, self._on_exported, self._on_error, lasting=True))
 
     def _on_exported(self, written: tuple[Path, ...]) -> None:
         self._ready()

@@ -50,7 +50,7 @@ class Saver(QObject):
         if self._saving is not None:
             return
         self._saving = Saving(session, path)
-        self._errands.send("saving", self._saving, lambda result: self._on_saved(folder, result), otherwise=self.let_go)
+        self._errands.send("saving", self._saving, lambda result: self._on_saved(folder, result), otherwise=self.let_go, lasting=True)
         self.going_changed.emit(True)
 
     def cancel(self) -> None:

@@ -19,6 +19,7 @@ QUIET_S = 0.5
 """So long after a task nothing is begun that is only done meanwhile: one task often leads to the next."""
 
 _EXIT_PATIENCE_S = 30.0
+_LOOK_EVERY_S = 0.2
 _log = logging.getLogger(__name__)
 
 
@@ -38,6 +39,7 @@ class Task:
     then : gets the result of ``work`` on the main thread
     otherwise : gets the exception of ``work`` on the main thread
     between : may be done while an earlier task is left alone
+    lasting : writes a file that the user wants: the program does not end before, however long it takes
     """
 
     words: Callable[[], str]
@@ -45,6 +47,7 @@ class Task:
     then: Callable[[Any], None] = _nothing
     otherwise: Callable[[Exception], None] = _nothing
     between: bool = False
+    lasting: bool = False
 
 
 class Worker(QObject):
@@ -68,12 +71,13 @@ class Worker(QObject):
         self._meanwhile: Generator[None, None, Any] | None = None
         self._rests_since = time.monotonic()
         self._waiting = 0
+        self._owed = 0
         self._closed = False
         self._began.connect(self._on_began)
         self._ended.connect(self._on_ended)
         self._thread = threading.Thread(target=self._serve, name="apprentice-worker", daemon=True)
         self._thread.start()
-        # A daemon thread dies with the interpreter; what was asked for before the window closed (a save!) is done first.
+        # A daemon thread dies with the interpreter; what was asked for before the window closed is done first.
         atexit.register(self._finish_at_exit)
 
     @property
@@ -128,6 +132,7 @@ class Worker(QObject):
 
     def _put(self, task: Task | None) -> None:
         with self._arrived:
+            self._owed += task is not None and task.lasting
             self._tasks.append(task)
             self._arrived.notify()
 
@@ -167,6 +172,11 @@ class Worker(QObject):
         except Exception as caught:
             error = caught
         self._rests_since = time.monotonic()
+        if task.lasting:
+            with self._arrived:
+                self._owed -= 1
+            if error is not None and self._closed:
+                _log.error("%s failed after the window was closed: %s", task.words(), error)
         self._emit(self._ended, task, result, error)
 
     def _through(self, steps: Generator[None, None, Any], task: Task) -> Any:
@@ -203,5 +213,8 @@ class Worker(QObject):
                 self.activity_changed.emit("")
 
     def _finish_at_exit(self) -> None:
+        """Wait for files that the user wants as long as it takes, and for anything else a while."""
         self._put(None)
-        self.join(_EXIT_PATIENCE_S)
+        end = time.monotonic() + _EXIT_PATIENCE_S
+        while not self.join(_LOOK_EVERY_S) and (self._owed or time.monotonic() < end):
+            pass
