@@ -425,6 +425,12 @@ def test_choices_under_more_reach_the_engine(open_docked, scan, engine):
     widget.more.policy.setCurrentIndex(widget.more.policy.findData("pi"))
     widget.more.device.setCurrentText("cpu")
     widget.more.labels.setCurrentText("earlier")
+    viewer.layers["earlier"].name = "by hand"
+    viewer.add_labels(earlier, name="earlier")  # another one
+    assert widget.more.labels.currentText() == "by hand"
+    viewer.layers.move(2, 0)
+    viewer.layers.remove("earlier")
+    assert widget.more.labels.currentText() == "by hand"
     window.press(widget.start)
     wish = engine.wishes[-1]
     assert (wish.policy, wish.device, wish.resume) == ("pi", "cpu", None)

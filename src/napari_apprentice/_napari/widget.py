@@ -77,6 +77,7 @@ class ApprenticeWidget(Dockable):
         super().__init__()
         self._viewer = napari_viewer
         self._images: list[ImageLayer] = []
+        self._labels: list[Labels] = []
         self._earlier: Path | None = None
         self._working, self._started_at = False, float("-inf")
         self.bridge = Bridge(napari_viewer, engine or default_engine)
@@ -247,8 +248,10 @@ class ApprenticeWidget(Dockable):
             if self.chosen_image is not None and self.bridge.state is None and not self.bridge.opening:
                 self.bridge.say(NOTHING_OPEN)  # what was said was about another image
             self._on_image_chosen()
-        names = [layer.name for layer in self._viewer.layers if isinstance(layer, Labels) and OUTLINE_KEY not in layer.metadata]
-        _refill(self.more.labels, [_NO_LABELS, *names])
+        labels = self._chosen_labels
+        self._labels = [layer for layer in self._viewer.layers if isinstance(layer, Labels) and OUTLINE_KEY not in layer.metadata]
+        _refill(self.more.labels, [_NO_LABELS, *(layer.name for layer in self._labels)])
+        _choose(self.more.labels, self._labels.index(labels) + 1 if labels in self._labels else 0)
         self._show_state(self.bridge.state)
 
     @property
@@ -337,7 +340,8 @@ class ApprenticeWidget(Dockable):
     @property
     def _chosen_labels(self) -> Labels | None:
         """The labels layer to begin with, if one is chosen."""
-        return self._viewer.layers[self.more.labels.currentText()] if self.more.labels.currentIndex() > 0 else None
+        index = self.more.labels.currentIndex() - 1
+        return self._labels[index] if 0 <= index < len(self._labels) else None
 
     def _wish(self, resume: Path | None = None) -> Wish:
         layer = self._chosen_labels
@@ -492,13 +496,11 @@ class ApprenticeWidget(Dockable):
 
 
 def _refill(combo: QComboBox, names: list[str]) -> None:
-    """Replace the entries, stay at the chosen name if it is still there, and tell nobody."""
-    chosen = combo.currentText()
+    """Replace the entries and tell nobody."""
     blocked = combo.blockSignals(True)
     combo.clear()
     combo.addItems(names)
     combo.blockSignals(blocked)
-    _choose(combo, max(combo.findText(chosen), 0) if names else -1)
 
 
 def _choose(combo: QComboBox, index: int) -> None:
