@@ -90,19 +90,25 @@ class Hand:
             _answer(self._answer)
 
     def key(self, key: str) -> None:
-        """Press a key over the canvas: "G", "Control-Shift-Z"."""
+        """Press a key: "G", "Control-Shift-Z". It goes where that of a real keyboard does."""
         *held, letter = key.split("-")
-        QTest.keyClick(self.canvas.native, Qt.Key(ord(letter)), _held(held))
+        QTest.keyClick(self._keyboard, Qt.Key(ord(letter)), _held(held))
 
     def hold(self, key: str, down: bool) -> None:
         """Press a key and keep it down, or let it go."""
-        (QTest.keyPress if down else QTest.keyRelease)(self.canvas.native, Qt.Key(ord(key)))
+        (QTest.keyPress if down else QTest.keyRelease)(self._keyboard, Qt.Key(ord(key)))
+
+    @property
+    def _keyboard(self) -> QWidget:
+        """Whoever has the focus, else the window."""
+        main: QWidget = self.viewer.window._qt_window
+        return main.focusWidget() or main
 
     def write(self, field: QWidget, words: str) -> None:
         """Type words into a field, and Return."""
         QTest.mouseClick(field, _LEFT)
-        QTest.keyClicks(field, words)
-        QTest.keyClick(field, Qt.Key.Key_Return)
+        QTest.keyClicks(self._keyboard, words)
+        QTest.keyClick(self._keyboard, Qt.Key.Key_Return)
 
     def point(self, *voxel: float) -> None:
         """Move the mouse over a voxel of the image."""

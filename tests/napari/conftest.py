@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from napari.layers import Labels, Points
 from qtpy.QtCore import QObject, QPoint, Qt, QTimer
-from qtpy.QtWidgets import QApplication, QPushButton
+from qtpy.QtWidgets import QApplication, QPushButton, QWidget
 
 from napari import settings as napari_settings
 from napari_apprentice._napari.answers import State
@@ -157,8 +157,14 @@ class Hands:
         self.wait()
 
     def key(self, key, modifier=NONE) -> None:
-        self.qtbot.keyClick(self.canvas.native, key, modifier)
+        self.qtbot.keyClick(self.keyboard, key, modifier)
         self.wait()
+
+    @property
+    def keyboard(self) -> QWidget:
+        """Whom a real keyboard talks to: whoever has the focus, else the window."""
+        main = self.viewer.window._qt_window
+        return main.focusWidget() or main
 
     def pixel(self, *voxel) -> QPoint:
         """Where a voxel of the image is on the canvas."""

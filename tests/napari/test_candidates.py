@@ -255,7 +255,7 @@ def test_a_key_steps_and_the_list_changes_the_network_in_a_real_window(make_napa
         engine.gate.clear()
         widget.model.network.activated.emit(widget.model.network.count() - 1)
         window.activate(window.points)
-        window.qtbot.keyClick(window.canvas.native, Qt.Key(ord(KEYS[SWITCH_SIGN])))  # while the model is awaited
+        window.qtbot.keyClick(window.keyboard, Qt.Key(ord(KEYS[SWITCH_SIGN])))  # while the model is awaited
         assert widget.bridge.opening
         engine.gate.set()
         window.wait()

@@ -321,7 +321,7 @@ def test_the_panel_in_a_real_window(make_napari_viewer, monkeypatch, hands, volu
         points = window.points
         window.activate(points)
         key = Qt.Key(ord(KEYS[PEEK]))
-        QTest.keyPress(window.canvas.native, key)
+        QTest.keyPress(window.keyboard, key)
         window.wait()
         (outline,) = [layer for layer in viewer.layers if OUTLINE_KEY in layer.metadata]
         assert outline.visible
@@ -333,7 +333,7 @@ def test_the_panel_in_a_real_window(make_napari_viewer, monkeypatch, hands, volu
         assert picture.shape[0] <= 800
         assert picture.shape[1] <= 1280
         assert widget.model.peek.mapTo(widget, QPoint(0, widget.model.peek.height())).y() <= widget.height()
-        QTest.keyRelease(window.canvas.native, key)
+        QTest.keyRelease(window.keyboard, key)
         assert not outline.visible
         QTest.mousePress(widget.model.peek, Qt.MouseButton.LeftButton)
         window.wait()

@@ -62,6 +62,21 @@ def test_decimals_begin_with_a_point_or_a_comma_in_every_language(qtbot, languag
         assert side.value() == value, text
 
 
+def test_a_length_can_be_typed_wherever_the_click_into_its_field_was(asked, stack, qtbot):
+    viewer, widget = asked
+    layer = add(viewer, stack)
+    widget.activateWindow()
+    qtbot.waitUntil(widget.isActiveWindow, timeout=30_000)
+    for side, length in zip(widget.questions.spacing, ("2", "0.5", "0,5"), strict=True):
+        field = side.lineEdit()
+        qtbot.mouseClick(field, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, field.rect().center())
+        qtbot.wait(20)
+        qtbot.keyClicks(widget.focusWidget(), length)
+        qtbot.keyClick(widget.focusWidget(), Qt.Key.Key_Return)
+    qtbot.mouseClick(widget.questions.state, Qt.MouseButton.LeftButton)
+    np.testing.assert_allclose(layer.scale, (2, 0.5, 0.5))
+
+
 def test_a_volume_without_a_spacing_is_not_started_before_somebody_says_it(asked, stack, engine, tmp_path):
     viewer, widget = asked
     layer = add(viewer, stack)

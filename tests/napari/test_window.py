@@ -20,6 +20,7 @@ from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import POLICIES
 from napari_apprentice._napari.keys import KEYS
 from napari_apprentice._napari.launch import open_window
+from napari_apprentice._napari.panels import Chooser, NumberBox
 from napari_apprentice._napari.placement import METADATA_KEY
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice.types import Click
@@ -486,6 +487,39 @@ def test_the_buttons_do_what_they_say(window, engine):
     assert engine.session._segmenter.radius == 5.0
     for button in widget.findChildren(QPushButton):
         assert button.focusPolicy() == Qt.FocusPolicy.NoFocus  # the keyboard stays with the canvas
+
+
+def test_the_keyboard_stays_with_the_canvas(window, engine):
+    widget, qtbot = window.widget, window.qtbot
+    switch = Qt.Key(ord(KEYS["switch_sign"]))
+    for fold, parts in (
+        (widget.objects, (widget.objects.keep, widget.objects.name, widget.objects.other)),
+        (widget.model, (widget.model.network, widget.model.pictures, widget.model.list.viewport())),
+        (widget.more, (widget.more.device, widget.more.labels, widget.more.upright)),
+    ):
+        window.press(fold.title)
+        window.settled()
+        for part in (*parts, widget.object):
+            qtbot.mouseClick(part, LEFT, NONE, QPoint(part.width() - 8, part.height() // 2))
+            if isinstance(part, Chooser):  # its list is open
+                qtbot.keyClick(part.view(), Qt.Key.Key_Return)
+            if isinstance(part, NumberBox):  # a number was typed
+                qtbot.keyClick(window.keyboard, Qt.Key.Key_Return)
+            window.wait()
+            before = widget.bridge.positive
+            window.key(switch)
+            assert widget.bridge.positive is not before, part
+    window.press(widget.start)
+    window.press(widget.model.title)
+    window.settled()
+    qtbot.mouseClick(widget.model.study.lineEdit(), LEFT)
+    qtbot.keyClicks(window.keyboard, "mri")
+    qtbot.keyClick(window.keyboard, Qt.Key.Key_Return)
+    window.press(widget.start)
+    before = widget.bridge.positive
+    window.key(switch)
+    assert widget.bridge.positive is not before
+    assert engine.wishes[-1].cohort == "mri"
 
 
 def test_the_mouse_comes_back_from_another_layer(window, engine):

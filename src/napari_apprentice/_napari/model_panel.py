@@ -10,20 +10,18 @@ import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QFont
 from qtpy.QtWidgets import (
-    QCheckBox,
     QComboBox,
     QFileDialog,
     QFormLayout,
     QLabel,
     QListWidget,
     QListWidgetItem,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_apprentice._napari.keys import PEEK, readable
-from napari_apprentice._napari.panels import Choice, Chooser, Fold, button, row
+from napari_apprentice._napari.panels import Choice, Chooser, Fold, box, button, row
 from napari_apprentice._napari.where import ask_where
 from napari_apprentice.versions import Catalogue, Effort, Version
 
@@ -71,12 +69,7 @@ class ModelPanel(Fold):
         self.network.activated.connect(self._on_network)
         self._versions = Catalogue()
         self._file: Path | None = None
-        self.study = Choice()
-        self.study.setEditable(True)
-        self.study.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.study.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.study.setMinimumContentsLength(6)
-        self.study.lineEdit().setPlaceholderText("none")
+        self.study = Choice("none")
         self.study.setToolTip(
             "Name of the study that the model belongs to: it begins with what that study has taught it, and adds to it.\n"
             "What one study teaches never reaches another. All of it stays on this computer. Takes effect at the next start."
@@ -101,8 +94,7 @@ class ModelPanel(Fold):
             "Export…",
             "Write the chosen version to a file, to begin with it another time.\nNo picture of any image is in it, unless that is ticked.",
         )
-        self.pictures = QCheckBox("with pictures")
-        self.pictures.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.pictures = box("with pictures")
         self.pictures.setToolTip(
             "The exported file may hold the small views of accepted objects by which the model goes.\n"
             "Without them a model that learnt by example cannot be exported."

@@ -5,35 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
-from qtpy.QtGui import QColor, QMouseEvent
-from qtpy.QtWidgets import QCheckBox, QColorDialog, QComboBox, QLabel, QLineEdit, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import QColorDialog, QLabel, QVBoxLayout, QWidget
 
 from napari_apprentice._napari.keys import OPEN_HERE, readable
-from napari_apprentice._napari.panels import Chooser, Fold, button, id_box, row
+from napari_apprentice._napari.panels import Chooser, Fold, box, button, id_box, row
 from napari_apprentice.legend import Legend
 
 __all__ = ["ObjectsPanel"]
 
 _SPLIT, _SPLIT_NOW = "Split…", "Split now"
-
-
-class NameField(QLineEdit):
-    """A name that a press selects whole: what is typed takes its place. Another press, or one while it is typed, places the cursor.
-
-    Return gives the keyboard back to the canvas.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.returnPressed.connect(lambda: self.setModified(False))
-        self.returnPressed.connect(self.clearFocus)
-
-    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802 (Qt's name)
-        """Select all that is not being typed."""
-        whole = not self.isModified() and not self.hasSelectedText()
-        super().mousePressEvent(event)
-        if whole:
-            self.selectAll()
 
 
 class ObjectsPanel(Fold):
@@ -54,24 +35,17 @@ class ObjectsPanel(Fold):
         super().__init__("Objects")
         self._label, self._legend, self._kind = 0, Legend(), ""
         self._wished: str | None = None
-        self.name = Chooser()
-        self.name.setEditable(True)
-        self.name.setLineEdit(NameField())
-        self.name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.name.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.name.setMinimumContentsLength(6)
-        self.name.lineEdit().setPlaceholderText("no class")
+        self.name = Chooser("no class")
         self.name.setToolTip(
             "What the open object is, such as “nucleus”. If it is named before the click, the model is shown examples of that class "
             "only, once there are three. Saved beside the labels as a table."
         )
         self.name.lineEdit().editingFinished.connect(self._on_name)
         self.name.textActivated.connect(self._on_name)
-        self.name.textActivated.connect(self.name.lineEdit().clearFocus)
         self.color = button("", "Colour of the class.")
         self.color.setFixedWidth(28)
         self.color.clicked.connect(self._on_color)
-        self.keep = QCheckBox("The next object, too")
+        self.keep = box("The next object, too")
         self.keep.setToolTip("The object after the one that you accept is of the same class, until you name another.")
         self.keep.setChecked(True)
         self.keep.toggled.connect(self.class_kept)

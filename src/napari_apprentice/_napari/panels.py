@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
-from qtpy.QtGui import QHelpEvent, QPainter, QPaintEvent, QWheelEvent
+from qtpy.QtGui import QFocusEvent, QHelpEvent, QMouseEvent, QPainter, QPaintEvent, QWheelEvent
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
+    QLineEdit,
     QMainWindow,
     QPushButton,
     QScrollArea,
@@ -43,8 +44,10 @@ __all__ = [
     "FoldArea",
     "KeySheet",
     "More",
+    "NumberBox",
     "SignSwitch",
     "Status",
+    "box",
     "button",
     "id_box",
     "line",
@@ -64,12 +67,28 @@ def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
     return made
 
 
-class IdBox(QDoubleSpinBox):
-    """A number that the wheel changes only after a click into it, and whose Return gives the keyboard back to the canvas."""
+def box(text: str) -> QCheckBox:
+    """A box to tick that leaves the keyboard to the canvas."""
+    made = QCheckBox(text)
+    made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    return made
+
+
+class NumberBox(QDoubleSpinBox):
+    """A number that a click into it selects whole, so that what is typed takes its place; Return gives the keyboard back to the canvas.
+
+    Only after that click it takes the wheel.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.lineEdit().returnPressed.connect(self.clearFocus)
+
+    def focusInEvent(self, event: QFocusEvent) -> None:  # noqa: N802 (Qt's name)
+        """Select all, once the press has placed its cursor."""
+        super().focusInEvent(event)
+        QTimer.singleShot(0, self.selectAll)
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 (Qt's name)
         """Turn the number, or let the panel scroll."""
@@ -79,11 +98,45 @@ class IdBox(QDoubleSpinBox):
             event.ignore()
 
 
+class NameField(QLineEdit):
+    """A name that a press selects whole: what is typed takes its place. Another press, or one while it is typed, places the cursor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returnPressed.connect(lambda: self.setModified(False))
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+        """Select all that is not being typed."""
+        whole = not self.isModified() and not self.hasSelectedText()
+        super().mousePressEvent(event)
+        if whole:
+            self.selectAll()
+
+
 class Chooser(QComboBox):
-    """A list to choose from, that the wheel leaves alone: it is for the panel, which scrolls.
+    """A list to choose from, that leaves the wheel to the panel, which scrolls, and the keyboard to the canvas.
 
     A text that is too long for it ends in an ellipsis; the tooltip and the open list have all of it.
+
+    Parameters
+    ----------
+    nothing : where a name may be typed, too: what stands there without one. A choice, or Return, gives the keyboard back
     """
+
+    def __init__(self, nothing: str = "") -> None:
+        super().__init__()
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        if nothing:
+            field = NameField()
+            field.returnPressed.connect(self.clearFocus)
+            self.setEditable(True)
+            self.setLineEdit(field)
+            self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+            self.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+            self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+            self.setMinimumContentsLength(6)
+            self.lineEdit().setPlaceholderText(nothing)
+            self.textActivated.connect(self.clearFocus)
 
     def event(self, event: QEvent) -> bool:
         """Begin the tooltip with what is chosen."""
@@ -113,12 +166,11 @@ class Chooser(QComboBox):
 
 def id_box(tooltip: str) -> QDoubleSpinBox:
     """A field for the number of an object, which may be larger than Qt's own whole numbers are."""
-    made = IdBox()
+    made = NumberBox()
     made.setDecimals(0)
     made.setRange(1, LARGEST_ID)
     made.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
     made.setMinimumWidth(_ID_WIDTH_PX)
-    made.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
     made.setToolTip(tooltip)
     return made
 
@@ -346,8 +398,8 @@ class KeySheet(Fold):
 class Choice(Chooser):
     """What the next session is to have; while one is open, it shows what that one has."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, nothing: str = "") -> None:
+        super().__init__(nothing)
         self._next: str | None = None
 
     def show_open(self, text: str | None) -> None:
@@ -374,7 +426,7 @@ class More(Fold):
         self.device = Chooser()
         self.device.addItems(devices)
         self.labels = Chooser()
-        self.upright = QCheckBox("anterior and superior up")
+        self.upright = box("anterior and superior up")
         self.upright.setToolTip("Draw the second world axis upwards, as people look at heads.\nIt changes the view only.")
         self.upright.toggled.connect(self.upright_changed)
         self.fill(self._arranged())

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QLocale, QSignalBlocker, Qt, Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtCore import QLocale, QSignalBlocker, Signal
+from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QVBoxLayout, QWidget
 
-from napari_apprentice._napari.panels import Chooser, button, row
+from napari_apprentice._napari.panels import Chooser, NumberBox, button, row
 from napari_apprentice._napari.placement import lacks_spacing, time_points_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _MM_PER = {"mm": 1.0, "µm": 1e-3, "nm": 1e-6}
 _UNSAID = "?"
 
 
-class Length(QDoubleSpinBox):
+class Length(NumberBox):
     """A length whose decimals begin with a point or a comma, whatever the language of the computer; nothing groups thousands."""
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class Questions(QWidget):
         self.unknown = button("Unknown", "Nobody knows: count everything in voxels, and take the slices to be as far apart as the pixels.")
         self.state.clicked.connect(self._on_state)
         self.unknown.clicked.connect(lambda: self.spacing_stated.emit(None))
-        self.time = QSpinBox()
-        self.time.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
+        self.time = NumberBox()
+        self.time.setDecimals(0)
         self.time.setToolTip("Which time point of the series to work on, counted from 0.")
         self.show_time = button("Take", "Work on this time point.")
-        self.show_time.clicked.connect(lambda: self.time_wished.emit(self.time.value()))
+        self.show_time.clicked.connect(lambda: self.time_wished.emit(int(self.time.value())))
         self._about_spacing, self._about_time = QWidget(), QWidget()
         self._times = QLabel()
         asked = QVBoxLayout(self._about_spacing)
@@ -96,7 +96,6 @@ class Questions(QWidget):
         side.setDecimals(4)
         side.setRange(0, 1e6)
         side.setSpecialValueText(_UNSAID)
-        side.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         side.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         side.setToolTip(f"From one voxel to the next along {axis}.")
         side.valueChanged.connect(self._show_whether_complete)
