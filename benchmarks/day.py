@@ -102,7 +102,8 @@ class Hand:
     def _keyboard(self) -> QWidget:
         """Whoever has the focus, else the window."""
         main: QWidget = self.viewer.window._qt_window
-        return main.focusWidget() or main
+        focus: QWidget | None = main.focusWidget()
+        return main if focus is None else focus  # an empty list to choose from is not true
 
     def write(self, field: QWidget, words: str) -> None:
         """Type words into a field, and Return."""

@@ -164,7 +164,8 @@ class Hands:
     def keyboard(self) -> QWidget:
         """Whom a real keyboard talks to: whoever has the focus, else the window."""
         main = self.viewer.window._qt_window
-        return main.focusWidget() or main
+        focus = main.focusWidget()
+        return main if focus is None else focus  # an empty list to choose from is not true
 
     def pixel(self, *voxel) -> QPoint:
         """Where a voxel of the image is on the canvas."""

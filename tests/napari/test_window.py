@@ -493,7 +493,7 @@ def test_the_keyboard_stays_with_the_canvas(window, engine):
     widget, qtbot = window.widget, window.qtbot
     switch = Qt.Key(ord(KEYS["switch_sign"]))
     for fold, parts in (
-        (widget.objects, (widget.objects.keep, widget.objects.name, widget.objects.other)),
+        (widget.objects, (widget.objects.keep, widget.objects.other)),
         (widget.model, (widget.model.network, widget.model.pictures, widget.model.list.viewport())),
         (widget.more, (widget.more.device, widget.more.labels, widget.more.upright)),
     ):
