@@ -99,6 +99,23 @@ worker.close()
     assert time.monotonic() - began < 50
 
 
+def test_a_program_that_ends_without_closing_its_window_ends_quietly():
+    script = """
+import atexit
+from PyQt6 import sip
+from qtpy.QtCore import QCoreApplication
+from napari_apprentice._napari.worker import Worker
+def destroy():
+    sip.delete(worker)  # as Qt does with a window that nobody closed, and whose end closes the worker
+    worker.close()
+atexit.register(destroy)
+application = QCoreApplication([])
+worker = Worker()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=True, timeout=120, capture_output=True, text=True)
+    assert ended.stderr == ""
+
+
 def test_a_file_that_could_not_be_written_after_the_window_was_closed_is_told(qtbot, caplog):
     worker, gate = Worker(), threading.Event()
     worker.submit(Task(lambda: "waiting", lambda: gate.wait(30)))

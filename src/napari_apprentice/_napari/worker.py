@@ -214,6 +214,7 @@ class Worker(QObject):
 
     def _finish_at_exit(self) -> None:
         """Wait for files that the user wants as long as it takes, and for anything else a while."""
+        self._closed = True  # Qt takes its objects apart next
         self._put(None)
         end = time.monotonic() + _EXIT_PATIENCE_S
         while not self.join(_LOOK_EVERY_S) and (self._owed or time.monotonic() < end):
