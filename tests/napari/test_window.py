@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,6 +279,29 @@ def test_closing_the_window_while_a_prediction_runs(open_docked, scan, engine, s
     window.widget.leave()
     assert window.widget.bridge.worker.join(60)
     assert len(engine.session.clicks) == 1
+
+
+def test_closing_the_window_in_3d():
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+from conftest import DiskEngine
+from qtpy.QtTest import QTest
+from napari_apprentice._napari.launch import open_window
+from napari_apprentice.types import Image
+viewer, widget = open_window(Image(np.random.default_rng(0).random((1, 8, 40, 50)), np.diag([2.0, 1, 1, 1]), "mm"), engine=DiskEngine())
+widget.start.click()
+while widget.bridge.worker.waiting:
+    QTest.qWait(10)
+viewer.dims.ndisplay = 3
+QTest.qWait(200)
+assert widget.bridge.state is not None
+viewer.window._qt_window.close()
+QTest.qWait(300)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], check=True, timeout=120, capture_output=True, text=True)
+    assert "Traceback" not in ended.stderr
 
 
 def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_docked, scan, engine):

@@ -181,12 +181,17 @@ class Bridge(QObject):
         self._opener.change_model(sitting.session, sitting.desk.folder, wish, self._on_model_changed)
         self.state_changed.emit(sitting.state)
 
-    def close(self) -> None:
-        """Stop, disconnect, and let the worker's thread end once its queue is done. Safe to call again."""
+    def close(self, *, with_viewer: bool = False) -> None:
+        """Stop, disconnect, and let the worker's thread end once its queue is done. Safe to call again.
+
+        Parameters
+        ----------
+        with_viewer : the viewer's window is gone, too, so that layers can neither be drawn nor taken away
+        """
         if self._closed:
             return
         self._closed = True
-        self.stop()
+        (self._stop if with_viewer else self.stop)()
         self._viewer.layers.events.removed.disconnect(self._on_layer_removed)
         self._viewer.layers.selection.events.active.disconnect(self._on_active)
         self._key_choice.close()

@@ -230,7 +230,7 @@ class ApprenticeWidget(Dockable):
         dims.order.connect(bridge.find_slices)
         dims.ndisplay.connect(bridge.find_slices)
         # Qt may destroy the widget without closing it, when the window goes.
-        self.destroyed.connect(bridge.close)
+        self.destroyed.connect(lambda: bridge.close(with_viewer=True))
         QApplication.instance().aboutToQuit.connect(bridge.worker.close)
 
     # ---------------------------------------------------------------------------------------------------------- the image
