@@ -60,8 +60,9 @@ def test_of_an_answer_it_is_a_share_that_falls_with_what_the_network_thinks_of_i
 
 
 def test_a_single_click_is_believed_less_than_several_and_one_that_was_found_least():
-    several, pointed, found = (expected_of_answer(0.9, clicks, found=found) for clicks, found in ((2, True), (1, False), (1, True)))
+    several, pointed, found = (expected_of_answer(0.9, clicks, found=found) for clicks, found in ((2, False), (1, False), (1, True)))
     assert several < pointed < found
+    assert expected_of_answer(0.9, 3, found=True) == found, "nobody has looked at what was suggested, however often"
 
 
 def test_what_was_right_in_this_study_is_believed_the_more_of_it_there_is():
@@ -74,4 +75,3 @@ def test_what_was_right_in_this_study_is_believed_the_more_of_it_there_is():
     assert hindsight([(0.8, 0.0)] * 50) < 0
     assert hindsight([(math.nan, 0.9)]) == 0.0
     assert expected_of_answer(0.8, 1, found=False, better=0.3) == expected_of_answer(0.8, 1, found=False)
-    assert expected_of_answer(0.8, 2, found=True, better=0.3) == expected_of_answer(0.8, 2, found=True)

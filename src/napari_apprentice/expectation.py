@@ -85,17 +85,18 @@ _BELIEF = 5  # answers of a study's own that weigh as much as all that is known 
 
 
 def expected_of_answer(score: float, clicks: int, *, found: bool, better: float = 0.0) -> float:
-    """1 - IoU, 0 to 1, of the answer to so many clicks; NaN for a network that does not judge itself.
+    """1 - IoU, 0 to 1, of the answer to so many clicks, all but the first of which correct it; NaN if the network does not judge itself.
 
     Parameters
     ----------
     score : the IoU that the network gives itself, 0 to 1
-    found : an accepted case suggested where to click
+    found : an accepted case suggested where to click; further clicks come from there, too, and correct nothing
     better : so much more right are such answers in this study, see `hindsight`
     """
-    slope, offset = (_FOUND if found else _POINTED) if clicks == 1 else (1.0, 0.0)
-    if found and clicks == 1:
-        offset += better
+    if found:
+        slope, offset = _FOUND[0], _FOUND[1] + better
+    else:
+        slope, offset = _POINTED if clicks == 1 else (1.0, 0.0)
     return math.nan if math.isnan(score) else 1 - min(max(slope * score + offset, 0.0), 1.0)
 
 
