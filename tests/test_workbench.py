@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from napari_apprentice import Click, cli, create_project, files, open_case, open_project, open_session, run_project
+from napari_apprentice import Click, cli, create_project, files, open_case, open_project, open_session, run_project, workbench
 from napari_apprentice.cohorts import cohorts
 from napari_apprentice.journal import read_journal, replay_labels
 from napari_apprentice.project_file import Settings
@@ -126,6 +126,17 @@ def test_lessons_that_wait_are_learnt_before_a_case_is_done(project):
         case.finish()
     assert lessons() == 1
     assert json.loads(project.report_path("eye_0").read_text())["study_record"] == 1
+
+
+def test_where_nothing_is_left_to_do_accepted_cases_are_not_tried(project, monkeypatch):
+    for name in NAMES[:2]:
+        teach_case(project, name, "first.json", device="cpu")
+    tried = []
+    monkeypatch.setattr(workbench, "tried_on_each_other", lambda *_: tried.append(1) or 0.25)
+    assert {outcome.state for outcome in run_project(project, NAMES[:2], device="cpu", threads=1)} == {"left"}
+    assert not tried
+    assert {outcome.state for outcome in run_project(project, device="cpu", threads=1)} == {"left", "done"}
+    assert tried == [1]
 
 
 def test_a_click_file_for_all_that_cannot_be_read_is_refused_once(project, tmp_path):

@@ -37,8 +37,8 @@ def cut(data: npt.NDArray[Any], window: Box, size: int, fill: float | None = Non
     """(C, size, size) float32: the window of ``data`` (C, H, W), smoothed where it shrinks.
 
     Beyond the slice stands ``fill``, or the mean of the window's inner part; without ``fill``, values that float32 cannot tell apart are
-    brought to 0..1. Work and memory follow ``size``, not the window: a window
-    more than four times as large is thinned out before it is smoothed.
+    brought to 0..1. Work and memory follow ``size``, not the window: a window more than four times as large is thinned out before it is
+    smoothed.
     """
     part = inside(window, (data.shape[1], data.shape[2]))
     side = window.bottom - window.top

@@ -247,9 +247,9 @@ def run_project(
             f"nothing says where to click in the cases of {project.folder.name!r}; expected a click file, or a case done by hand"
         )
     plan = Plan(build, policy, *record_of, given, tuple(examples[-NEWEST_EXAMPLES:]), again)
-    if given is None:
-        plan = replace(plan, better=tried_on_each_other(project, plan))
     chosen = [project[name].name for name in names] if names else [case.name for case in project.cases]
+    if given is None and (again or any(project.status(name).state != "done" for name in chosen)):
+        plan = replace(plan, better=tried_on_each_other(project, plan))
     try:
         if scheduler is None:
             yield from on_this_machine(project.folder, chosen, plan, jobs=jobs)
