@@ -209,6 +209,32 @@ def test_seed_and_start_fix_the_stream(shares):
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("shares", [{}, {"disks": 1.0}], ids=["synthetic", "real"])
+def test_a_batch_is_the_same_wherever_the_stream_starts(shares, workers):
+    def batches(start, number):
+        loader = iter(DataLoader(stream(start=start, **shares), batch_size=None, num_workers=workers))
+        return [next(loader) for _ in range(number)]
+
+    through, later = batches(0, 8), batches(3, 5)
+    for first, second in zip(through[3:], later, strict=True):
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+
+
+def test_procedural_scenes_are_replaced_by_and_by():
+    pool = samples._Pool((1, 0), 5)
+    before = list(pool)
+    assert [one is other for one, other in zip(pool, before, strict=True)] == [True] * 5
+    pool.go_on_to(2)
+    assert all(one is other for one, other in zip(pool, before[2:], strict=False))
+    assert len(pool) == len(list(pool)) == 5
+    again = samples._Pool((1, 0), 5)
+    again.go_on_to(2)
+    assert all(np.array_equal(one.image, other.image) for one, other in zip(pool, again, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_every_worker_draws_its_own_samples():
     batches = DataLoader(stream(disks=1.0), batch_size=None, num_workers=2)
     source = iter(batches)

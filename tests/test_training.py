@@ -168,6 +168,9 @@ def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_pat
         "steps = 2.5",
         "warmup = true",
         "learning_rate = nan",
+        "muon_rate = -1.0",
+        "decay = 1.5",
+        "optimiser = 'sgd'",
         "synthetic = 1.5",
         "sizes = [[100, 2]]",
         "sizes = [128, 16]",
@@ -259,10 +262,19 @@ def test_the_held_out_batch_is_fixed_and_of_the_first_size():
 
 def test_the_rate_warms_up_and_fades():
     recipe = Recipe(steps=100, warmup=10, learning_rate=1.0)
-    rates = [training._rate(recipe, step) for step in range(101)]
+    rates = [training._share(recipe, step) for step in range(101)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[100] == pytest.approx(0)
+
+
+def test_the_rate_stays_and_falls_in_a_line_at_the_end():
+    recipe = Recipe(steps=100, warmup=10, decay=0.25)
+    rates = [training._share(recipe, step) for step in range(101)]
+    assert rates[9:76] == [1.0] * 67
+    assert rates[75:] == pytest.approx([(100 - step) / 25 for step in range(75, 101)])
+    longer = [training._share(replace(recipe, steps=200), step) for step in range(75)]
+    assert longer == rates[:75], "how long it is to last need not be known before the end begins"
 
 
 # --- the objective ----------------------------------------------------------------------------------------------------------------------
@@ -445,8 +457,22 @@ def test_going_on_takes_up_weights_average_and_optimiser(left_over, monkeypatch)
     assert all(torch.equal(v, saved["network"][k]) for k, v in run.plain.state_dict().items())
     assert all(torch.equal(v, saved["average"][k]) for k, v in run.average.weights.items())
     assert any(not torch.equal(v, saved["network"][k]) for k, v in run.average.weights.items())
-    moments = run.optimiser.state_dict()["state"]
-    assert all(torch.equal(moments[k]["exp_avg"], v["exp_avg"]) for k, v in saved["optimiser"]["state"].items())
+    for one, its in zip(run.optimisers, saved["optimisers"], strict=True):
+        moments = one.state_dict()["state"]
+        assert all(torch.equal(moments[k]["exp_avg"], v["exp_avg"]) for k, v in its["state"].items())
+
+
+def test_a_killed_run_with_muon_gives_the_weights_of_one_that_went_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_held_out_batch", SMALL_HELD_OUT)
+    (tmp_path / "tiny.toml").write_text('optimiser = "muon"\ndecay = 0.4\n' + TINY, "utf-8")
+    through = train(tmp_path / "tiny.toml", None, tmp_path / "through.safetensors", device="cpu", threads=1)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "tiny.toml", None, tmp_path / "w.safetensors", device="cpu", threads=1)
+    went_on = train(tmp_path / "tiny.toml", None, tmp_path / "w.safetensors", resume=True, device="cpu", threads=1)
+    first, second = (load_weights(path).network.state_dict() for path in (through, went_on))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
 def test_without_resume_a_run_begins_anew(left_over, monkeypatch):
@@ -509,12 +535,12 @@ def test_a_damaged_state_is_refused(left_over):
         train(left_over / "tiny.toml", None, left_over / "w.safetensors", resume=True, device="cpu", threads=1)
 
 
-def test_a_tiny_network_learns_one_batch_by_heart(tmp_path):
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_tiny_network_learns_one_batch_by_heart(tmp_path, optimiser):
     """The whole step (clicks, rounds, loss, optimiser) brings IoU up on four fixed samples."""
     torch.manual_seed(0)
-    recipe = Recipe(
-        steps=60, warmup=5, learning_rate=1e-2, config={"widths": [8, 16, 16, 16, 16], "groups": 4}, rounds=(0.7, 0.3), average=0.9
-    )
+    config = {"widths": [8, 16, 16, 16, 16], "groups": 4}
+    recipe = Recipe(steps=60, warmup=5, learning_rate=1e-2, config=config, rounds=(0.7, 0.3), average=0.9, optimiser=optimiser)
     fabric = lightning_fabric.Fabric(accelerator="cpu", devices=1)
     run = training._Run(recipe, None, tmp_path / "w.safetensors", fabric, "")
     drawn = next(iter(SampleStream({}, {}, 1.0, ((64, 4),), seed=5, pool=4)))

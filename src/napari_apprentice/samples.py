@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -325,14 +325,38 @@ _OTHER_BORDER = 0.3  # chance that an object and its examples are drawn wider or
 _WRONG, _SAME_SCENE, _SAME_OBJECT = 0.1, 0.25, 0.3  # chances of an example that is of any kind; from the same scene; that object again
 
 
+class _Pool(Sequence[Scene]):
+    """Procedural scenes by number, of which the newest ``size`` are there: made when they are asked for, and gone when they are too old."""
+
+    def __init__(self, seeds: Sequence[int], size: int) -> None:
+        self._seeds, self._size, self._first = tuple(seeds), size, 0
+        self._made: dict[int, Scene] = {}
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self._size:
+            raise IndexError(index)
+        number = self._first + index
+        if number not in self._made:
+            self._made[number] = scene(np.random.default_rng([*self._seeds, number, 1]))
+        return self._made[number]
+
+    def go_on_to(self, first: int) -> None:
+        """The oldest one is of this number now."""
+        self._first = first
+        self._made = {number: one for number, one in self._made.items() if number >= first}
+
+
 class SampleStream(IterableDataset[Drawn]):
     """An endless stream of batches.
 
     Every batch draws a working size from ``sizes`` (n -> B). A share ``synthetic`` of the samples is procedural; each worker keeps a
-    pool of procedural scenes and replaces a scene after about ``reuse`` draws. Given seed, number of workers
-    and ``start``, the stream is fixed. ``examples`` : chances of 0, 1, 2, ... examples for each image of a batch. ``restyled`` : share of
-    the samples that look as a small random network shows them, with their examples. ``borders`` : chance that an object without examples
-    is drawn wider or tighter than it is; one that has examples is by a chance of its own, and they with it.
+    pool of procedural scenes and replaces a scene after about ``reuse`` draws. Given seed and number of workers, the batch of a number is
+    always the same, wherever the stream starts. ``examples`` : chances of 0, 1, 2, ... examples for each image of a batch. ``restyled`` :
+    share of the samples that look as a small random network shows them, with their examples. ``borders`` : chance that an object without
+    examples is drawn wider or tighter than it is; one that has examples is by a chance of its own, and they with it.
     """
 
     def __init__(
@@ -341,7 +365,7 @@ class SampleStream(IterableDataset[Drawn]):
         shares: Mapping[str, float],
         synthetic: float,
         sizes: Sequence[tuple[int, int]],
-        seed: int,
+        seed: int | Sequence[int],
         start: int = 0,
         pool: int = 150,
         reuse: float = 6.0,
@@ -351,34 +375,33 @@ class SampleStream(IterableDataset[Drawn]):
         borders: float = 0.0,
     ) -> None:
         self.scenes, self.shares, self.synthetic = scenes, shares, synthetic
-        self.sizes, self.seed, self.start, self.pool_size, self.reuse = sizes, seed, start, pool, reuse
+        self.seeds = (seed,) if isinstance(seed, int) else tuple(seed)
+        self.sizes, self.start, self.pool_size, self.reuse = sizes, start, pool, reuse
         self.views, self.examples, self.restyled, self.borders = views, examples, restyled, borders
 
     def __iter__(self) -> Iterator[Drawn]:
+        first, every = 0, 1
         if worker := get_worker_info():
             torch.set_num_threads(1)
-        rng = np.random.default_rng([self.seed, self.start, worker.id if worker else 0])
+            first, every = worker.id, worker.num_workers
         names = [n for n in self.shares if self.scenes.get(n)]
         chance = np.array([self.shares[n] for n in names], dtype=float)
         chance = chance / chance.sum() if len(names) else chance
         alike = _alike([scene for name in names for scene in self.scenes[name]]) if len(self.examples) > 1 else {}
-        pool: list[Scene] = []
-        while True:
+        fresh = self.synthetic * sum(batch for _, batch in self.sizes) / len(self.sizes) / self.reuse  # scenes for every batch
+        share = (self.start + first) % every
+        pool = _Pool([*self.seeds, share], self.pool_size)
+        for at in count(self.start + first, every):
+            rng = np.random.default_rng([*self.seeds, at])
+            pool.go_on_to(int(at // every * fresh))
             size, batch = self.sizes[int(rng.integers(len(self.sizes)))]
             number = int(rng.choice(len(self.examples), p=np.asarray(self.examples) / sum(self.examples))) if len(self.examples) > 1 else 0
             found: list[Sample] = []
             beside: list[Sample] = []
             while len(found) < batch:
-                if not names or rng.random() < self.synthetic:
-                    if len(pool) < self.pool_size or rng.random() < 1 / self.reuse:
-                        pool = [*pool[-self.pool_size + 1 :], scene(rng)]
-                        of_scene = pool[-1]
-                    else:
-                        of_scene = pool[int(rng.integers(len(pool)))]
-                    others: Sequence[Scene] = pool
-                else:
-                    others = self.scenes[names[rng.choice(len(names), p=chance)]]
-                    of_scene = others[int(rng.integers(len(others)))]
+                procedural = not names or rng.random() < self.synthetic
+                others = pool if procedural else self.scenes[names[rng.choice(len(names), p=chance)]]
+                of_scene = others[int(rng.integers(len(others)))]
                 chosen = _target(rng, of_scene)
                 if chosen is None:
                     continue

@@ -32,6 +32,7 @@ from napari_apprentice.guidance import WindowClick
 from napari_apprentice.importance import memory_aware_synapses
 from napari_apprentice.losses import LOSSES
 from napari_apprentice.networks import build, config_of, configuration
+from napari_apprentice.optimisers import OPTIMISERS, optimisers
 from napari_apprentice.samples import VIEWS, Drawn, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.training_clicks import a_pixel
@@ -51,6 +52,9 @@ class Recipe(Exercises):
         from that size (see `networks.configuration`)
     seed : of everything that is random
     steps, learning_rate, weight_decay, warmup : AdamW under one cosine cycle over all steps
+    decay : share of the steps, at the end, over which the rate falls in a straight line instead, from what it was all the time; 0 for the
+        cosine
+    optimiser, muon_rate : "adamw" for all weights, or "muon" for the kernels of hidden layers, at that rate, and AdamW for the others
     stop_after : end after so many steps, before the cycle is over; 0 for never
     sizes : ``(working size, batch)`` pairs, one drawn for every step
     views : kinds of windows: (chance, least, largest extent of the object over the window's side)
@@ -80,6 +84,9 @@ class Recipe(Exercises):
     learning_rate: float = 1.5e-3
     weight_decay: float = 1e-2
     warmup: int = 200
+    decay: float = 0.0
+    optimiser: str = "adamw"
+    muon_rate: float = 0.02
     stop_after: int = 0
     sizes: tuple[tuple[int, int], ...] = ((128, 16),)
     views: tuple[tuple[float, float, float], ...] = VIEWS
@@ -162,13 +169,14 @@ def _complaint(recipe: Recipe) -> str:
     for name in ("steps", "report_every", "save_every"):
         if getattr(recipe, name) < 1:
             return f"gives {name} = {getattr(recipe, name)}; expected 1 or more"
-    for name in ("learning_rate", "weight_decay", "warmup", "stop_after", "workers", "dice_weight", "iou_weight", "seed"):
+    for name in ("learning_rate", "muon_rate", "weight_decay", "warmup", "stop_after", "workers", "dice_weight", "iou_weight", "seed"):
         if not getattr(recipe, name) >= 0:
             return f"gives {name} = {getattr(recipe, name)}; expected 0 or more"
     shares = {
         "synthetic": recipe.synthetic,
         "held_out": recipe.held_out,
         "average": recipe.average,
+        "decay": recipe.decay,
         "given": recipe.given,
         "careless": recipe.careless,
         "restyled": recipe.restyled,
@@ -177,6 +185,8 @@ def _complaint(recipe: Recipe) -> str:
     for name, value in shares.items():
         if not 0 <= value <= 1:
             return f"gives {name} = {value}; expected a share between 0 and 1"
+    if recipe.optimiser not in OPTIMISERS:
+        return f"gives optimiser = {recipe.optimiser!r}; expected {' or '.join(OPTIMISERS)}"
     if recipe.importance < 0:
         return f"gives importance = {recipe.importance}; expected 0 or a number of samples"
     if recipe.start_from and Path(recipe.start_from).suffix != ".toml":
@@ -214,12 +224,14 @@ def _numbers(values: Any, count: int | None = None) -> bool:
 # --- the loop ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _rate(recipe: Recipe, step: int) -> float:
-    """Learning rate: linear warm-up, then half a cosine down to nothing."""
+def _share(recipe: Recipe, step: int) -> float:
+    """Of the full learning rate: linear warm-up, then half a cosine down to nothing, or a straight line at the end."""
     if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
+        return (step + 1) / recipe.warmup
+    if recipe.decay:
+        return min(1.0, max(recipe.steps - step, 0) / (recipe.decay * recipe.steps))
     share = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 def _held_out_batch(folder: Path | None, recipe: Recipe, size: int, per_set: int = 10) -> tuple[Tensor, Tensor]:
@@ -339,16 +351,15 @@ class _Run:
             load_foreign(network, foreign)
         for name, parameter in network.named_parameters():
             parameter.requires_grad_(name.startswith(recipe.only))
-        learning = [p for p in network.parameters() if p.requires_grad]
-        if not learning:
+        if not any(p.requires_grad for p in network.parameters()):
             raise RecipeError(
                 f"the recipe trains only what is called {recipe.only!r}, but the network has no such part; expected one of its parts"
             )
-        decayed, other = [p for p in learning if p.ndim > 1], [p for p in learning if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": other, "weight_decay": 0.0}]
-        optimiser = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.99))
-        self.plain = network
-        self.network, self.optimiser = fabric.setup(network, optimiser)
+        self.plain, self.network = network, fabric.setup_module(network)
+        rates = {"adamw": recipe.learning_rate, "muon": recipe.muon_rate}
+        adamw, self.kernels = optimisers(network, recipe.optimiser, rates, recipe.weight_decay)
+        every = [adamw] if self.kernels is None else [adamw, self.kernels.optimiser]
+        self.optimisers = [fabric.setup_optimizers(one) for one in every]
         for name in ("encode", "decode", "recollect"):
             if hasattr(self.network, "mark_forward_method") and hasattr(network, name):
                 self.network.mark_forward_method(name)
@@ -361,7 +372,7 @@ class _Run:
             "spent_s": self.spent_s,
             "network": self.plain.state_dict(),
             "average": self.average.weights,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [one.state_dict() for one in self.optimisers],
             "recipe": self.digest,
         }
         temporary = self.resume_path.with_suffix(".writing")
@@ -375,11 +386,12 @@ class _Run:
             raise RecipeError(
                 f"{self.resume_path} is damaged ({error}); expected what an earlier run wrote; remove it to start anew"
             ) from error
-        if not isinstance(state, dict) or state.get("recipe") != self.digest:
+        if not isinstance(state, dict) or state.get("recipe") != self.digest or len(state.get("optimisers", ())) != len(self.optimisers):
             raise RecipeError(f"{self.resume_path} belongs to another recipe; expected the one it was started with")
         self.plain.load_state_dict(state["network"])
         self.average.weights = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        for one, its in zip(self.optimisers, state["optimisers"], strict=True):
+            one.load_state_dict(its)
         self.step, self.spent_s = int(state["step"]), float(state["spent_s"])
 
     @cached_property
@@ -410,8 +422,9 @@ class _Run:
     def advance(self, drawn: Drawn, rng: np.random.Generator) -> float:
         """One step on one batch; its loss."""
         recipe = self.recipe
-        for group in self.optimiser.param_groups:
-            group["lr"] = _rate(recipe, self.step)
+        share = _share(recipe, self.step)
+        for group in (group for one in self.optimisers for group in one.param_groups):
+            group["lr"] = group["full"] * share
         image, target = drawn.image, drawn.target
         with self.fabric.autocast():  # Fabric does so in `forward` alone, which is not what is called here
             features = self.network.encode(image)
@@ -420,10 +433,13 @@ class _Run:
             torch.manual_seed(int(rng.integers(2**31)))  # what a network draws is the same after a --resume
             output = exercises.answered(self.network, features, asked.guidance, asked.previous, known)
         loss = exercises.loss_of(self.plain, output, target, asked, recipe)
-        self.optimiser.zero_grad()
+        self.network.zero_grad()
         self.fabric.backward(loss)
-        self.fabric.clip_gradients(self.network, self.optimiser, max_norm=1.0, error_if_nonfinite=False)
-        self.optimiser.step()
+        if self.kernels is not None:
+            self.kernels.take_gradients()
+        for one in self.optimisers:
+            self.fabric.clip_gradients(self.network, one, max_norm=1.0, error_if_nonfinite=False)
+            one.step()
         self.average.update(self.plain, self.step)
         return float(loss.detach())
 
@@ -466,7 +482,7 @@ class _Run:
                             self.step,
                             round(self.spent_s),
                             f"{np.mean(losses):.4f}",
-                            f"{_rate(recipe, self.step):.2e}",
+                            f"{recipe.learning_rate * _share(recipe, self.step):.2e}",
                             *(f"{v:.4f}" for v in ious),
                         ]
                     )

@@ -213,7 +213,7 @@ def _batches(settings: Settings, scenes: Sequence[Scene], number: int) -> Iterat
     shares = {"accepted": 1 - settings.practice_procedural, "procedural": settings.practice_procedural}
     drawn_from = {"accepted": scenes, "procedural": procedural}
     sizes = ((settings.size, _AT_A_TIME),)
-    return iter(SampleStream(drawn_from, shares, 0.0, sizes, 23, number, views=_VIEWS, examples=_EXAMPLES))
+    return iter(SampleStream(drawn_from, shares, 0.0, sizes, (23, number), views=_VIEWS, examples=_EXAMPLES))
 
 
 def _scene_of(one: Remembered) -> Scene:
