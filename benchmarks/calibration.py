@@ -3,9 +3,10 @@
     python benchmarks/calibration.py SET_DIR [SET_DIR ...] [--fit TRAINING_SET_DIR ...] [--limit 16] [--jobs 2]
         [--markdown docs/calibration.md]
 
-Robot `centre` clicks on every object; after 1, 3 and 5 clicks the probabilities are compared with the truth. With ``--fit``, a temperature
-and a straight line for the predicted IoU are fitted to the held-out cases of training sets, and what they would change is told; the program
-uses the line after one click alone, for what runs tell of their answers (`expectation`).
+Robot `centre` clicks on every object; after 1, 3, 5 and 10 clicks the probabilities are compared with the truth. With ``--fit``, a
+temperature and a straight line for the predicted IoU are fitted to the held-out cases of training sets. The program divides by these
+temperatures where it shows probabilities (`calibration.temperature`), and uses the line after one click alone, for what runs tell of their
+answers (`expectation`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from napari_apprentice.simulation import make_robot
 from napari_apprentice.texts import write_text
 from napari_apprentice.types import ApprenticeError, ImageSlice, LearningReport, Lesson, Prediction, Prompt, RecipeError, Segmenter
 
-CLICKS = (1, 3, 5)
+CLICKS = (1, 3, 5, 10)
 HELD_OUT = 0.1  # as in recipes/default.toml
 SAMPLED_PX = 4000  # of an object's box: so that every object weighs the same, and all fit into memory
 
@@ -244,7 +245,8 @@ def correction(fits: Mapping[int, Fit], fitted: Sequence[Observation]) -> list[s
         lines.append(line | {f"{key} of IoU": f"{scores[key]} → {scores[f'{key} by line']}" for key in ("ECE", "error")})
     words = [
         f"Fitted to {len(fitted) // len(CLICKS)} objects of the held-out cases of {names};",
-        "of it the program uses the line after one click, for what runs tell.",
+        "of it the program uses the temperatures, for the probabilities that it shows (*More > how sure*), and the line after one click,",
+        "for what runs tell.",
         "T is the temperature by which logits are divided, which changes no mask; the line gives the IoU that is likely, within 0 and 1.",
         "The figures are those of these objects, before → after. In the tables below, `at T` and `by line` take the T and the line of",
         "the same number of clicks.",

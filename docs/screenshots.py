@@ -93,10 +93,15 @@ def accept(hand: Hand) -> None:
 
 
 def fundus(hand: Hand, camera: Camera) -> None:
-    """A fundus study: three clicks on the disc, which are dropped; the cup, then the rim around it, under the name of the study."""
+    """A fundus study: three clicks on the disc, how sure the model is, dropped; the cup, then the rim around it, in a study."""
     begin(hand, "fundus", "light", study="glaucoma")
     click(hand, (650, 210), (720, 170), negative=((560, 330),))
     camera.take("fundus_corrected")
+    hand.press(hand.widget.more.title)
+    hand.press(hand.widget.more.sureness)
+    camera.take("how_sure")
+    hand.press(hand.widget.more.sureness)
+    hand.press(hand.widget.more.title)
     hand.key("J")
     hand.settle()
     click(hand, (648, 250), negative=((650, 180), (700, 240)))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from napari_apprentice.calibration import fit_temperature, negative_log_likelihood, reliability
+from napari_apprentice.calibration import fit_temperature, negative_log_likelihood, probability, reliability, temperature
 from napari_apprentice.datasets import open_set
 from napari_apprentice.types import Box, InputError, Prediction
 
@@ -138,6 +138,41 @@ def test_logits_of_any_size_have_a_finite_likelihood():
     assert negative_log_likelihood(np.array([-1e4, 1e4], np.float32), np.array([True, False])) == pytest.approx(1e4)
 
 
+def answer(logits):
+    logits = np.asarray(logits, np.float32)
+    return Prediction(logits, Box(1, 2, 1 + logits.shape[0], 2 + logits.shape[1]), (40, 40))
+
+
+@given(st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=12), st.integers(0, 40))
+def test_what_is_shown_is_likelier_than_not_where_the_mask_is_and_in_the_order_of_the_logits(logits, clicks):
+    said = answer([logits])
+    shown = probability(said, clicks)
+    assert shown.dtype == np.float32
+    clear = np.abs(said.logits) > 1e-6
+    np.testing.assert_array_equal((shown > 0.5)[clear], said.mask_in_box[clear])
+    order = np.argsort(said.logits[0])
+    assert (np.diff(shown[0][order]) >= 0).all()
+    np.testing.assert_allclose(shown, expit(said.logits / temperature(clicks)), atol=1e-6)
+
+
+def test_a_mask_that_no_click_led_to_is_as_sure_as_it_says():
+    assert temperature(0) == 1.0
+
+
+@given(st.integers(1, 60))
+def test_the_temperature_lies_between_those_that_were_fitted(clicks):
+    assert 0.7 < temperature(clicks) < 1.8
+    assert temperature(1) >= temperature(clicks)
+    assert temperature(max(clicks, 10)) == temperature(10)
+
+
+def test_one_click_is_believed_less_than_its_logits_say_and_five_more():
+    once, five = (probability(answer([[2.0, -2.0]]), clicks)[0] for clicks in (1, 5))
+    plain = expit(np.array([2.0, -2.0]))
+    assert once[0] < plain[0] < five[0]
+    assert once[1] > plain[1] > five[1]
+
+
 # --- the report ---
 
 
@@ -195,6 +230,6 @@ def test_the_command_writes_the_page(script, disks_set, tmp_path, capsys):
     assert script.main([str(disks_set), "--fit", str(disks_set), "--limit", "2", "--threads", "1", "--markdown", str(page)]) == 0
     text = page.read_text()
     assert capsys.readouterr().out == text
-    for clicks in (1, 3, 5):
+    for clicks in (1, 3, 5, 10):
         assert text.count(f"| disks | {clicks} | 2 |") == 2
     assert "Fitted to 1 objects of the held-out cases of disks" in text

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
 from napari_apprentice.overview import Overview
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, Image, Plane
+from napari_apprentice.types import Click, Image, Plane, SessionError
 
 VOLUME = Image(np.random.default_rng(0).random((1, 5, 12, 10)), name="volume")
 
@@ -23,6 +24,7 @@ def test_asking_changes_nothing(tmp_path):
         "compare": lambda: session.compare(0, 1),
         "export": lambda: session.export(1, tmp_path / "version.json"),
         "peek": lambda: session.peek(Plane(0, 3)),
+        "probability": session.probability,
         "slices": lambda: session.slices(1),
         "doubtful": session.doubtful,
         "advised": lambda: session.advised(1),
@@ -39,3 +41,16 @@ def test_asking_changes_nothing(tmp_path):
     assert np.array_equal(session.labels, labels)
     assert (tmp_path / "journal.jsonl").read_bytes() == journal
     session.close()
+
+
+def test_probabilities_are_those_of_the_open_object():
+    session = Session(VOLUME, DiskSegmenter(2.0), FakePolicy())
+    with pytest.raises(SessionError, match="expected a plane that was clicked in"):
+        session.probability()
+    session.add(Click((2, 5, 5)))
+    session.add(Click((3, 8, 8)))
+    np.testing.assert_array_equal(session.probability(Plane(0, 2)) > 0.5, session.labels[2] == 1)
+    np.testing.assert_array_equal(session.probability() > 0.5, session.labels[3] == 1)
+    session.accept()
+    with pytest.raises(SessionError):
+        session.probability(Plane(0, 2))

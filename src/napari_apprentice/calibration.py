@@ -8,14 +8,40 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 
-from napari_apprentice.types import InputError
+from napari_apprentice.types import InputError, Prediction
 
-__all__ = ["Reliability", "fit_temperature", "negative_log_likelihood", "reliability"]
+__all__ = ["Reliability", "fit_temperature", "negative_log_likelihood", "probability", "reliability", "temperature"]
 
 Floats = npt.NDArray[np.float64]
 
 _LOG_TEMPERATURES = (-4.0, 4.0)
+_TEMPERATURES = {1: 1.75, 3: 0.99, 5: 0.74, 10: 1.0}
+"""After so many clicks; of the shipped weights, fitted by ``benchmarks/calibration.py`` to held-out cases of the training sets."""
+
+
+def temperature(clicks: int) -> float:
+    """By what the logits of an answer to so many clicks of one slice are to be divided; 1 for a mask that no click has led to.
+
+    What was fitted (``docs/calibration.md``), geometrically between, and beyond the last as there.
+    """
+    if clicks < 1:
+        return 1.0
+    return float(np.exp(np.interp(clicks, list(_TEMPERATURES), np.log(list(_TEMPERATURES.values())))))
+
+
+def probability(prediction: Prediction, clicks: int) -> npt.NDArray[np.float32]:
+    """How likely every pixel of ``prediction.box`` belongs to the object: (h, w), 0 to 1, above 0.5 where the mask is.
+
+    Outside of the box the prediction means background for certain.
+
+    Parameters
+    ----------
+    prediction : the answer
+    clicks : how many it answers in its slice
+    """
+    return np.asarray(expit(prediction.logits / np.float32(temperature(clicks))), np.float32)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.calibration import probability
 from napari_apprentice.ground import Doubt, Slice, slices, worths
 from napari_apprentice.history import State
 from napari_apprentice.journal import Header
@@ -70,6 +72,23 @@ class Overview:
     def predictions(self) -> Mapping[Plane, Prediction]:
         """The newest answer in every plane of the open object that was clicked in."""
         return MappingProxyType(dict(self._state.predictions))
+
+    def probability(self, plane: Plane | None = None) -> npt.NDArray[np.float32]:
+        """(H, W) how likely every pixel of a plane belongs to the open object, calibrated (see `calibration.probability`).
+
+        Of the newest answer there, by default in the plane of the newest click; what was painted since, and other objects, do not count.
+
+        Raises
+        ------
+        SessionError : nothing was answered there
+        """
+        plane = self.clicks[-1].plane if plane is None and self.clicks else plane
+        found = None if plane is None else self._state.predictions.get(plane)
+        if plane is None or found is None:
+            raise SessionError("a probability was asked for where the open object has no answer; expected a plane that was clicked in")
+        full = np.zeros(found.shape, np.float32)
+        full[found.box.slices] = probability(found, len(self._state.clicks_in(plane)))
+        return full
 
     @property
     def finished(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ thread knows of it only by values, `State` and changed boxes, that come back wit
 
 The bridge knows which session is open, and passes wishes on. What is under way belongs to whoever sees it through: `Errands` know
 which answers still count, a `Sitting` is the open session at work, an `Opener` fetches it, a `Carrier` propagates, a `Saver` writes the
-labels, a `Peeker` shows the untaught answer, a `Surveyor` the slices, and a `KeyChoice` has the keys.
+labels, a `Peeker` shows the untaught answer, `Sureness` how sure the model is, a `Surveyor` the slices, and a `KeyChoice` has the keys.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from napari_apprentice._napari.placement import shown_straight
 from napari_apprentice._napari.saver import Saver
 from napari_apprentice._napari.sitting import Sitting
 from napari_apprentice._napari.strokes import Stroke
+from napari_apprentice._napari.sureness import Sureness
 from napari_apprentice._napari.surveyor import Surveyor
 from napari_apprentice.types import Click, Image, Plane
 
@@ -102,6 +103,7 @@ class Bridge(QObject):
         self._key_choice = KeyChoice(self._errands)
         self._key_choice.changed.connect(self._on_keys_changed)
         self._peeker = Peeker(self._errands)
+        self._sureness = Sureness(viewer, self._errands)
         self._saver = Saver(self._errands)
         self._saver.going_changed.connect(self.saving_changed)
         self._carrier = Carrier(self._errands, self._key_choice)
@@ -149,6 +151,7 @@ class Bridge(QObject):
         sitting = self._sitting
         self._stop()
         if sitting is not None:
+            self._sureness.close()
             sitting.desk.clear()
 
     def _stop(self) -> None:
@@ -206,7 +209,7 @@ class Bridge(QObject):
             self._errands,
             self._key_choice,
             overtaken=lambda: self._peeker.overtake(desk),
-            changed=lambda: self.state_changed.emit(sitting.state),
+            changed=self._on_answer,
             splitting=self.splitting_changed.emit,
         )
         sitting.show()
@@ -222,7 +225,12 @@ class Bridge(QObject):
             self.say((sitting.next_click if state.clicks else FIRST_CLICK) + hidden)
         if shown_straight(opened.session.image):
             show_info(STRAIGHT)
-        self.state_changed.emit(state)
+        self._on_answer()
+
+    def _on_answer(self) -> None:
+        """There is another state of the session."""
+        self._sureness.follow(self._sitting)
+        self.state_changed.emit(self.state)
 
     def _on_not_opened(self) -> None:
         self.say(NOTHING_OPEN)
@@ -237,7 +245,7 @@ class Bridge(QObject):
         if error is not None:
             self.report(error)
         self.model_changed.emit(error is None)
-        self.state_changed.emit(opened.state)
+        self._on_answer()
 
     def _let_go(self, sitting: Sitting) -> None:
         """Wait for no answer any longer. Labels that are being written still are; what is being carried is called off."""
@@ -254,6 +262,7 @@ class Bridge(QObject):
         self._stop()
 
         def later() -> None:
+            self._sureness.close()
             desk.clear()
             if len(self._viewer.layers):  # a window that closes removes all its layers; that is nothing to tell anybody
                 self.tell(LAYERS_REMOVED)
@@ -299,6 +308,14 @@ class Bridge(QObject):
         """Add a click to the open object. It is drawn at once; its mask follows."""
         if self._open is not None:
             self._open.click(click)
+
+    def show_sureness(self, on: bool) -> None:
+        """Colour what the model is not sure of, or no longer, of this session and the next ones."""
+        self._sureness.want(on, self._open)
+
+    def look(self) -> None:
+        """The viewer shows another slice."""
+        self._sureness.look(self._open)
 
     def next_mask(self) -> None:
         """Show the next of the masks that the model proposed to the newest click."""

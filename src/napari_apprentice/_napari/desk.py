@@ -98,7 +98,7 @@ class Desk:
         left: Labels | None = None,
     ) -> None:
         self.session, self.folder = opened.session, opened.folder
-        self._viewer, self._image_layer = viewer, image_layer
+        self._viewer, self.image_layer = viewer, image_layer
         image = self.session.image
         if left is not None:
             take_over(left)
@@ -180,17 +180,17 @@ class Desk:
     @property
     def plane(self) -> Plane | None:
         """The plane of the image that the viewer shows, if it shows one."""
-        return shown_plane(self._viewer.dims, self._image_layer)
+        return shown_plane(self._viewer.dims, self.image_layer)
 
     @property
     def flipped(self) -> bool:
         """Whether the viewer's slider runs from the last slice to the first."""
         plane = self.plane
-        return plane is not None and runs_backwards(self._image_layer, plane.axis)
+        return plane is not None and runs_backwards(self.image_layer, plane.axis)
 
     def show_plane(self, plane: Plane) -> None:
         """Let the viewer show a plane of the image."""
-        show_plane(self._viewer.dims, self._image_layer, plane)
+        show_plane(self._viewer.dims, self.image_layer, plane)
 
     def close(self) -> None:
         """Give keys, mouse and undo back to napari."""

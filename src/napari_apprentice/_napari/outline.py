@@ -17,13 +17,23 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-__all__ = ["OUTLINE_KEY", "Outline"]
+__all__ = ["OUTLINE_KEY", "Outline", "added_aside"]
 
 OUTLINE_KEY = "napari-apprentice-outline"
 """In the metadata of the layer: it is none of the user's."""
 
 _COLOR = "#ffffff"
 _PIXELS_PER_WIDTH = 250
+
+
+def added_aside(viewer: ViewerModel, layer: Layer) -> None:
+    """Add a layer that the user did not ask for as such: those that were selected, and the active one, stay so."""
+    selection = viewer.layers.selection
+    active, chosen = selection.active, set(selection)
+    viewer.add_layer(layer)
+    selection.clear()
+    selection.update(chosen)
+    selection.active = active
 
 
 class Outline:
@@ -63,8 +73,6 @@ class Outline:
         self.layer = None
 
     def _made(self) -> Labels:
-        selection = self._viewer.layers.selection
-        active, chosen = selection.active, set(selection)
         colors = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: _COLOR})
         # Zeros take no memory until they are written, and only one plane ever is; but some systems refuse to promise that much.
         self.layer = Labels(
@@ -78,10 +86,7 @@ class Outline:
         self.layer.contour = max(1, round(min(sorted(self._shape)[-2:]) / _PIXELS_PER_WIDTH))
         self.layer.editable = False
         self._plane = None
-        self._viewer.add_layer(self.layer)
-        selection.clear()
-        selection.update(chosen)
-        selection.active = active
+        added_aside(self._viewer, self.layer)
         return self.layer
 
     def _index(self, plane: Plane) -> tuple[int | slice, ...]:

@@ -416,6 +416,7 @@ class More(Fold):
     """What most people never need, folded away."""
 
     upright_changed = Signal(bool)
+    sureness_changed = Signal(bool)
 
     def __init__(self, policies: Mapping[str, str], devices: tuple[str, ...]) -> None:
         super().__init__("More")
@@ -429,6 +430,12 @@ class More(Fold):
         self.upright = box("anterior and superior up")
         self.upright.setToolTip("Draw the second world axis upwards, as people look at heads.\nIt changes the view only.")
         self.upright.toggled.connect(self.upright_changed)
+        self.sureness = box("how sure")
+        self.sureness.setToolTip(
+            "Colour what the model is not sure of: blue what may belong to the open object, orange what may not.\n"
+            "The layer holds the probability of every pixel."
+        )
+        self.sureness.toggled.connect(self.sureness_changed)
         self.fill(self._arranged())
 
     def show_policy(self, name: str | None) -> None:
@@ -449,6 +456,7 @@ class More(Fold):
             combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
             form.addRow(words, combo)
         form.addRow("view", self.upright)
+        form.addRow("", self.sureness)
         return content
 
 

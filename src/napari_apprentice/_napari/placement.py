@@ -109,11 +109,15 @@ def layer_arguments(image: Image) -> dict[str, Any]:
     }
 
 
-def same_placement(layer: Layer) -> dict[str, Any]:
-    """The arguments that put another layer exactly where ``layer`` is."""
+def same_placement(layer: Layer, first: Sequence[int] | None = None) -> dict[str, Any]:
+    """The arguments that put another layer exactly where ``layer`` is; or a part of it that begins at the voxel ``first``."""
+    moved = np.zeros(layer.ndim)
+    if first is not None:
+        apart = np.subtract(layer.data_to_world(first), layer.data_to_world(moved))
+        moved = np.linalg.solve(layer.affine.linear_matrix, apart)
     return {
         "scale": layer.scale,
-        "translate": layer.translate,
+        "translate": np.asarray(layer.translate) + moved,
         "rotate": layer.rotate,
         "shear": layer.shear,
         "affine": layer.affine,

@@ -215,6 +215,7 @@ class ApprenticeWidget(Dockable):
         self.model.unfolded.connect(self._on_unfolded)
         bridge.keys_changed.connect(self._show_keys)
         self.more.upright_changed.connect(self._on_upright)
+        self.more.sureness_changed.connect(bridge.show_sureness)
         bridge.state_changed.connect(self._on_state)
         bridge.said.connect(self.status.say)
         bridge.busy_changed.connect(self.status.show_busy)
@@ -227,6 +228,7 @@ class ApprenticeWidget(Dockable):
             happened.connect(self._list_layers)
         dims = self._viewer.dims.events
         dims.point.connect(self._show_plane)
+        dims.point.connect(bridge.look)
         dims.order.connect(bridge.find_slices)
         dims.ndisplay.connect(bridge.find_slices)
         # Qt may destroy the widget without closing it, when the window goes.
@@ -238,8 +240,9 @@ class ApprenticeWidget(Dockable):
     def _list_layers(self) -> None:
         """Let both choosers follow the viewer's layers, and stay where they are if they can."""
         chosen = self.chosen_image
-        newcomer = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and layer not in self._images]
-        self._images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer)]
+        before = self._images
+        self._images = [layer for layer in self._viewer.layers if isinstance(layer, ImageLayer) and OUTLINE_KEY not in layer.metadata]
+        newcomer = [layer for layer in self._images if layer not in before]
         _refill(self.image, [layer.name for layer in self._images])
         wanted = newcomer[-1] if newcomer and self.bridge.state is None and not self.bridge.opening else chosen
         index = self._images.index(wanted) if wanted in self._images else len(self._images) - 1
@@ -490,6 +493,7 @@ class ApprenticeWidget(Dockable):
             happened.disconnect(self._list_layers)
         dims = self._viewer.dims.events
         dims.point.disconnect(self._show_plane)
+        dims.point.disconnect(self.bridge.look)
         dims.order.disconnect(self.bridge.find_slices)
         dims.ndisplay.disconnect(self.bridge.find_slices)
         self.bridge.close()
