@@ -93,6 +93,21 @@ def test_who_reads_no_further_is_told_nothing():
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_a_full_standard_output_is_told_in_a_sentence():
+    code = "import sys; from napari_apprentice.cli import main; sys.exit(main(sys.argv[1:]))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code, "info"], stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("apprentice: not all could be written (No space left on device)")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_image_is_no_label_file_of_its_own(volume, tmp_path, capsys):
+    assert "expected a label file beside the image" in refused(capsys, "measure", volume, volume, "--out", tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+
+
 # --- help ---
 
 

@@ -303,6 +303,8 @@ def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):
     assert "never" in refused(capsys, "new", "other", images[0], "--study", "s", "--policy", "never")
     for name in ("disc", "0=disc", "-1=disc"):
         assert "expected N=NAME with a number from 1" in refused(capsys, "new", "other", images[0], "--study", "s", f"--name={name}")
+    twice = ("--name", "1=cup", "--name", "1=disc")
+    assert "expected one name for an object" in refused(capsys, "new", "other", images[0], "--study", "s", *twice)
     assert "empty' is a folder; expected the image of a case" in refused(capsys, "new", "other", "empty", "--study", "s")
     assert "holds no clicks of any case; expected CASE.json" in refused(capsys, "run", "project", "--clicks", "empty", "--device", "cpu")
     assert "holds a project already" in refused(capsys, "new", "project", images[0], "--study", "s")

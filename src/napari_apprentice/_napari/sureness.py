@@ -56,12 +56,15 @@ class Sureness:
     def want(self, on: bool, sitting: Sitting | None) -> None:
         """From now on show it, or show it no longer."""
         self._wanted = on
-        self.follow(sitting)
+        if on:
+            self.follow(sitting)
+        else:
+            self.close()
 
     def follow(self, sitting: Sitting | None) -> None:
         """There may be another answer to show, or none any longer."""
         if sitting is None or not self._wanted or not sitting.state.clicks:
-            self.close()
+            self._hide()
             return
         session, state = sitting.session, sitting.state
         planes = [click.plane for click in state.clicks]
@@ -90,7 +93,7 @@ class Sureness:
 
     def _show(self, chances: _Chances | None, desk: Desk) -> None:
         if chances is None:
-            self.close()
+            self._hide()
             return
         image_layer, layers = desk.image_layer, self._viewer.layers
         where: tuple[int, ...] = (chances.box.top, chances.box.left)
@@ -114,6 +117,12 @@ class Sureness:
             layers.move(layers.index(self.layer), layers.index(desk.clicks.layer))  # clicks lie over it
         else:
             self.layer.data, self.layer.translate = values, placed["translate"]
+            self.layer.visible = True
+
+    def _hide(self) -> None:
+        """Nothing is to be shown now; the next answer may be."""
+        if self.layer is not None:
+            self.layer.visible = False
 
 
 def _chances(session: Session, plane: Plane, clicks: tuple[Click, ...]) -> _Chances | None:

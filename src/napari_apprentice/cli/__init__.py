@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -46,8 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             print(end="", flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what Python still wants to write at its end
+        _write_no_more()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO):
+            raise
+        _write_no_more()
+        print(f"apprentice: not all could be written ({error.strerror}); expected free space, also for standard output", file=sys.stderr)
+        return 2
+
+
+def _write_no_more() -> None:
+    """Nobody takes standard output; what Python still wants to write at its end goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: Sequence[str] | None) -> int:

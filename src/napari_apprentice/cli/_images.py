@@ -219,6 +219,8 @@ def _measure(arguments: argparse.Namespace) -> None:
             unstated += [image.name] if files.unstated_spacing(image) else []
             work = work_in(arguments.journal, image) if arguments.journal is not None else None
             for path in paths:
+                if path.exists() and path.samefile(image_path):
+                    raise ReadError(f"{path.name!r} arrived as the image and as its labels; expected a label file beside the image")
                 legend = legend_path(path)
                 names = read_legend(legend).names if legend.exists() else {}
                 measures = measure(files.read_labels(path, like=image), image)

@@ -104,11 +104,13 @@ def _settings(arguments: argparse.Namespace, study: str) -> Settings:
     assembly.make_policy(policy)  # a misspelt one is told now
     if arguments.weights is not None:
         assembly.load_segmenter(arguments.weights, device="cpu")  # likewise
-    names = {}
+    names: dict[int, str] = {}
     for text in arguments.name or ():
         label, given, name = text.partition("=")
         if not given or not label.isdecimal() or not int(label):
             raise InputError(f"--name {text} arrived; expected N=NAME with a number from 1, such as 1=disc")
+        if int(label) in names:
+            raise InputError(f"--name {label}={names[int(label)]} and --name {text} arrived; expected one name for an object")
         names[int(label)] = name
     weights = "" if arguments.weights is None else str(arguments.weights.absolute())
     settings = Settings(study, policy, weights, arguments.axis or 0, not arguments.no_propagate, names=names)
