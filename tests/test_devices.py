@@ -36,6 +36,13 @@ def test_a_session_comes_to_the_same_there(tmp_path, policy):
     assert told["changed"] == [policy not in ("none", "recall")] * 2
 
 
+def test_training_comes_to_about_the_same_there(tmp_path):
+    told = json.loads(said_by(str(PROGRAM), str(tmp_path), "train").splitlines()[-1])
+    assert told["device"] == ["cpu", "elsewhere"]
+    assert told["same"] == [True, True]
+    assert told["weights_apart"] < 0.02, "four steps of Muon, which rounds to eight bits"
+
+
 def test_the_other_device_refuses_what_a_graphics_card_does():
     refused = ("far + near", "near.add_(far)", "torch.cat([far, far.new_zeros(2), near])", "far.numpy()")
     done = ("far + near.to(far)", "far * torch.tensor(2.0)", "near.copy_(far)", "far.cpu() + near", "far[near.long()]")
