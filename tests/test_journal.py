@@ -14,10 +14,21 @@ from hypothesis import strategies as st
 
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.files import read, save_image
-from napari_apprentice.journal import KINDS, Event, Header, Journal, effective, fingerprint, read_journal, replay_labels
+from napari_apprentice.journal import (
+    KINDS,
+    Event,
+    Header,
+    Journal,
+    displacement,
+    effective,
+    fingerprint,
+    read_journal,
+    replay_labels,
+    standing_as,
+)
 from napari_apprentice.labelmap import Patch
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, Image, LearningReport, ReadError, WriteError
+from napari_apprentice.types import Click, Image, LearningReport, ReadError, SessionError, WriteError
 
 AFFINE = np.array([[-5.0, 0, 0, 100], [0, 0.5, 0.1, -3], [0, -0.1, 0.5, 7], [0, 0, 0, 1]])
 IMAGE = Image(np.random.default_rng(0).random((1, 6, 30, 20)), AFFINE, "mm", name="knee")
@@ -326,3 +337,45 @@ def test_a_journal_of_a_file_knows_where_it_lies(tmp_path):
     assert header.path == str(path)
     assert header.image == "slice"
     assert header.shape == (30, 40)
+
+
+# --- the geometry that a session knew ---
+
+VALUES = np.random.default_rng(3).random((1, 4, 9, 9))
+STATED = Image(VALUES, np.diag([3.0, 0.5, 0.5, 1]), "mm", name="stack")
+UNSTATED = Image(VALUES, name="stack")
+
+
+def test_what_somebody_stated_holds_for_a_file_that_states_nothing():
+    again = standing_as(Header.of(STATED), UNSTATED)
+    np.testing.assert_array_equal(again.affine, STATED.affine)
+    assert (again.units, again.data is UNSTATED.data) == ("mm", True)
+    assert displacement(Header.of(STATED), again) == ""
+    for image in (STATED, UNSTATED):
+        assert standing_as(Header.of(image), image) is image
+        assert displacement(Header.of(image), image) == ""
+
+
+def test_other_voxels_are_another_image():
+    with pytest.raises(SessionError, match="with the same voxels"):
+        standing_as(Header.of(STATED), replace(UNSTATED, data=VALUES + 1))
+
+
+@pytest.mark.parametrize(
+    ("affine", "units", "words"),
+    [
+        (np.diag([3.0, 0.25, 0.5, 1]), "mm", "spacing of 3 × 0.25 × 0.5 mm now; it had 3 × 0.5 × 0.5 mm"),
+        (None, "pixel", "spacing of 1 × 1 × 1 pixel now"),
+        (STATED.affine + np.array([[0, 0, 0, 0], [0, 0, 0, 1.0], [0, 0, 0, 0], [0, 0, 0, 0]]), "mm", "up to 2 voxels away"),
+        (np.diag([3.0, 0.5, -0.5, 1]), "mm", "voxels away"),
+    ],
+)
+def test_an_image_that_lies_elsewhere_says_how(affine, units, words):
+    assert words in displacement(Header.of(STATED), Image(VALUES, affine, units))
+
+
+def test_a_header_of_single_precision_is_the_same_place():
+    affine = np.diag([3.0000001, 0.49999998, 0.5, 1])
+    affine[:3, 3] = 100.00001, -200.00002, 0
+    before = replace(STATED, affine=affine.astype(np.float32).astype(float))
+    assert displacement(Header.of(before), replace(STATED, affine=affine)) == ""

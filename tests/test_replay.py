@@ -17,7 +17,7 @@ from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Event, Header, Journal, package_version, read_journal
 from napari_apprentice.replay import obstacles, read_recording, replay, starting_labels
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Click, ClickError, Image, ImageError
+from napari_apprentice.types import Click, ClickError, Image, ImageError, SessionError
 from napari_apprentice.versions import Version
 
 IMAGE = Image(np.random.default_rng(0).normal(100, 10, (1, 6, 24, 20)), np.diag([3.0, 1, 1, 1]), "mm", name="scan")
@@ -230,3 +230,24 @@ def test_a_list_of_clicks_practises_as_much_as_the_policy_says(tmp_path):
     session = Session(picture, DiskSegmenter(2.0), FakePolicy(0, 1.0, 0.25))
     replay(session, read_recording(tmp_path / "clicks.json"))
     assert session._segmenter.radius == 4.0 + 4 * 0.25
+
+
+def test_an_image_that_lies_elsewhere_stands_against_the_same_labels(tmp_path):
+    header = Header.of(IMAGE, model="unet:0123", computer=HERE)
+    assert obstacles(header, [], "unet:0123", HERE, IMAGE) == ()
+    (found,) = obstacles(header, [], "unet:0123", HERE, replace(IMAGE, affine=np.diag([2.0, 1, 1, 1])))
+    assert found.startswith("the image has a spacing of 2 × 1 × 1 mm now")
+
+
+def test_a_session_goes_on_where_it_was_or_says_that_the_image_is_elsewhere(tmp_path):
+    session = Session(IMAGE, segmenter(), FakePolicy(0, 0), journal=Journal.create(tmp_path, IMAGE))
+    session.add(Click((2, 10, 10)))
+    session.close()
+    moved = replace(IMAGE, affine=np.diag([2.0, 1, 1, 1]))
+    with pytest.raises(SessionError, match=r"spacing of 2 × 1 × 1 mm now; it had 3 × 1 × 1 mm .* expected it as it was"):
+        resume(tmp_path, moved, segmenter(), FakePolicy(0, 0))
+    unstated = replace(IMAGE, affine=None, units="pixel")
+    again = resume(tmp_path, unstated, segmenter(), FakePolicy(0, 0))
+    assert (again.image.spacing, again.image.units) == (IMAGE.spacing, "mm")
+    np.testing.assert_array_equal(again.labels, session.labels)
+    again.close()

@@ -16,7 +16,7 @@ from napari_apprentice.blocks import is_large
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
 from napari_apprentice.files import read
-from napari_apprentice.journal import Event, Header, Journal, check_image, journal_path, read_journal
+from napari_apprentice.journal import Event, Header, Journal, journal_path, read_journal, standing_as
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.labelmap import as_ids, check_shape
 from napari_apprentice.lazy import LARGE_BYTES, LazyArray
@@ -249,7 +249,7 @@ def begin_again(
     WeightsError, DeviceError : as for `load_segmenter`
     """
     header, events = read_journal(recording)
-    check_image(header, image)
+    image = standing_as(header, image)
     segmenter = load_segmenter(weights or _weights_of(header), device=device, undo_budget_bytes=_undo_budget(image))
     store = KnowledgeStore(segmenter.base, segmenter.loaded.digest)
     opened = next((event for event in events if event.kind == "open"), Event("open", 1))

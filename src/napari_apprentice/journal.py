@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from napari_apprentice.blocks import is_large
 from napari_apprentice.computers import Computer
-from napari_apprentice.geometry import voxel_to_world
+from napari_apprentice.geometry import spacing_of, voxel_to_world, world_to_voxel
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.locks import FolderLock
@@ -47,6 +47,7 @@ __all__ = [
     "Header",
     "Journal",
     "check_image",
+    "displacement",
     "effective",
     "fingerprint",
     "journal_path",
@@ -54,12 +55,17 @@ __all__ = [
     "package_version",
     "read_journal",
     "replay_labels",
+    "standing_as",
 ]
 
 FORMAT = 1
 """Version of the format. A reader refuses newer ones."""
 
 JOURNAL_NAME = "journal.jsonl"
+
+_PLACE_TOLERANCE_VOXELS = 0.05
+"""Headers of images keep single-precision numbers."""
+
 """What the journal is called in its folder."""
 
 KINDS = (
@@ -394,6 +400,33 @@ def check_image(header: Header, image: Image) -> None:
             f"the image {image.name!r} of shape {image.shape} arrived; expected {header.image!r} of shape {header.shape} "
             f"with the same voxels as when the session began"
         )
+
+
+def standing_as(header: Header, image: Image) -> Image:
+    """``image`` as the session knew it: with the recorded geometry where the file states no spacing, but somebody did.
+
+    Raises
+    ------
+    SessionError : the journal is about another image, or the voxels have changed
+    """
+    check_image(header, image)
+    if image.units == "pixel" and header.units != "pixel":
+        return replace(image, affine=np.array(header.affine), units=header.units)
+    return image
+
+
+def displacement(header: Header, image: Image) -> str:
+    """How an image lies otherwise than when the session began, in words; "" where it does not."""
+    before = spacing_of(header.affine)
+    if image.units != header.units or not np.allclose(before, image.spacing, rtol=1e-3, atol=0):
+        return f"has a spacing of {_spaced(image.spacing, image.units)} now; it had {_spaced(before, header.units)} when the session began"
+    corners = list(product(*((0, size - 1) for size in image.shape)))
+    apart = float(np.abs(world_to_voxel(voxel_to_world(corners, header.affine), image.affine) - corners).max())
+    return f"lies up to {apart:.3g} voxels away from where it lay when the session began" if apart > _PLACE_TOLERANCE_VOXELS else ""
+
+
+def _spaced(spacing: Sequence[float], units: str) -> str:
+    return " × ".join(f"{value:.4g}" for value in spacing) + f" {units}"
 
 
 def journal_path(path: Path | str) -> Path:

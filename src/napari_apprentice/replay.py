@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.computers import Computer
-from napari_apprentice.journal import Event, Header, effective, package_version, read_journal
+from napari_apprentice.journal import Event, Header, displacement, effective, package_version, read_journal
 from napari_apprentice.labelmap import Patch, as_id
 from napari_apprentice.session import Change, Session
 from napari_apprentice.types import Click, ClickError, Image, ImageError, LabelsError, ReadError, SessionError
@@ -95,7 +95,7 @@ def replay(session: Session, events: Sequence[Event], on_action: Callable[[], No
     return departed
 
 
-def obstacles(header: Header, events: Sequence[Event], model: str, here: Computer) -> tuple[str, ...]:
+def obstacles(header: Header, events: Sequence[Event], model: str, here: Computer, image: Image | None = None) -> tuple[str, ...]:
     """Why doing a session again may give other labels than it gave, in words; nothing where it has to give the same ones, bit for bit.
 
     Background learning is no reason: the journal holds the order in which actions and learning really happened.
@@ -105,8 +105,11 @@ def obstacles(header: Header, events: Sequence[Event], model: str, here: Compute
     header, events : of the journal
     model : name and digest of the model that does it again
     here : what that runs on
+    image : the one that it is done on
     """
     found = []
+    if image is not None and (how := displacement(header, image)):
+        found.append(f"the image {how}")
     if header.model != model:
         found.append(f"it was made with the weights {header.model or 'that it does not name'}, here are {model}")
     if header.package != package_version():

@@ -19,13 +19,13 @@ from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
 from napari_apprentice.ground import joined
 from napari_apprentice.history import State
-from napari_apprentice.journal import Entry, Event, Journal, check_image, effective, journal_path, read_journal
+from napari_apprentice.journal import Entry, Event, Journal, displacement, effective, journal_path, read_journal, standing_as
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.ledger import Ledger
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import remainder
 from napari_apprentice.teaching import lessons_of
-from napari_apprentice.types import Image, InUseError, outcome
+from napari_apprentice.types import Image, InUseError, SessionError, outcome
 from napari_apprentice.versions import Version
 
 __all__ = ["Past"]
@@ -52,10 +52,11 @@ class Past:
     Attributes
     ----------
     journal : to go on in; None where somebody else has it open
+    image : as the session knew it, see `journal.standing_as`
 
     Raises
     ------
-    SessionError : it is another image
+    SessionError : it is another image, or lies elsewhere now
     ReadError : there is no journal, or it is damaged
     WriteError : the journal cannot be continued
     """
@@ -73,7 +74,11 @@ class Past:
         self._load: Load = cache(Checkpoints(store, self._folder).load) if store is not None else lambda _: None
         self._opened = next((event for event in self._events if event.kind == "open"), Event("open", 1))
         try:
-            check_image(self._header, image)
+            self.image = standing_as(self._header, image)
+            if how := displacement(self._header, self.image):
+                raise SessionError(
+                    f"the image {image.name!r} {how}; expected it as it was; `apprentice replay` does the work on the image as it is"
+                )
         except BaseException:
             self.close()
             raise

@@ -480,7 +480,7 @@ def resume(
     Parameters
     ----------
     path : the journal or its folder
-    image : the image that the session is about
+    image : the image that the session is about; where its file states no spacing, but somebody did, what was stated counts
     segmenter : as it was when the session began
     policy, store, cohort : as for `Session`
     computer : what the model runs on; the journal says so with the next action
@@ -492,13 +492,13 @@ def resume(
 
     Raises
     ------
-    SessionError : it is another image
+    SessionError : it is another image, or has another geometry now
     ReadError : there is no journal, or it is damaged
     WriteError : the journal cannot be continued
     """
     past = Past(path, image, store, computer)
     try:
-        session = Session(image, segmenter, policy, labels=past.labels(), legend=past.legend, start=past.start)
+        session = Session(past.image, segmenter, policy, labels=past.labels(), legend=past.legend, start=past.start)
         past.relive(session._ledger, cohort)
         return session
     except BaseException:

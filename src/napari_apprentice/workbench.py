@@ -190,7 +190,7 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
             shutil.rmtree(folder, ignore_errors=True)
             raise
         try:
-            return _finished(project, name, session, image, folder.name, 0.0)
+            return _finished(project, name, session, session.image, folder.name, 0.0)
         finally:
             session.close()
 

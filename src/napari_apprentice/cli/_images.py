@@ -202,6 +202,7 @@ def add_measure(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _measure(arguments: argparse.Namespace) -> None:
     from napari_apprentice import files
+    from napari_apprentice.journal import read_journal, standing_as
     from napari_apprentice.legend import legend_path, read_legend
     from napari_apprentice.measure import as_csv, columns, in_unit, measure, table
     from napari_apprentice.texts import write_text
@@ -216,8 +217,10 @@ def _measure(arguments: argparse.Namespace) -> None:
         task = progress.add_task("label maps", total=sum(len(paths) for _, paths in cases))
         for image_path, paths in cases:
             image = files.read(image_path, time=arguments.time)
-            unstated += [image.name] if files.unstated_spacing(image) else []
             work = work_in(arguments.journal, image) if arguments.journal is not None else None
+            if arguments.journal is not None:
+                image = standing_as(read_journal(arguments.journal)[0], image)
+            unstated += [image.name] if files.unstated_spacing(image) else []
             for path in paths:
                 if path.exists() and path.samefile(image_path):
                     raise ReadError(f"{path.name!r} arrived as the image and as its labels; expected a label file beside the image")

@@ -128,13 +128,13 @@ def _replay(arguments: argparse.Namespace) -> int:
     assembly.compute_as(header.computer)
     session, segmenter = assembly.begin_again(arguments.journal, image, weights=arguments.weights, device=_device(arguments, header))
     actions = read_recording(arguments.journal)
-    against = obstacles(header, events, assembly.model_of(segmenter), assembly.computer_of(segmenter))
+    against = obstacles(header, events, assembly.model_of(segmenter), assembly.computer_of(segmenter), session.image)
     if against:
         print(f"The labels may come out otherwise than recorded: {'; '.join(against)}.")
     with progress_bar() as progress:
         task = progress.add_task("replaying", total=len(actions))
         departed = replay(session, actions, lambda: progress.advance(task))
-    print(f"Actions: {len(actions)}. Labels: {files.write(arguments.out, session.labels, like=image)}")
+    print(f"Actions: {len(actions)}. Labels: {files.write(arguments.out, session.labels, like=session.image)}")
     if departed is None:
         print("All labels are as they were recorded, bit for bit.")
     else:
