@@ -214,6 +214,58 @@ def test_a_resumed_session_adds_to_its_study(tmp_path):
     assert begins_with() == DiskWeights(8.0, 4)
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture
+def killed(tmp_path, monkeypatch) -> Path:
+    """The folder of a session that was killed when the study had its second lesson, and its journal had not."""
+    session = teach(begin(folder=tmp_path / "work"))
+    with monkeypatch.context() as patch:
+        append = Cohort.append
+        patch.setattr(Cohort, "append", lambda *args: (append(*args), (_ for _ in ()).throw(Killed))[0:0])
+        with pytest.raises(Killed):
+            teach(session)
+    session._journal.close()
+    assert [record.cause for record in study().records] == ["learnt", "learnt"]
+    return tmp_path / "work"
+
+
+def go_on(folder: Path) -> Session:
+    return resume(folder, VOLUME, DiskSegmenter(4.0), FakePolicy(0, 1.0), FakeStore(), study())
+
+
+def test_who_was_killed_between_study_and_journal_teaches_once(killed):
+    again = go_on(killed)
+    assert [record.cause for record in study().records] == ["learnt", "learnt", "undone"]
+    assert begins_with() == DiskWeights(5.0, 1)
+    if again.clicks:
+        again.accept()
+    else:
+        teach(again)
+    assert begins_with() == model(again) == DiskWeights(6.0, 2)
+    again.close()
+    assert model(go_on(killed)) == DiskWeights(6.0, 2)
+    assert [record.cause for record in study().records][3:] == ["learnt"], "whatever the journal knows of stays"
+
+
+def test_what_others_have_built_on_the_lesson_of_a_killed_session_stays(killed):
+    teach(begin())
+    before = study().records
+    go_on(killed).close()
+    assert study().records == before
+    assert begins_with() == DiskWeights(7.0, 3)
+
+
+def test_a_session_takes_back_no_lesson_of_another_one(killed, tmp_path):
+    other = teach(begin("em", folder=tmp_path / "other"))
+    other.close()
+    before = study().records
+    resume(tmp_path / "other", VOLUME, DiskSegmenter(4.0), FakePolicy(0, 1.0), FakeStore(), study()).close()
+    assert study().records == before
+
+
 def test_only_the_newest_models_and_pinned_ones_stay_on_the_disk(monkeypatch):
     monkeypatch.setattr(cohorts_module, "KEPT_VERSIONS", 3)
     session = teach(begin())

@@ -7,7 +7,8 @@ those pictures out unless asked.
 Every change is a new record, ``000007.json``, that names a model file, or none for the model as shipped; the newest record says which model
 is in use. Records are made whole and exclusively, and only on top of the record that their maker knew: of two sessions that work on one
 study at the same time the slower one learns again on top of what the faster one has learnt. No lesson is lost and nothing is overwritten.
-An undo takes its lesson out of the study as long as no other session has built on it.
+An undo takes its lesson out of the study as long as no other session has built on it. So does whoever goes on with a session that was
+killed before it had noted its lesson, and learns that again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -58,7 +59,7 @@ class Record:
     model : file of the model that is in use from then on; None for the one as shipped
     cause : "learnt", "undone", "gone back" or "forgotten"
     time : ISO 8601 in UTC
-    facts : for "learnt": of the version (see `versions.Version`), with what the gate said and the effort saved
+    facts : for "learnt": of the version (see `versions.Version`), with what the gate said and the effort saved, and by which session
     """
 
     number: int
@@ -133,8 +134,12 @@ class Cohort:
 
     # --- what can be done ---
 
-    def append(self, version: Version, basis: str | None) -> str | None:
+    def append(self, version: Version, basis: str | None, by: str = "") -> str | None:
         """Take a new version in, if ``basis`` is still the model in use.
+
+        Parameters
+        ----------
+        by : what tells the session that taught it from all others
 
         Returns
         -------
@@ -155,11 +160,25 @@ class Cohort:
         facts = version.facts()
         facts |= {"report": _measured(asdict(version.report))} if version.report else {}
         facts |= {"effort": asdict(version.effort)} if version.effort else {}
+        facts |= {"by": by} if by else {}
         if not self._point(model, basis, "learnt", facts):
             (self.folder / model).unlink(missing_ok=True)
             return None
         self._clear_away()
         return model
+
+    def take_back(self, by: str, known: Container[str | None]) -> bool:
+        """Take the newest lesson out again if a session taught it that does not know of it, as it was killed in between; whether it was.
+
+        Parameters
+        ----------
+        by : that session, as of `append`
+        known : the models of this study that its journal names
+        """
+        *before, newest = (None, None, *self.records)[-2:]
+        if newest is None or newest.cause != "learnt" or newest.facts.get("by") != by or newest.model in known:
+            return False
+        return self._point(before[0].model if before[0] is not None else None, newest.model, "undone", {})
 
     def follow(self, before: Catalogue, after: Catalogue) -> None:
         """Go along with a session that has moved from one version to another (undone, redone, gone back), and with its pins.

@@ -109,6 +109,11 @@ class Header:
     format: int = FORMAT
     computer: Computer | None = None
 
+    @property
+    def key(self) -> str:
+        """Tells the session from all others."""
+        return f"{self.fingerprint} {self.time}"
+
     @classmethod
     def of(cls, image: Image, *, policy: str = "", model: str = "", cohort: str = "", computer: Computer | None = None) -> Header:
         """The header of a journal that begins now."""

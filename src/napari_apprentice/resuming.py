@@ -127,7 +127,9 @@ class Past:
             ledger.undo()
         ledger.journal, ledger.header, ledger.refusal = self.journal, self._header, self._refusal
         here = self.journal is not None
-        model.attach(self._folder if here else None, self._store, cohort if here else None)
+        if cohort is not None and here:
+            cohort.take_back(self._header.key, {event.version.shared for event in self._events if event.version is not None})
+        model.attach(self._folder if here else None, self._store, cohort if here else None, self._header.key)
 
     def close(self) -> None:
         """Close the journal, where it is open."""

@@ -90,10 +90,14 @@ class Apprentice:
         self.checkpoints: Checkpoints | None = None
         self._store: SnapshotStore | None = None
         self._cohort: Cohort | None = None
+        self._by = ""
 
-    def attach(self, folder: Path | None, store: SnapshotStore | None, cohort: Cohort | None) -> None:
-        """From now on keep checkpoints in ``folder``, as files that ``store`` writes, and share what is learnt with ``cohort``."""
-        self._store, self._cohort = store, cohort
+    def attach(self, folder: Path | None, store: SnapshotStore | None, cohort: Cohort | None, by: str = "") -> None:
+        """From now on keep checkpoints in ``folder``, as files that ``store`` writes, and share what is learnt with ``cohort``.
+
+        ``by`` : what tells this session from all others
+        """
+        self._store, self._cohort, self._by = store, cohort, by
         self.checkpoints = None if folder is None or store is None else Checkpoints(store, folder)
 
     # --- answering ---
@@ -171,7 +175,7 @@ class Apprentice:
             version = replace(version, basis=basis, snapshot=self.segmenter.snapshot())
             if self._cohort is None:
                 return report, version
-            if (shared := self._cohort.append(version, basis)) is not None:
+            if (shared := self._cohort.append(version, basis, self._by)) is not None:
                 return report, replace(version, shared=shared)
             self.segmenter.restore(begun)
 
