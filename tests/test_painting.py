@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.history import State
 from napari_apprentice.labelmap import LabelMap
-from napari_apprentice.painting import previous_answer, repainting
-from napari_apprentice.types import Box, Click, Plane, Prediction
+from napari_apprentice.painting import only_crossed, previous_answer, repainting
+from napari_apprentice.session import Session
+from napari_apprentice.types import Box, Click, Image, Plane, Prediction
 
 SHAPE = (4, 5, 6)
 
@@ -124,3 +127,37 @@ def test_a_positive_click_leaves_what_crossing_planes_painted_and_a_negative_one
     negative = painted(LabelMap(SHAPE, labels), state, Click((1, 2, 2), False, axis=1), nothing)
     assert not negative[:, 2].any()
     assert (np.delete(negative, 2, 1) == np.delete(labels, 2, 1)).all()
+
+
+# --- what was painted by hand lies in one plane ---
+
+
+def test_a_stroke_in_a_picture_counts_for_the_clicks_that_follow():
+    """It may be taller than wide, and lie where the picture has more columns than rows."""
+    for columns in ((40, 43), (5, 12)):
+        session = Session(Image(np.random.default_rng(1).random((1, 30, 60)), name="picture"), DiskSegmenter(3.0), FakePolicy(0, 0))
+        session.paint((slice(5, 13), slice(*columns)), np.ones((8, columns[1] - columns[0]), int))
+        assert session.worked_in == (Plane(0, 0),)
+        assert not only_crossed(session._labels, session._state, Plane(0, 0))
+        before = session.labels == 1
+        session.add(Click((20, 20)))
+        assert (session.labels[before] == 1).all(), "what the user painted stays"
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_voxel_that_was_painted_in_a_slice_belongs_to_that_slice_alone(axis):
+    values = np.random.default_rng(0).normal(0, 1, (1, 9, 30, 30))
+    session = Session(Image(values, name="volume"), DiskSegmenter(6.0), FakePolicy(0, 0))
+    middle = [4, 15, 15]
+    session.add(Click(tuple(middle), axis=axis))
+    other = [index + (a != axis) for a, index in enumerate(middle)]
+    session.paint(tuple(slice(i, i + 1) for i in other), np.zeros((1, 1, 1), int))
+    plane = Plane(axis, middle[axis])
+    assert session._state.origin(1).own == {plane}
+    assert session.worked_in == (plane,)
+
+
+def test_a_voxel_that_was_painted_where_nothing_else_is_belongs_to_the_first_axis():
+    session = Session(Image(np.random.default_rng(0).random((1, 9, 30, 30)), name="volume"), DiskSegmenter(6.0), FakePolicy(0, 0))
+    session.paint((slice(4, 5), slice(7, 8), slice(9, 10)), np.ones((1, 1, 1), int))
+    assert session._state.origin(1).own == {Plane(0, 4)}

@@ -169,16 +169,24 @@ class State:
 
     def painted(self, patch: Patch) -> State:
         """The same after a change of the labels by hand, in the planes of the axis along which it is thinnest."""
-        thinnest = min(patch.shape)
-        sides = [(axis, side) for axis, side in enumerate(patch.region) if side.stop - side.start == thinnest]
-        planes = [Plane(axis, index) for axis, side in sides for index in range(side.start, side.stop)]
+        planes = self._planes_of(patch)
         before, after = patch.before, patch.after
         ids = np.union1d(before[before != after], after[before != after]).tolist()
         origins = {**self.origins, **{label: self.origin(label).corrected(planes) for label in ids if label}}
-        flat = (Plane(0, 0),) if len(patch.region) == 2 else tuple(planes) if len(planes) == 1 else ()
+        flat = planes if len(planes) == 1 else ()
         strokes = tuple(dict.fromkeys((*self.strokes, *flat))) if self.label in ids else self.strokes
         painted = replace(self, highest=max(self.highest, int(after.max())), origins=origins, strokes=strokes)
         return painted._of_kept_class() if self.label in after else painted
+
+    def _planes_of(self, patch: Patch) -> tuple[Plane, ...]:
+        """The planes that a change by hand was made in. Equally thin along several axes, it was where the open object is worked on."""
+        if len(patch.region) == 2:
+            return (Plane(0, 0),)
+        thinnest = min(patch.shape)
+        sides = [(axis, side) for axis, side in enumerate(patch.region) if side.stop - side.start == thinnest]
+        ways = [tuple(Plane(axis, index) for index in range(side.start, side.stop)) for axis, side in sides]
+        worked = {*self.worked_in, *self.predictions}
+        return next((planes for planes in ways if worked.intersection(planes)), ways[0])
 
     def propagated(self, label: int, axis: int, carried: Mapping[int, float], ended: Iterable[int]) -> State:
         """The same after an object was propagated across ``axis``, see `Origin.refilled`."""
