@@ -183,3 +183,66 @@ def test_the_tick_in_a_real_window(make_napari_viewer, monkeypatch, hands, volum
         assert shown not in viewer.layers
     finally:
         widget.leave()
+
+
+def test_it_changes_nothing_of_layers_that_the_user_has_linked_with_it(desks, volume):
+    desk = desks(volume)
+    desk.bridge.show_sureness(True)
+    desk.click(4, 20, 24)
+    desk.viewer.layers.link_layers(list(desk.viewer.layers))
+    places = [(layer, tuple(layer.translate)) for layer in desk.viewer.layers if layer is not desk.shown]
+    desk.click(4, 26, 30)
+    desk.as_in_session(Plane(0, 4), 2)
+    desk.viewer.layers.link_layers(list(desk.viewer.layers))
+    desk.bridge.accept()
+    desk.wait()
+    assert desk.shown is None
+    assert [(layer, tuple(layer.translate)) for layer, _ in places] == places
+    assert all(layer.visible for layer, _ in places)
+
+
+def test_hidden_by_the_user_it_stays_hidden(desks, volume):
+    desk = desks(volume)
+    desk.bridge.show_sureness(True)
+    desk.click(4, 20, 24)
+    desk.shown.visible = False
+    for act in (lambda: desk.click(4, 26, 30), desk.bridge.accept, lambda: desk.click(5, 26, 30)):
+        act()
+        desk.wait()
+        assert desk.shown is None
+    desk.bridge.show_sureness(False)
+    desk.bridge.show_sureness(True)
+    desk.wait()
+    desk.as_in_session(Plane(0, 5), 1)
+
+
+def test_nothing_is_said_of_it_when_it_comes(desks, volume):
+    desk = desks(volume)
+    desk.click(4, 20, 24)
+    desk.bridge.accept()
+    desk.wait()
+    said = []
+    desk.bridge.said.connect(said.append)
+    desk.bridge.show_sureness(True)
+    desk.click(4, 20, 24)
+    assert "belongs to object 1" in said[-1]
+
+
+def test_a_view_that_is_turned_shows_the_slice_that_was_clicked_there(make_napari_viewer, monkeypatch, hands, volume, make_engine):
+    monkeypatch.setattr(napari, "Viewer", lambda **options: make_napari_viewer(show=True, **options))
+    viewer, widget = open_window(volume, engine=make_engine())
+    try:
+        window = hands(viewer, widget)
+        window.press(widget.start)
+        widget.more.sureness.setChecked(True)
+        window.click(window.plane, 20, 24)
+        shown = next(layer for layer in viewer.layers if OUTLINE_KEY in layer.metadata)
+        first = shown.data.shape
+        show_plane(viewer.dims, viewer.layers[0], Plane(2, 24))
+        window.click(5, 20, 24)
+        assert shown.data.shape[2] == 1
+        viewer.dims.order = (0, 1, 2)
+        window.wait()
+        assert shown.data.shape == first
+    finally:
+        widget.leave()

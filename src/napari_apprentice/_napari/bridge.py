@@ -25,6 +25,7 @@ from napari_apprentice._napari.errands import Errands
 from napari_apprentice._napari.key_choice import KeyChoice
 from napari_apprentice._napari.leftovers import hide_others
 from napari_apprentice._napari.opener import Opener
+from napari_apprentice._napari.outline import is_adding_aside
 from napari_apprentice._napari.peeker import Peeker
 from napari_apprentice._napari.placement import shown_straight
 from napari_apprentice._napari.saver import Saver
@@ -272,6 +273,8 @@ class Bridge(QObject):
     def _on_active(self) -> None:
         """Say whom the mouse talks to, when the user has chosen another layer."""
         sitting, layer = self._open, self._viewer.layers.selection.active
+        if is_adding_aside(self._viewer):
+            return
         if sitting is not None and layer != sitting.desk.mask.layer:
             sitting.desk.mask.end_stroke()  # the release of its button goes to the other layer
         if sitting is None or layer is None or sitting.state.read_only:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-__all__ = ["OUTLINE_KEY", "Outline", "added_aside"]
+__all__ = ["OUTLINE_KEY", "Outline", "added_aside", "is_adding_aside"]
 
 OUTLINE_KEY = "napari-apprentice-outline"
 """In the metadata of the layer: it is none of the user's."""
 
+_ADDING = "adding"
 _COLOR = "#ffffff"
 _PIXELS_PER_WIDTH = 250
 
@@ -30,10 +31,17 @@ def added_aside(viewer: ViewerModel, layer: Layer) -> None:
     """Add a layer that the user did not ask for as such: those that were selected, and the active one, stay so."""
     selection = viewer.layers.selection
     active, chosen = selection.active, set(selection)
+    layer.metadata[OUTLINE_KEY] = _ADDING
     viewer.add_layer(layer)
     selection.clear()
     selection.update(chosen)
     selection.active = active
+    layer.metadata[OUTLINE_KEY] = True
+
+
+def is_adding_aside(viewer: ViewerModel) -> bool:
+    """Whether it is `added_aside` that changes which layer is active, and not the user."""
+    return any(layer.metadata.get(OUTLINE_KEY) == _ADDING for layer in viewer.layers)
 
 
 class Outline:

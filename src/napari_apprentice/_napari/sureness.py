@@ -39,7 +39,7 @@ class _Chances(NamedTuple):
 class Sureness:
     """A layer of probabilities over the slice that was clicked in last, or the one that is shown if it was clicked in.
 
-    Colours are strongest where the model cannot tell, and fade to nothing where it is certain.
+    Colours are strongest where the model cannot tell, and fade to nothing where it is certain. Hidden by the user, it stays hidden.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Sureness:
 
     def __init__(self, viewer: ViewerModel, errands: Errands) -> None:
         self._viewer, self._errands = viewer, errands
-        self._wanted = False
+        self._wanted = self._hidden = False
         self._asked: Plane | None = None
         self.layer: ImageLayer | None = None
 
@@ -113,16 +113,20 @@ class Sureness:
                 metadata={OUTLINE_KEY: True},
                 **placed,
             )
+            self._hidden = False
             added_aside(self._viewer, self.layer)
             layers.move(layers.index(self.layer), layers.index(desk.clicks.layer))  # clicks lie over it
         else:
+            layers.unlink_layers([self.layer])  # what is done to it is not meant for the user's
             self.layer.data, self.layer.translate = values, placed["translate"]
-            self.layer.visible = True
+            if self._hidden:
+                self._hidden, self.layer.visible = False, True
 
     def _hide(self) -> None:
         """Nothing is to be shown now; the next answer may be."""
-        if self.layer is not None:
-            self.layer.visible = False
+        if self.layer is not None and self.layer.visible:
+            self._viewer.layers.unlink_layers([self.layer])
+            self._hidden, self.layer.visible = True, False
 
 
 def _chances(session: Session, plane: Plane, clicks: tuple[Click, ...]) -> _Chances | None:

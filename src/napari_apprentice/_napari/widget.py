@@ -229,8 +229,9 @@ class ApprenticeWidget(Dockable):
         dims = self._viewer.dims.events
         dims.point.connect(self._show_plane)
         dims.point.connect(bridge.look)
-        dims.order.connect(bridge.find_slices)
-        dims.ndisplay.connect(bridge.find_slices)
+        for turned in (dims.order, dims.ndisplay):
+            turned.connect(bridge.find_slices)
+            turned.connect(bridge.look)
         # Qt may destroy the widget without closing it, when the window goes.
         self.destroyed.connect(lambda: bridge.close(with_viewer=True))
         QApplication.instance().aboutToQuit.connect(bridge.worker.close)
@@ -494,8 +495,9 @@ class ApprenticeWidget(Dockable):
         dims = self._viewer.dims.events
         dims.point.disconnect(self._show_plane)
         dims.point.disconnect(self.bridge.look)
-        dims.order.disconnect(self.bridge.find_slices)
-        dims.ndisplay.disconnect(self.bridge.find_slices)
+        for turned in (dims.order, dims.ndisplay):
+            turned.disconnect(self.bridge.find_slices)
+            turned.disconnect(self.bridge.look)
         self.bridge.close()
 
 
