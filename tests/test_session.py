@@ -1290,7 +1290,7 @@ def test_what_is_done_while_learning_pauses_is_done_with_the_model_before_and_re
     assert not session.pending
     assert session.clicks == (Click((4, 5, 4)),)
     taught = session._segmenter.radius
-    assert taught == before + 0.5
+    assert taught == before + per_click + 0.5
     session.add(Click((4, 6, 4)))
     labels = session.labels.copy()
     session.close()
@@ -1457,3 +1457,19 @@ def test_who_only_looks_does_not_practise(tmp_path):
     looking = resume(tmp_path, PICTURE, DiskSegmenter(2.0), FakePolicy(0, 1.0, 0.25))
     assert looking.read_only
     assert looking.practise() == 0
+
+
+def test_what_a_click_teaches_while_learning_pauses_stays_and_is_resumed_as_it_is(tmp_path):
+    policy = FakePolicy(0.25, 1.0)
+    session = Session(VOLUME, DiskSegmenter(2.0), policy, journal=Journal.create(tmp_path, VOLUME), store=FakeStore())
+    session.add(Click((1, 5, 5)))
+    session.accept(learn=False)
+    steps = session.learning(lambda: True)
+    next(steps)
+    session.add(Click((2, 5, 5)))
+    for _ in steps:
+        pass
+    assert session._segmenter.snapshot().radius == pytest.approx(2.0 + 2 * 0.25 + 1.0)
+    again = resume(shutil.copytree(tmp_path, tmp_path.with_name("copy")), VOLUME, DiskSegmenter(2.0), policy, FakeStore())
+    assert again._segmenter.snapshot() == session._segmenter.snapshot()
+    assert observed(again) == observed(session)

@@ -110,11 +110,16 @@ class Ledger:
         """Learn from the lessons of ``state``; the event that says so.
 
         Where ``wanted`` says so, it yields between two steps, with the model as it is in force. Whatever is done then, learning goes on
-        from where it was; but if the lessons are no longer those that wait, or something was undone that learning would keep from being
-        redone, it returns None, and the model stays as it is in force.
+        from where it was, or, where that has taught the model something, begins again on top of it; but if the lessons are no longer those
+        that wait, or something was undone that learning would keep from being redone, it returns None, and the model stays as it is in
+        force.
         """
         model, undone = self.model.segmenter, self.history.undone
-        steps = self.model.learning(state, lambda: self.journal.sequence + 1 if self.journal is not None else 0)
+
+        def number() -> int:
+            return self.journal.sequence + 1 if self.journal is not None else 0
+
+        steps = self.model.learning(state, number)
         while True:
             try:
                 next(steps)
@@ -127,7 +132,11 @@ class Ledger:
                 yield
                 if self.state.pending is not state.pending or self.history.undone > undone:
                     return None
-                model.restore(reached)
+                if self.state.snapshot is not state.snapshot:
+                    state = self.state
+                    steps = self.model.learning(state, number)
+                else:
+                    model.restore(reached)
 
     def commit(
         self,
