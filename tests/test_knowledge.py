@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Knowledge, KnowledgeStore, Remembered, Shelf, Tensors
+from napari_apprentice.knowledge import Knowledge, KnowledgeStore, Remembered, Shelf, Tensors, differ
 from napari_apprentice.types import WeightsError, WriteError
 
 
@@ -80,6 +80,38 @@ def refusal(store: KnowledgeStore, path: Path) -> str:
 
 def test_what_is_saved_is_loaded_bit_for_bit(store, saved):
     assert_equal(store.load(saved), taught(store.base))
+
+
+def test_moments_are_shortened_only_where_nothing_is_lost(store, tmp_path):
+    """Practice keeps them in half of the bits, whoever learns after it does not."""
+    known = taught(store.base)
+    practised = replace(known, practised=Tensors({k: v.half().float() for k, v in known.weights.items()}))
+    rounded = replace(practised, first=Tensors({k: v.bfloat16().float() for k, v in known.first.items()}))
+    sizes = []
+    for knowledge in (practised, rounded):
+        store.save(knowledge, tmp_path / "model.safetensors")
+        sizes.append((tmp_path / "model.safetensors").stat().st_size)
+        assert_equal(store.load(tmp_path / "model.safetensors"), knowledge)
+    assert sizes[1] < sizes[0]
+
+
+def test_what_came_back_from_the_shelf_is_no_other(store):
+    shelf, knowledge = Shelf(budget_bytes=0), taught(store.base)
+    same = Knowledge(Tensors(dict(store.base.weights)))
+    for one in (same, knowledge, taught(store.base)):
+        shelf.keep(one)
+    assert not differ(same.weights, store.base.weights)
+    assert differ(knowledge.weights, store.base.weights)
+
+
+def test_what_stays_is_never_put_away():
+    shelf, pieces = Shelf(budget_bytes=0), lesson_after_lesson(3)
+    kept = replace(pieces[0], weights=Tensors(dict(pieces[0].weights), stays=True))
+    tensors = dict(kept.weights)
+    for one in (kept, *pieces[1:]):
+        shelf.keep(one)
+    assert kept.first._values is None
+    assert all(kept.weights[k] is v for k, v in tensors.items())
 
 
 @pytest.mark.parametrize("known_before", [base, lambda: taught(base())], ids=["nothing", "something"])

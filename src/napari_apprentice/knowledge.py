@@ -23,15 +23,19 @@ from torch import Tensor
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.types import WeightsError, WriteError
 
-__all__ = ["Knowledge", "KnowledgeStore", "Remembered", "Shelf", "Tensors", "kind_of"]
+__all__ = ["Knowledge", "KnowledgeStore", "Remembered", "Shelf", "Tensors", "differ", "kind_of"]
 
 FORMAT = "napari-apprentice-knowledge-1"
 
 
 class Tensors(Mapping[str, Tensor]):
-    """Named tensors that never change, and that can wait in a file until somebody looks at them again."""
+    """Named tensors that never change, and that can wait in a file until somebody looks at them again.
 
-    def __init__(self, values: Mapping[str, Tensor] | None = None) -> None:
+    ``stays`` : always in memory, so that they are the very same tensors for whoever compares
+    """
+
+    def __init__(self, values: Mapping[str, Tensor] | None = None, *, stays: bool = False) -> None:
+        self._stays = stays
         self._values: dict[str, Tensor] | None = dict(values or {})
         self._device = next(iter(self._values.values())).device if self._values else torch.device("cpu")
         self._file: Path | None = None
@@ -52,11 +56,18 @@ class Tensors(Mapping[str, Tensor]):
 
     def spill(self, file: Path) -> None:
         """Let go of the memory, having written the tensors to ``file`` (bit for bit) unless they lie in one already."""
+        if self._stays:
+            return
         if self._values and self._file is None:
             save_file({k: v.detach().cpu().contiguous() for k, v in self._values.items()}, file)
             self._file = file
         if self._file is not None:
             self._values = None
+
+
+def differ(some: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    """Whether any value is another one; what came back from a file is the same, though no longer the same tensor."""
+    return any(value is not others[key] and not torch.equal(value, others[key]) for key, value in some.items())
 
 
 _A_FEW = 3  # examples of a kind, from which on it needs no others
@@ -211,6 +222,12 @@ class Shelf:
         return True
 
 
+def _shortest(values: Tensor) -> Tensor:
+    """The same in half of the room, where nothing is lost by that: practice keeps its moments no more precise."""
+    short = values.bfloat16()
+    return short if torch.equal(short.to(values.dtype), values) else values
+
+
 class KnowledgeStore:
     """Saves and loads knowledge (implements `session.SnapshotStore`); of the weights only what differs from the shipped ones.
 
@@ -270,9 +287,8 @@ class KnowledgeStore:
         tensors = {f"weight/{k}": v for k, v in self._changed(snapshot.weights) if snapshot.weights is not snapshot.practised}
         for name, values in (("practised", snapshot.practised), ("ahead", snapshot.ahead)):
             tensors |= {f"{name}/{k}": v.half() for k, v in self._changed(values or {})}  # no more precise than that
-        short = snapshot.practised is not None  # practice keeps its moments no more precise than that
         for name, moments in (("first", snapshot.first), ("second", snapshot.second)):
-            tensors |= {f"{name}/{k}": v.bfloat16() if short else v for k, v in moments.items()}
+            tensors |= {f"{name}/{k}": _shortest(v) for k, v in moments.items()}
         for i, item in enumerate(snapshot.memory):
             tensors |= {f"memory/{i}/images": item.images, f"memory/{i}/targets": item.targets}
             tensors |= {f"memory/{i}/ground": item.ground} if item.ground is not None else {}

@@ -98,7 +98,7 @@ class NetworkSegmenter:
         self.clock: dict[str, float] = {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
         self._pixels: OrderedDict[Any, Tensor] = OrderedDict()
         self._shelf = Shelf(undo_budget_bytes)
-        self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.network.named_parameters()}))
+        self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.network.named_parameters()}, stays=True))
         self.base = self._knowledge
         self._recalled: list[tuple[Tensors, Sequence[Tensor], Sequence[Recalled]]] = []
 

@@ -27,6 +27,7 @@ from napari_apprentice.adaptation._point_and_learn import PostInteraction, learn
 from napari_apprentice.adaptation._practice import practise, practised, unpractised, weighed
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._source import source_of
+from napari_apprentice.knowledge import differ
 from napari_apprentice.segmenter import HELD_LOGIT, NetworkSegmenter
 from napari_apprentice.types import Click, ImageSlice, InputError, LearningReport, Lesson, Prediction, Prompt, outcome
 
@@ -86,7 +87,7 @@ class Adaptation(Settings):
             if let_go:
                 ((known, _),) = marks_now(segmenter, (new,))
             leads = False
-            if self.practice and any(value is not segmenter.base.weights[key] for key, value in ahead.reached.weights.items()):
+            if self.practice and differ(ahead.reached.weights, segmenter.base.weights):
                 yield
                 leads = yield from weighed(segmenter, new, ahead)
             source = (yield from source_of(segmenter, self.procedural, self.size)) if self.procedural else None

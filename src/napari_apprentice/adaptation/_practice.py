@@ -180,7 +180,7 @@ def _followed(mean: Tensors | None, weights: Tensors) -> Tensors:
 def _rounded(segmenter: NetworkSegmenter, weights: Tensors) -> Tensors:
     """The weights in half precision, which they are kept in on the disk."""
     base = segmenter.base.weights
-    return Tensors({key: value if value is base[key] else value.half().to(value.dtype) for key, value in weights.items()})
+    return Tensors({key: value if torch.equal(value, base[key]) else value.half().to(value.dtype) for key, value in weights.items()})
 
 
 @contextmanager
