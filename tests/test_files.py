@@ -544,6 +544,45 @@ def test_ome_tiff(tmp_path, unit, mm):
     assert pixels["Type"] == "uint8"
 
 
+def series_of_files(folder: Path, compression: str | None) -> tuple[list[Path], np.ndarray]:
+    """An OME-TIFF of three slices, each in a file of its own; the first file is the shortest one."""
+    values = RNG.integers(0, 255, (3, 40, 30)).astype(np.uint8)
+    values[0] = 7
+    paths, ids = [folder / f"s{z}.ome.tif" for z in range(3)], [f"urn:uuid:0000000{z}-0000-0000-0000-000000000000" for z in range(3)]
+    slices = "".join(
+        f'<TiffData FirstZ="{z}" FirstC="0" FirstT="0" IFD="0" PlaneCount="1"><UUID FileName="{paths[z].name}">{ids[z]}</UUID></TiffData>'
+        for z in range(3)
+    )
+    for z in range(3):
+        text = (
+            f'<?xml version="1.0"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="{ids[z]}"><Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="30" SizeY="40" SizeZ="3" SizeC="1" SizeT="1" '
+            f'PhysicalSizeX="0.5" PhysicalSizeY="0.5" PhysicalSizeZ="2"><Channel ID="Channel:0:0"/>{slices}</Pixels></Image></OME>'
+        )
+        tifffile.imwrite(paths[z], values[z], description=text, metadata=None, compression="zlib" if z == 0 else compression)
+    return paths, values
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_an_ome_tiff_in_several_files_is_whole_where_each_of_them_is(tmp_path, monkeypatch, compression, large):
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0 if large else 2**30)
+    paths, values = series_of_files(tmp_path, compression)
+    for path in paths:
+        check_image(path)
+        image = read(path)
+        assert image.spacing == pytest.approx((2e-3, 5e-4, 5e-4))
+        np.testing.assert_array_equal(image.data[0], values)
+    content = paths[1].read_bytes()
+    for length in {0, *np.linspace(8, len(content) - 1, 40).astype(int).tolist()}:
+        paths[1].write_bytes(content[:length])
+        sentence = image_or_sentence(paths[0])
+        assert "damaged or truncated" in str(sentence), length
+        assert check_or_sentence(paths[0]) == sentence
+    paths[1].unlink()
+    assert "damaged or truncated" in str(image_or_sentence(paths[0]))
+
+
 def test_ome_sizes_in_different_or_missing_units(tmp_path):
     sizes = {"PhysicalSizeX": 500.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 1e-3, "PhysicalSizeYUnit": "mm", "PhysicalSizeZ": 2.0}
     tifffile.imwrite(tmp_path / "a.ome.tif", np.ones((4, 5, 7), np.uint8), metadata={"axes": "ZYX", **sizes})

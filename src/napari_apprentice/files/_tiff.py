@@ -6,7 +6,7 @@ import hashlib
 import math
 import struct
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     with tifffile.TiffFile(path) as file:
         series, names, chosen = _first_series(file, time, exact=exact)
         shape = series.shape
-        array = _mapped(path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
+        array = _mapped(file, path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
         if array.shape != shape:
             raise ValueError(f"{shape} voxels are stated, {array.shape} are there")
         calibration, alpha = _calibration(file), _has_alpha(series.keyframe)
@@ -89,9 +89,10 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     return Content(array, names, affine, units, Source(affine, calibration), alpha=alpha)
 
 
-def _mapped(path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
+def _mapped(file: tifffile.TiffFile, path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
     """A series that stays on the disk: mapped where it lies there as one piece, else read page by page, or tile by tile."""
-    if series.dataoffset is not None and series.keyframe.is_memmappable:
+    in_one_piece = series.dataoffset is not None and not series.is_multifile and series.keyframe.parent is file
+    if in_one_piece and series.keyframe.is_memmappable:
         return LazyArray(tifffile.memmap(path, series=0, mode="r"))
     return LazyArray(zarr.open_array(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r"))
 
@@ -135,22 +136,37 @@ def _has_alpha(page: tifffile.TiffPage) -> bool:
 
 
 def _check_complete(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
-    """Raise ValueError if the file was cut: tifffile logs that pages and tags are missing, and fills missing voxels with zeros."""
-    size = file.filehandle.size
-    stated, _ = _directory(file, file.pages.first.offset)
-    lost = sorted(code for code in stated if code in _DECISIVE_TAGS and code not in file.pages.first.tags)
-    if lost:
-        raise ValueError(f"tag {lost[0]} lies beyond the end of the file, {size} bytes")
-    if _directory(file, file.pages[-1].offset)[1]:
-        raise ValueError(f"pages beyond the {len(file.pages)}th are stated, but lie beyond the end of the file, {size} bytes")
+    """Raise ValueError if a file was cut: tifffile logs that pages and tags are missing, and fills missing voxels with zeros."""
+    _check_directories(file)
     pages = [page for page in series.pages if page is not None]
     if len(pages) < len(series.pages):
         raise ValueError(f"{len(series.pages)} pages are stated, {len(pages)} are there")
-    extents = [extent for page in pages for extent in zip(page.dataoffsets, page.databytecounts, strict=False)]
+    for other in {id(page.parent): page.parent for page in pages if page.parent is not file}.values():  # of an OME-TIFF in several files
+        with other.filehandle as handle:
+            handle.open()
+            _check_directories(other)
+    for page in pages:
+        _check_inside(page.parent, zip(page.dataoffsets, page.databytecounts, strict=False))
     if series.dataoffset is not None:
-        extents.append((series.dataoffset, series.nbytes))
+        _check_inside(pages[0].parent, [(series.dataoffset, series.nbytes)])
+
+
+def _check_directories(file: tifffile.TiffFile) -> None:
+    """Raise ValueError if a tag of the first page, or a page, is stated but not there."""
+    size, name = file.filehandle.size, file.filehandle.name
+    stated, _ = _directory(file, file.pages.first.offset)
+    lost = sorted(code for code in stated if code in _DECISIVE_TAGS and code not in file.pages.first.tags)
+    if lost:
+        raise ValueError(f"tag {lost[0]} lies beyond the end of {name}, {size} bytes")
+    if _directory(file, file.pages[-1].offset)[1]:
+        raise ValueError(f"pages beyond the {len(file.pages)}th are stated, but lie beyond the end of {name}, {size} bytes")
+
+
+def _check_inside(file: tifffile.TiffFile, extents: Iterable[tuple[int, int]]) -> None:
+    """Raise ValueError if something that begins at an offset and has a number of bytes is not all in the file."""
+    size = file.filehandle.size
     if any(offset + count > size for offset, count in extents):
-        raise ValueError(f"voxels lie beyond the end of the file, {size} bytes")
+        raise ValueError(f"voxels lie beyond the end of {file.filehandle.name}, {size} bytes")
 
 
 def _check_compression(page: tifffile.TiffPage, *, exact: bool) -> None:
