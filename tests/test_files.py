@@ -139,6 +139,47 @@ def test_labels_on_a_one_slice_volume(tmp_path):
     np.testing.assert_array_equal(read_labels(write(tmp_path / "a.tif", labels, like=image)), labels[0])
 
 
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("largest", [1, 300, 70_000])
+@pytest.mark.parametrize("extension", VOLUME_FORMATS)
+def test_thin_volumes_come_back_and_are_labels_of_their_image(tmp_path, monkeypatch, extension, largest, large):
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0 if large else 2**30)
+    for shape in itertools.product((1, 4), (1, 5), (1, 6)):
+        image, labels = phantom(shape, np.diag([3.0, 0.5, 0.25, 1])), some_labels(shape, largest)
+        path = write(tmp_path / f"a{extension}", labels, like=image)
+        np.testing.assert_array_equal(np.asarray(read_labels(path, like=image)[...]), labels, err_msg=str(shape))
+        if shape[0] > 1 or extension not in SPACING_FORMATS:
+            assert read_labels(path).shape == shape
+        np.testing.assert_allclose(read(path).spacing, image.spacing[-read(path).ndim :], rtol=1e-5)
+
+
+@pytest.mark.parametrize("extension", VOLUME_FORMATS)
+def test_thin_volumes_in_colours_come_back(tmp_path, extension):
+    for shape, dtype in itertools.product(((4, 5, 1), (4, 1, 6), (4, 1, 1)), (np.uint8, np.uint16)):
+        image = Image((RNG.random((3, *shape)) * 200).astype(dtype))
+        if extension in (".nii", ".nii.gz") and dtype != np.uint8:
+            continue
+        np.testing.assert_array_equal(read(save_image(tmp_path / f"a{extension}", image)).data, image.data)
+
+
+def test_a_picture_is_a_label_map_of_one_slice_only_where_it_lies_on_its_grid(tmp_path):
+    affine, labels = np.diag([3.0, 0.5, 0.25, 1]), some_labels((5, 7))
+    image, flat = phantom((1, 5, 7), affine), phantom((5, 7), affine[1:, 1:])
+    for extension in (".png", ".tif"):
+        path = write(tmp_path / f"a{extension}", labels, like=flat)
+        np.testing.assert_array_equal(read_labels(path, like=image), labels[None])
+        for other, words in (
+            (phantom((1, 5, 7), np.diag([3.0, 0.5, 0.5, 1])), "spacing"),
+            (phantom((1, 7, 5), affine), "has shape"),
+            (phantom((5, 7, 1)), "has shape"),
+        ):
+            with pytest.raises(ReadError) as error:
+                read_labels(path, like=other)
+            one_sentence(error, words)
+    with pytest.raises(ReadError, match="has shape"):  # such a file says how many axes it has
+        read_labels(write(tmp_path / "a.nii", labels, like=flat), like=image)
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 7), (4, 5, 7), (2, 5, 3), (2, 3, 4), (3, 3)])
 def test_slices_are_never_taken_for_colours(tmp_path, shape):
     extensions = WRITABLE if len(shape) == 2 else VOLUME_FORMATS

@@ -17,7 +17,8 @@ extensions       axes on disk                        geometry
 - A label map written in the image's own format gets the image's own geometry, field for field; in another format the geometry is
   converted. TIFF keeps of it the spacing only, PNG the spacing of a 2D image.
 - A NIfTI file with one z slice stays a volume of one slice; one that declares two axes is a 2D image. TIFF cannot tell a volume of one
-  slice from a 2D image: it is read as 2D. The world axes of a 2D image are those of the file, without anatomical names.
+  slice from a 2D image: it is read as 2D; labels in TIFF or PNG are taken for those of either. The world axes of a 2D image are those of
+  the file, without anatomical names.
 - Alpha is dropped where a file says that it is alpha; other channels than grey or RGB are refused, never dropped. A fourth axis of length
   one is dropped; a longer one is a series, of which ``time=`` chooses one.
 - A spacing of which a file states no usable length for one of its axes (none at all, 0, not a number) counts as not stated: `Image.units`
@@ -45,7 +46,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,6 +109,7 @@ _PNG = _Format("PNG", "_picture")
 _JPEG = _Format("JPEG", "_picture")
 _ZARR = _Format("zarr", "_zarr", is_folder=True)
 _PLACED = (_NIFTI, _META, _NRRD)  # tell where voxels lie in the world, not only how far apart
+_FLAT = (_TIFF, _PNG)  # cannot tell a volume of one slice from a 2D image
 
 # The longest extension that fits decides, so ".nii.gz", ".ome.tif" and ".ome.zarr" stand before their own endings.
 _FORMATS = {
@@ -247,6 +249,9 @@ def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:
     if _format(path, READABLE, ReadError) is _JPEG:
         raise ReadError(f"{path.name!r} is a JPEG, which changes labels; expected a label map in one of {', '.join(WRITABLE)}")
     content = _load(path, None, exact=True)
+    is_flat = _format(path, READABLE, ReadError) in _FLAT and "Z" not in content.axes
+    if is_flat and like is not None and like.ndim == 3 and like.shape[0] == 1:
+        content = _as_slice(content, like)
     try:
         data = channels_first(content)
         if len(data) != 1:
@@ -459,6 +464,14 @@ def _extension(path: Path) -> str | None:
 
 def _lies_in_zarr(path: Path) -> bool:
     return any(parent.name.lower().endswith(".zarr") for parent in path.parents)
+
+
+def _as_slice(content: Content, like: Image) -> Content:
+    """A picture as the volume of one slice that it may be, as thick as those of the image."""
+    affine = np.eye(4)
+    affine[0, 0], affine[1:, 1:] = like.spacing[0], content.affine
+    array = content.array.with_axis() if isinstance(content.array, LazyArray) else content.array[None]
+    return replace(content, array=array, axes="Z" + content.axes, affine=affine)
 
 
 def _places(path: Path) -> bool:

@@ -248,7 +248,8 @@ def _flavour(path: Path, data: npt.NDArray[Any], axes: str, calibration: _Calibr
     unit = calibration.unit
     wants_ome = ".ome." in path.name.lower()
     imagej_types = ("u1",) if "S" in axes else ("u1", "u2", "f4")
-    if not wants_ome and data.dtype.str[1:] in imagej_types and data.nbytes < _LARGEST_IMAGEJ_BYTES:
+    of_columns = "Z" in axes and data.shape[axes.index("X")] == 1  # which tifffile writes as an ImageJ stack that has lost its slices
+    if not wants_ome and not of_columns and data.dtype.str[1:] in imagej_types and data.nbytes < _LARGEST_IMAGEJ_BYTES:
         described = {"axes": axes, **({"spacing": z} if "Z" in axes and is_length(z) else {})}
         names = {"µm": "um", "in": "inch", "Å": "angstrom", None: "pixel"}
         return {"imagej": True, "metadata": described if calibration.density else {**described, "unit": names.get(unit, unit)}}
