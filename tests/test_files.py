@@ -929,6 +929,63 @@ def test_itk_series_and_colours(tmp_path, extension):
         np.testing.assert_array_equal(read(tmp_path / "c.nrrd").data, np.moveaxis(colours[..., :3], -1, 0))
 
 
+def write_nrrd(path: Path, values: np.ndarray, kinds: str, vectors: str = "") -> Path:
+    """A NRRD whose axes, fastest first, are of these kinds, and have these directions in space."""
+    kind = {"u1": "uchar", "i2": "short", "u2": "ushort", "f4": "float"}[values.dtype.str[1:]]
+    lines = ["NRRD0004", f"type: {kind}", f"dimension: {values.ndim}", f"sizes: {' '.join(map(str, values.shape[::-1]))}"]
+    lines += ["space: left-posterior-superior", f"space directions: {vectors}", "space origin: (1,2,3)"] if vectors else []
+    path.write_bytes("\n".join([*lines, f"kinds: {kinds}", "endian: little", "encoding: raw", "", ""]).encode() + values.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+def test_a_nrrd_whose_axis_is_a_list_is_a_series_and_has_no_colours(tmp_path, count, dtype):
+    values, vectors = RNG.integers(0, 99, (count, 3, 5, 7)).astype(dtype), "(0.5,0,0) (0,0.5,0) (0,0,2)"
+    first = write_nrrd(
+        tmp_path / "a.nrrd", np.ascontiguousarray(np.moveaxis(values, 0, -1)), "list domain domain domain", f"none {vectors}"
+    )
+    last = write_nrrd(tmp_path / "b.nrrd", values, "domain domain domain list", f"{vectors} none")
+    for path in (first, last):
+        for look in (read, check_image):
+            with pytest.raises(ReadError) as error:
+                look(path)
+            one_sentence(error, f"{count} time points")
+        assert files.time_points(path) == count
+        image = read(path, time=1)
+        np.testing.assert_array_equal(image.data[0], values[1])
+        assert image.spacing == (2.0, 0.5, 0.5)
+        assert read_labels(write(tmp_path / "l.nrrd", values[1] > 50, like=image), like=image).shape == (3, 5, 7)
+
+
+def test_the_time_of_a_nrrd_is_its_last_axis(tmp_path):
+    values = RNG.integers(0, 99, (4, 3, 5, 7)).astype(np.uint8)
+    np.testing.assert_array_equal(read(write_nrrd(tmp_path / "a.nrrd", values, "domain domain domain time"), time=2).data[0], values[2])
+    np.testing.assert_array_equal(read(write_nrrd(tmp_path / "b.nrrd", values[0], "domain domain time"), time=2).data[0], values[0, 2])
+    for look in (read, check_image):
+        with pytest.raises(ReadError) as error:
+            look(write_nrrd(tmp_path / "c.nrrd", values, "time domain domain domain"))
+        one_sentence(error, "along axis 1 of 4; expected them along the last one")
+
+
+def test_vectors_in_a_nrrd_are_no_colours(tmp_path):
+    values = RNG.integers(0, 99, (5, 7, 3))
+    colours = [("vector", "u1"), ("vector", "u2"), ("RGB-color", "u1"), ("RGB-color", "f4"), ("3-color", "i2")]
+    for kind, dtype in colours:
+        path = write_nrrd(tmp_path / "a.nrrd", values.astype(dtype), f"{kind} domain domain")
+        check_image(path)
+        np.testing.assert_array_equal(read(path).data, np.moveaxis(values, -1, 0))
+    for kind, dtype in [("vector", "f4"), ("vector", "i2"), ("covariant-vector", "u1"), ("HSV-color", "u1"), ("3-normal", "f4")]:
+        path = write_nrrd(tmp_path / "a.nrrd", values.astype(dtype), f"{kind} domain domain")
+        for look in (read, check_image):
+            with pytest.raises(ReadError) as error:
+                look(path)
+            one_sentence(error, f"3 components of the kind {kind.lower()}", "expected grey, or RGB")
+    for dtype in (np.uint8, np.int16, np.float32):
+        image = Image((RNG.random((3, 5, 7)) * 99).astype(dtype))
+        np.testing.assert_array_equal(read(save_image(tmp_path / "b.nrrd", image)).data, image.data)
+
+
 def test_nrrd_in_another_world_frame_is_the_same_image(tmp_path):
     values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     directions = {"left-posterior-superior": "(-1,0,0) (0,-2,0) (0,0,3)", "right-anterior-superior": "(1,0,0) (0,2,0) (0,0,3)"}

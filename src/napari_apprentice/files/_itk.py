@@ -34,7 +34,9 @@ _PLACES = (
     *("space", "space dimension", "space units", "space origin", "measurement frame", "units"),
 )
 _DATA_FILES = ("elementdatafile", "data file", "datafile")
-_SPATIAL_KINDS = ("domain", "space", "time", "???")
+_SPATIAL_KINDS = ("domain", "space", "???")
+_DOMAIN_KINDS = (*_SPATIAL_KINDS, "time", "none")  # what ITK makes an axis of; of the first other kind it makes the components of a voxel
+_COLOUR_KINDS = ("rgb-color", "rgba-color", "3-color", "4-color")
 _MOST_LINES = 100_000
 
 
@@ -98,7 +100,10 @@ def check(path: Path) -> None:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    _chosen_time(reader, None)
+    components = reader.GetNumberOfComponents()
+    _chosen_time(header, reader.GetSize(), components, None)
+    if components > 1:
+        _check_colours(header, components, sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     named = header.value(*_DATA_FILES) or "LOCAL"
     local = named.upper() == "LOCAL"
     voxels = path if local else path.parent / named
@@ -108,17 +113,34 @@ def check(path: Path) -> None:
     if packed or not voxels.is_file():
         return
     bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
-    needed = math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * (int(bits[1]) // 8 if bits else 1)
+    needed = math.prod(reader.GetSize()) * components * (int(bits[1]) // 8 if bits else 1)
     size = voxels.stat().st_size - local * header.size
     if size < needed:
         raise ValueError(f"{needed} bytes of voxels are stated, {size} are there")
 
 
-def _chosen_time(image: sitk.Image | sitk.ImageFileReader, time: int | None) -> int:
-    n_axes = image.GetDimension()
-    if n_axes > 4:
-        raise RefusedError(f"has {n_axes} axes, of shape {image.GetSize()}; expected (x, y), (x, y, z) or (x, y, z, time)")
-    return chosen_time(image.GetSize()[3] if n_axes == 4 else 1, time)
+def _chosen_time(header: _Header, size: tuple[int, ...], components: int, time: int | None) -> tuple[str, int]:
+    """Along what ITK has the time points, "T" for its last axis, "S" for the components of a voxel, "" for none; and the chosen one."""
+    kinds, n_axes = _kinds(header), len(size)
+    domain = [kind for kind in kinds if kind in _DOMAIN_KINDS]
+    along = "S" * (components > 1 and _of_components(kinds) == "list") + "T" * (n_axes == 4 or (n_axes == 3 and domain[2:3] == ["time"]))
+    if n_axes > 4 or len(along) > 1:
+        raise RefusedError(f"has {n_axes + ('S' in along)} axes, of shape {size}; expected (x, y), (x, y, z) or (x, y, z, time)")
+    if "time" in domain[:-1]:
+        raise RefusedError(f"has its time points along axis {domain.index('time') + 1} of {n_axes}; expected them along the last one")
+    return along, chosen_time({"S": components, "T": size[-1]}.get(along, 1), time)
+
+
+def _check_colours(header: _Header, components: int, pixels: str) -> None:
+    """Refuse vectors, such as displacements, of as many components as a pixel has colours; a MetaImage does not tell the two apart.
+
+    ``pixels`` is what ITK calls their type. Many programs, ITK among them, write colours as vectors, but as positive integers.
+    """
+    kind = _of_components(_kinds(header))
+    if kind and kind not in _COLOUR_KINDS and not (kind == "vector" and "unsigned" in pixels):
+        raise RefusedError(
+            f"has {components} components of the kind {kind} ({pixels}) in a voxel; expected grey, or RGB of the kind RGB-color"
+        )
 
 
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
@@ -127,15 +149,18 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     is_stated = _states_spacing(header)
     image = sitk.ReadImage(str(path)) if is_stated or not header.lines.keys() & set(_PLACES) else _read_without_place(path, header)
     array = sitk.GetArrayFromImage(image)
-    n_axes, chosen = image.GetDimension(), _chosen_time(image, time)
-    if n_axes == 4:
-        array = array[chosen]
-    n = min(n_axes, 3)
+    n_axes, components = image.GetDimension(), image.GetNumberOfComponentsPerPixel()
+    along, chosen = _chosen_time(header, image.GetSize(), components, time)
+    if along:
+        array = array[chosen] if along == "T" else array[..., chosen]
+    if has_colours := components > 1 and along != "S":
+        _check_colours(header, components, image.GetPixelIDTypeAsString())
+    n = n_axes - (along == "T")
     direction = np.reshape(image.GetDirection(), (n_axes, n_axes))[:n, :n]
     frame = _Frame(image.GetSpacing()[:n], image.GetOrigin()[:n], tuple(direction.ravel().tolist()), _units(header, n))
     affine, units = stated(_affine(frame) if is_stated else np.zeros((n + 1, n + 1)), "mm" if frame.lengths else "pixel")
-    axes = "ZYX"[-n:] + ("S" if image.GetNumberOfComponentsPerPixel() > 1 else "")
-    alpha = "rgba-color" in (header.value("kinds") or "").lower().split()
+    axes = "ZYX"[-n:] + "S" * has_colours
+    alpha = "rgba-color" in _kinds(header)
     return Content(array, axes, affine, units, Source(affine, frame if is_stated else None), alpha=alpha)
 
 
@@ -155,6 +180,9 @@ def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_
     sitk.WriteImage(written, str(path), useCompression=True)  # which nobody can interrupt
     if frame.units:
         _state_units(path, frame.units)
+    if not grey and _is_nrrd(path):
+        before, _, rest = path.read_bytes().partition(b"kinds: vector")
+        path.write_bytes(before + b"kinds: RGB-color" + rest)
     go_on()
     _check(path, array, _affine(frame))
 
@@ -176,9 +204,19 @@ def _header(path: Path) -> _Header:
         return _Header(lines, file.tell())
 
 
+def _kinds(header: _Header) -> list[str]:
+    """What the axes of a NRRD are, lower case; nothing where it does not say so."""
+    return (header.value("kinds") or "").lower().split()
+
+
+def _of_components(kinds: list[str]) -> str:
+    """What the components of a voxel are; "" where nothing says so."""
+    return next((kind for kind in kinds if kind not in _DOMAIN_KINDS), "")
+
+
 def _axes(header: _Header) -> tuple[int, list[int]]:
     """How many axes there are, and the first three that lie in space."""
-    kinds = (header.value("kinds") or "").lower().split()
+    kinds = _kinds(header)
     n_axes = int((header.numbers("ndims", "dimension") or [0])[0])
     return n_axes, [axis for axis in range(n_axes) if axis >= len(kinds) or kinds[axis] in _SPATIAL_KINDS][:3]
 
