@@ -20,6 +20,7 @@ from napari_apprentice.cli import _arguments
 from napari_apprentice.cohorts import Cohort, cohorts
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal
+from napari_apprentice.legend import Legend, legend_path, read_legend, write_legend
 from napari_apprentice.session import Session
 from napari_apprentice.types import DEFAULT_POLICY, Click, Image, InputError, LearningReport, WeightsError, WriteError
 from napari_apprentice.versions import Version
@@ -41,10 +42,10 @@ def disks(monkeypatch):
             raise InputError(f"a policy named {name!r} was asked for; expected none, pi, mi+pi or recall")
         return FakePolicy(0, 0) if name == "none" else FakePolicy()
 
-    def open_session(image, *, weights=None, policy=DEFAULT_POLICY, device="auto", labels=None, folder=None, knowledge=None, cohort=None):
+    def open_session(image, *, weights=None, policy=DEFAULT_POLICY, device="auto", knowledge=None, cohort=None, **begun):
         study = Cohort(cohort, "disks", FakeStore()) if cohort else None
         start = study.start() if study else knowledge and Version(1, origin="file", snapshot=FakeStore().load(knowledge))
-        return Session(image, load_segmenter(weights, None, device), make_policy(policy), labels=labels, start=start, cohort=study)
+        return Session(image, load_segmenter(weights, None, device), make_policy(policy), start=start, cohort=study, **begun)
 
     for function in (load_segmenter, make_policy, open_session):
         monkeypatch.setattr(assembly, function.__name__, function)
@@ -216,6 +217,60 @@ def test_segment_replays_the_journal_of_a_session(disks, volume, tmp_path):
         out = tmp_path / f"{number}.nii.gz"
         assert cli.main(["segment", str(volume), "--clicks", str(recording), "--out", str(out)]) == 0
         np.testing.assert_array_equal(files.read_labels(out), session.labels)
+
+
+def named_session(volume, folder):
+    """A session that began with a named object 9, and called another one a cell."""
+    image = files.read(volume)
+    began_with = np.zeros(image.shape, np.uint8)
+    began_with[0, :4, :4] = 9
+    legend = Legend().naming(9, "nerve", "#123456")
+    session = Session(image, DiskSegmenter(4.0), FakePolicy(), labels=began_with, legend=legend, journal=Journal.create(folder, image))
+    session.add(Click((2, 10, 12)))
+    session.accept()
+    session.name(10, "cell")
+    session.close()
+    return session
+
+
+def classes_in(volume, labels, table):
+    """Number and class of every object, as a table of measures has them."""
+    assert cli.main(["measure", str(volume), str(labels), "--out", str(table)]) == 0
+    return {int(row["label"]): row["class"] for row in rows_of(table)}
+
+
+def test_segment_writes_what_the_objects_are_called_and_no_names_of_older_ones(disks, volume, tmp_path):
+    session, out, table = named_session(volume, tmp_path / "work"), tmp_path / "labels.nii.gz", tmp_path / "table.csv"
+    assert set(np.unique(session.labels)) == {0, 9, 10}
+    assert cli.main(["segment", str(volume), "--clicks", str(tmp_path / "work"), "--out", str(out)]) == 0
+    assert classes_in(volume, out, table) == {9: "nerve", 10: "cell"}
+    assert read_legend(legend_path(out)).color(9) == "#123456"
+    write_legend(legend_path(out), Legend().naming(3, "vessel"))
+    assert cli.main(["segment", str(volume), "--clicks", str(write_clicks(tmp_path)), "--out", str(out)]) == 0
+    assert classes_in(volume, out, table) == {3: "", 7: ""}
+
+
+def test_the_file_of_each_object_has_its_name_and_no_older_one(disks, volume, tmp_path):
+    out = tmp_path / "m.mha"
+    write_legend(tmp_path / "m_09.tsv", Legend().naming(1, "older"))
+    named_session(volume, tmp_path / "work")
+    assert cli.main(["segment", str(volume), "--clicks", str(tmp_path / "work"), "--out", str(out), "--each"]) == 0
+    assert read_legend(tmp_path / "m_09.tsv") == Legend({1: "nerve"}, {"nerve": "#123456"})
+    assert classes_in(volume, tmp_path / "m_10.mha", tmp_path / "table.csv") == {1: "cell"}
+    for label in (3, 7):
+        write_legend(tmp_path / f"m_{label}.tsv", Legend().naming(1, "older"))
+    assert cli.main(["segment", str(volume), "--clicks", str(write_clicks(tmp_path)), "--out", str(out), "--each"]) == 0
+    assert classes_in(volume, tmp_path / "m_3.mha", tmp_path / "table.csv") == {1: ""}
+
+
+def test_another_table_in_the_place_of_the_names_is_told_before_the_work(disks, volume, tmp_path, capsys):
+    named_session(volume, tmp_path / "work")
+    out, other = tmp_path / "labels.nii.gz", tmp_path / "labels.tsv"
+    other.write_text("subject\tage\n1\t70\n")
+    assert "which is something else" in refused(capsys, "segment", volume, "--clicks", tmp_path / "work", "--out", out)
+    assert not out.exists()
+    assert cli.main(["segment", str(volume), "--clicks", str(write_clicks(tmp_path)), "--out", str(out)]) == 0  # which names nothing
+    assert other.read_text() == "subject\tage\n1\t70\n"
 
 
 @pytest.mark.parametrize(
@@ -771,6 +826,22 @@ def test_propagate_carries_labels_and_keeps_what_was_given(disks, volume, tmp_pa
     only = files.read_labels(out)
     np.testing.assert_array_equal(only == 1, given == 1)
     np.testing.assert_array_equal(only[3], given[3])
+
+
+def test_propagate_carries_the_names_that_lie_beside_the_labels(disks, volume, tmp_path, capsys):
+    image = files.read(volume)
+    given = np.zeros(image.shape, np.uint8)
+    given[3, 6:14, 6:14], given[3, 16:22, 18:26] = 1, 2
+    source, out = files.write(tmp_path / "given.nii.gz", given, like=image), tmp_path / "labels.nii.gz"
+    command = ["propagate", str(volume), "--labels", str(source), "--out", str(out)]
+    write_legend(legend_path(source), Legend().naming(2, "cup"))
+    write_legend(legend_path(out), Legend().naming(1, "older"))
+    assert cli.main(command) == 0
+    assert classes_in(volume, out, tmp_path / "table.csv") == {1: "", 2: "cup"}
+    legend_path(source).write_text("subject\tage\n1\t70\n")
+    assert cli.main(command) == 0
+    assert f"apprentice: {legend_path(source)} has the columns subject, age" in capsys.readouterr().err
+    assert classes_in(volume, out, tmp_path / "table.csv") == {1: "", 2: ""}
 
 
 def test_propagate_refuses_labels_of_another_place(disks, volume, tmp_path, capsys):

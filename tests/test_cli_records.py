@@ -12,6 +12,7 @@ import pytest
 
 from napari_apprentice import assembly, cli, files
 from napari_apprentice.journal import Journal, read_journal, replay_labels
+from napari_apprentice.legend import Legend, legend_path, read_legend, write_legend
 from napari_apprentice.networks import build
 from napari_apprentice.types import Click, Image
 from napari_apprentice.weights import save_weights
@@ -85,6 +86,17 @@ def test_the_same_weights_give_the_same_labels_bit_for_bit(work, weights, tmp_pa
     assert "may come out otherwise" not in told[1]
     np.testing.assert_array_equal(files.read_labels(out), replay_labels(work / "work"))
     np.testing.assert_array_equal(nibabel.load(out).affine, nibabel.load(work / "scan.nii.gz").affine)
+
+
+def test_replay_writes_what_the_objects_are_called_and_no_names_of_older_ones(work, weights, tmp_path, capsys):
+    out = tmp_path / "again.nii.gz"
+    write_legend(legend_path(out), Legend().naming(2, "older"))
+    assert run(capsys, "replay", work / "work", work / "scan.nii.gz", "--weights", weights, "--out", out)[0] == 0
+    assert read_legend(legend_path(out)).names == {1: "cell"}
+    legend_path(out).write_text("subject\tage\n1\t70\n")
+    out.unlink()
+    code, _, sentence = run(capsys, "replay", work / "work", work / "scan.nii.gz", "--weights", weights, "--out", out)
+    assert (code, "which is something else" in sentence, out.exists()) == (2, True, False)
 
 
 def test_a_voxel_that_differs_is_one_sentence_and_exit_status_one(work, weights, tmp_path, capsys):

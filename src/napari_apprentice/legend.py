@@ -16,7 +16,7 @@ from pathlib import Path
 from napari_apprentice.texts import write_text
 from napari_apprentice.types import LabelsError, ReadError, WriteError
 
-__all__ = ["PALETTE", "Legend", "legend_path", "read_legend", "write_beside", "write_legend"]
+__all__ = ["PALETTE", "Legend", "check_beside", "legend_path", "read_legend", "write_beside", "write_legend"]
 
 PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7", "#999999")
 """Okabe and Ito's colours, told apart by colour-blind people; classes get them in turn."""
@@ -90,6 +90,16 @@ def legend_path(labels: Path | str) -> Path:
     return labels.with_name(f"{stem}.tsv")
 
 
+def check_beside(labels: Path | str) -> None:
+    """Refuse beforehand to write names beside a label file where some other table lies.
+
+    Raises
+    ------
+    WriteError : what is there is no legend
+    """
+    _known(legend_path(labels))
+
+
 def write_beside(labels: Path | str, legend: Legend) -> None:
     """Write the legend of a label file; one without names only over older names, of objects that the file no longer calls so.
 
@@ -115,12 +125,7 @@ def write_legend(path: Path | str, legend: Legend) -> Path:
     WriteError : it cannot be written, or what is there is no legend
     """
     path, text = Path(path), io.StringIO()
-    try:
-        columns, known = _rows(path)
-    except FileNotFoundError:
-        columns, known = [], []
-    except ReadError as error:
-        raise WriteError(f"the names of the objects cannot be written to {path}, which is something else: {error}") from error
+    columns, known = _known(path)
     others = {row["index"]: {key: value for key, value in row.items() if key and value} for row in known}
     writer = csv.DictWriter(text, [*_COLUMNS, *(c for c in columns if c not in _COLUMNS)], delimiter="\t", lineterminator="\n")
     writer.writeheader()
@@ -131,6 +136,16 @@ def write_legend(path: Path | str, legend: Legend) -> Path:
         writer.writerow(others.get(str(label), {}) | said)
     write_text(path, text.getvalue())
     return path
+
+
+def _known(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and rows of the legend that is to be replaced; none if there is none."""
+    try:
+        return _rows(path)
+    except FileNotFoundError:
+        return [], []
+    except ReadError as error:
+        raise WriteError(f"the names of the objects cannot be written to {path}, which is something else: {error}") from error
 
 
 def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:

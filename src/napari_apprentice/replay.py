@@ -15,10 +15,11 @@ import numpy.typing as npt
 from napari_apprentice.computers import Computer
 from napari_apprentice.journal import Event, Header, displacement, effective, package_version, read_journal
 from napari_apprentice.labelmap import Patch, as_id
+from napari_apprentice.legend import Legend
 from napari_apprentice.session import Change, Session
 from napari_apprentice.types import Click, ClickError, Image, ImageError, LabelsError, ReadError, SessionError
 
-__all__ = ["obstacles", "read_recording", "replay", "starting_labels"]
+__all__ = ["obstacles", "read_recording", "replay", "starting_labels", "starting_legend"]
 
 _EXPECTED = 'expected {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}'
 _KEYS = ("voxel", "positive", "axis", "object")
@@ -67,6 +68,15 @@ def starting_labels(path: Path | str) -> npt.NDArray[np.unsignedinteger] | None:
     for patch in patches:
         labels[patch.region] = patch.after
     return labels
+
+
+def starting_legend(path: Path | str) -> Legend:
+    """What these are called; without names if there are none, or if it is a list of clicks."""
+    path = Path(path)
+    if not (path.is_dir() or path.suffix == ".jsonl"):
+        return Legend()
+    _, events = read_journal(path)
+    return next((event.legend for event in events if event.kind == "open" and event.legend is not None), Legend())
 
 
 def replay(session: Session, events: Sequence[Event], on_action: Callable[[], None] | None = None) -> Event | None:

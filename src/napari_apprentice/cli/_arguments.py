@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from napari_apprentice.legend import Legend
     from napari_apprentice.types import Image
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "add_time",
     "add_unit",
     "by_case",
+    "check_names",
     "check_output",
     "check_texts",
     "count",
@@ -111,13 +113,30 @@ def check_texts(*paths: Path | None, json: Path | None = None) -> None:
     check_output(*wished)
 
 
-def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image: Image) -> str:
-    """Write labels as ``--out`` and ``--each`` say; a sentence about where they are."""
-    from napari_apprentice import files
+def check_names(arguments: argparse.Namespace) -> None:
+    """Refuse ``--out`` where some other table lies in the place of the names that are to be written beside the labels."""
+    from napari_apprentice.legend import check_beside
 
     if not arguments.each:
-        return f"Labels: {files.write(arguments.out, labels, like=image)}"
-    return f"Labels: {', '.join(map(str, files.write_objects(arguments.out, labels, like=image))) or 'none'}"
+        check_beside(arguments.out)
+
+
+def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image: Image, legend: Legend) -> str:
+    """Write labels as ``--out`` and ``--each`` say, and what the objects are called beside them; a sentence about where they are."""
+    import numpy as np
+
+    from napari_apprentice import files
+    from napari_apprentice.legend import Legend, write_beside
+
+    if not arguments.each:
+        path = files.write(arguments.out, labels, like=image)
+        write_beside(path, legend)
+        return f"Labels: {path}"
+    paths = files.write_objects(arguments.out, labels, like=image)
+    for path, label in zip(paths, np.unique(labels[labels != 0]).tolist(), strict=True):
+        own = Legend().naming(1, legend.names.get(label, ""), legend.color(label))  # in a file of its own every object is 1
+        write_beside(path, own)
+    return f"Labels: {', '.join(map(str, paths)) or 'none'}"
 
 
 def check_output(*paths: Path | None) -> None:

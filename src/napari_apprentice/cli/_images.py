@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.progress import Progress, TaskID
 
@@ -16,6 +17,7 @@ from napari_apprentice.cli._arguments import (
     add_time,
     add_unit,
     by_case,
+    check_names,
     check_texts,
     count,
     is_folder,
@@ -25,6 +27,9 @@ from napari_apprentice.cli._arguments import (
     write_labels,
 )
 from napari_apprentice.types import DEFAULT_POLICY, ApprenticeError, ReadError, SessionError
+
+if TYPE_CHECKING:
+    from napari_apprentice.legend import Legend
 
 __all__ = ["add_demo", "add_measure", "add_propagate", "add_segment"]
 
@@ -92,13 +97,15 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _segment(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, files
-    from napari_apprentice.replay import read_recording, replay, starting_labels
+    from napari_apprentice.replay import read_recording, replay, starting_labels, starting_legend
 
     image = read_image(arguments.image, time=arguments.time)
     events = read_recording(arguments.clicks, like=image)
-    labels = starting_labels(arguments.clicks)
+    labels, legend = starting_labels(arguments.clicks), starting_legend(arguments.clicks)
     highest = max([0 if labels is None else int(labels.max()), *(max(event.label, event.into or 0) for event in events)])
     files.check_place(arguments.out, like=image, highest=highest, each=arguments.each)
+    if legend.names or any(event.name for event in events):
+        check_names(arguments)
     session = assembly.open_session(
         image,
         weights=arguments.weights,
@@ -107,6 +114,7 @@ def _segment(arguments: argparse.Namespace) -> None:
         labels=labels,
         knowledge=arguments.knowledge,
         cohort=arguments.cohort,
+        legend=legend,
     )
     if arguments.cohort is not None and arguments.policy == "none" and len(session.versions.versions) == 1:
         raise SessionError(
@@ -124,9 +132,9 @@ def _segment(arguments: argparse.Namespace) -> None:
             replay(session, events, on_action)
     except (ApprenticeError, KeyboardInterrupt):
         if arguments.cohort is not None and "accept" in done:  # what the study has learnt stays, so what it learnt from does, too
-            print(f"Stopped after {len(done)} of {len(events)} actions. {write_labels(arguments, session.labels, image)}")
+            print(f"Stopped after {len(done)} of {len(events)} actions. {write_labels(arguments, session.labels, image, session.legend)}")
         raise
-    print(f"Objects: {len(session.finished)}. {write_labels(arguments, session.labels, image)}")
+    print(f"Objects: {len(session.finished)}. {write_labels(arguments, session.labels, image, session.legend)}")
     if arguments.cohort is not None:
         print(f"Study {arguments.cohort}: {len(session.versions.versions) - 1} versions known to this session.")
 
@@ -159,7 +167,9 @@ def _propagate(arguments: argparse.Namespace) -> None:
     image = read_image(arguments.image, time=arguments.time)
     labels = files.read_labels(arguments.labels, like=image)
     files.check_place(arguments.out, like=image, each=arguments.each)
-    session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels)
+    if (legend := _legend_beside(arguments.labels)).names:
+        check_names(arguments)
+    session = assembly.open_session(image, weights=arguments.weights, policy="none", device=arguments.device, labels=labels, legend=legend)
     if not session.finished:
         raise SessionError(f"{arguments.labels.name!r} holds no object; expected at least one to carry")
     if arguments.label not in (None, *session.finished):
@@ -172,7 +182,19 @@ def _propagate(arguments: argparse.Namespace) -> None:
             _, outcome = session.propagate(label, arguments.axis, on_slice=partial(_show_slices, progress, task))
             first = [f"look at slice {doubt.plane.index} first" for doubt in session.advised(label, arguments.axis)[:1]]
             lines.append("; ".join([f"Object {label}: {outcome.sentence}", *first]))
-    print("\n".join([*lines, write_labels(arguments, session.labels, image)]))
+    print("\n".join([*lines, write_labels(arguments, session.labels, image, session.legend)]))
+
+
+def _legend_beside(labels: Path) -> Legend:
+    """What the objects of a label file are called; some other table that lies there is told of."""
+    from napari_apprentice.legend import Legend, legend_path, read_legend
+
+    path = legend_path(labels)
+    try:
+        return read_legend(path) if path.exists() else Legend()
+    except ReadError as error:
+        remark(str(error))
+        return Legend()
 
 
 def _show_slices(progress: Progress, task: TaskID, done: int, total: int) -> None:

@@ -117,6 +117,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     from napari_apprentice import assembly, files
     from napari_apprentice.agreement import differing_voxels
     from napari_apprentice.journal import read_journal
+    from napari_apprentice.legend import check_beside, write_beside
     from napari_apprentice.replay import obstacles, read_recording, replay
 
     if arguments.check is not None and arguments.check.resolve() == arguments.out.resolve():
@@ -124,6 +125,8 @@ def _replay(arguments: argparse.Namespace) -> int:
     image = files.read(arguments.image, time=arguments.time)
     files.check_place(arguments.out, like=image)
     header, events = read_journal(arguments.journal)
+    if any(event.name or (event.legend is not None and event.legend.names) for event in events):
+        check_beside(arguments.out)
     check = files.read_labels(arguments.check, like=image) if arguments.check is not None else None
     assembly.compute_as(header.computer)
     session, segmenter = assembly.begin_again(arguments.journal, image, weights=arguments.weights, device=_device(arguments, header))
@@ -134,7 +137,9 @@ def _replay(arguments: argparse.Namespace) -> int:
     with progress_bar() as progress:
         task = progress.add_task("replaying", total=len(actions))
         departed = replay(session, actions, lambda: progress.advance(task))
-    print(f"Actions: {len(actions)}. Labels: {files.write(arguments.out, session.labels, like=session.image)}")
+    written = files.write(arguments.out, session.labels, like=session.image)
+    write_beside(written, session.legend)
+    print(f"Actions: {len(actions)}. Labels: {written}")
     if departed is None:
         print("All labels are as they were recorded, bit for bit.")
     else:
