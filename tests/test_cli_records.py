@@ -240,6 +240,34 @@ def test_report_takes_one_truth_for_one_session(study, capsys):
     assert [row["iou"] for row in csv.DictReader(objects.open())] == ["1", "1"]
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_report_takes_no_truth_of_another_place_where_the_unit_is_not_named(tmp_path, monkeypatch, capsys, gone):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    from napari_apprentice.fakes import DiskSegmenter, FakePolicy
+    from napari_apprentice.session import Session
+
+    def unnamed(name, values, origin):
+        affine = np.eye(4)
+        affine[:3, 3] = origin
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / name)  # of which nibabel names no unit
+        return tmp_path / name
+
+    image = files.read(unnamed("scan.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 30, 5), np.uint8), (7, 8, 9)))
+    session = Session(image, DiskSegmenter(4.0), FakePolicy(), journal=Journal.create(tmp_path / "work", image))
+    session.add(Click((2, 10, 10)))
+    session.accept()
+    session.close()
+    here, there = (unnamed(f"{x}.nii.gz", session.labels.T, (x, 8, 9)) for x in (7, 57))
+    table = tmp_path / "table.csv"
+    assert run(capsys, "measure", tmp_path / "scan.nii.gz", there, "--out", table)[0] == 2
+    if gone:
+        (tmp_path / "scan.nii.gz").unlink()
+    code, _, sentence = run(capsys, "report", tmp_path / "work", "--objects", table, "--truth", there)
+    assert (code, "lies up to 50 voxels away from 'scan'" in sentence, table.exists()) == (2, True, False)
+    assert run(capsys, "report", tmp_path / "work", "--objects", table, "--truth", here)[0] == 0
+    assert [row["dice"] for row in csv.DictReader(table.open())] == ["1"]
+
+
 def test_report_refuses_what_it_cannot_use(study, capsys):
     page = study / "report.html"
     (study / "shifted").mkdir()

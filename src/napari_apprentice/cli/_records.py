@@ -82,14 +82,10 @@ def _truth(path: Path, journals: int) -> Callable[[Header], Any]:
 
 
 def _labels_like(path: Path, header: Header) -> Any:
-    import numpy as np
-
     from napari_apprentice import files
-    from napari_apprentice.types import Image
 
-    nothing = np.broadcast_to(np.zeros((), np.uint8), (1, *header.shape))  # only its geometry is looked at
     image_path = Path(header.path) if header.path else None
-    return files.read_labels(path, like=Image(nothing, np.array(header.affine), header.units, header.image, image_path))
+    return files.read_labels(path, like=files.stand_in(header.image, image_path, header.shape, header.affine, header.units))
 
 
 # --- replay ---

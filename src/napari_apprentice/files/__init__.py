@@ -56,7 +56,7 @@ import numpy.typing as npt
 
 from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.files import _grid
-from napari_apprentice.files._content import Content, RefusedError, SeriesError, channels_first, coarser_channels_first
+from napari_apprentice.files._content import Content, RefusedError, SeriesError, Source, channels_first, coarser_channels_first
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.texts import is_utf8
 from napari_apprentice.types import FileError, Image, ImageError, LabelsError, ReadError, WriteError
@@ -71,6 +71,7 @@ __all__ = [
     "read",
     "read_labels",
     "save_image",
+    "stand_in",
     "stem",
     "time_points",
     "unstated_spacing",
@@ -223,6 +224,22 @@ def unstated_spacings(names: Sequence[str], images: int) -> str:
     listed = ", ".join(map(repr, names[:_NAMED])) + more
     who = f"{len(names)} of {images} images ({listed})" if images > 1 else listed
     return f"{who} {'does' if len(names) == 1 else 'do'} {_UNSTATED}"
+
+
+def stand_in(name: str, path: Path | None, shape: tuple[int, ...], affine: npt.ArrayLike, units: str) -> Image:
+    """An image without its voxels, for `read_labels`, of which all else was written down when it was read.
+
+    Whether a NIfTI file says where voxels lie in a unit that it does not name is asked of the file; of one that is gone it is assumed.
+    """
+    nothing = np.broadcast_to(np.zeros((), np.uint8), (1, *shape))
+    image = Image(nothing, np.array(affine, dtype=np.float64), units, name, path)
+    if units != "pixel" or path is None or _FORMATS.get(_extension(path) or "") is not _NIFTI:
+        return image
+    source = Source(image.affine, None, unnamed=True)
+    with suppress(ReadError):
+        known = read(path, time=0)
+        source = known.source if np.array_equal(known.affine, image.affine) else source
+    return replace(image, source=source)
 
 
 def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:
