@@ -668,3 +668,64 @@ def test_a_finished_case_needs_its_session(project):
     with pytest.raises((ReadError, SessionError)):
         finish(project, "eye_0", Session(image, DiskSegmenter(), FakePolicy()), image, Finished("hand", "session-none"))
     assert project.status("eye_0").state == "waiting"
+
+
+# --- files of others ---
+
+
+AGAIN = replace(PLAN, again=True)
+
+
+def test_labels_that_somebody_laid_into_the_folder_are_not_replaced(project):
+    truth = project.folder / "labels" / "eye_0_labels.png"
+    names = project.folder / "labels" / "eye_1_labels.tsv"
+    truth.parent.mkdir()
+    Picture.fromarray(np.full((32, 40), 7, np.uint8)).save(truth)
+    names.write_text("index\tname\n3\tmine\n")
+    kept = truth.read_bytes(), names.read_bytes()
+    outcomes = run(project)
+    assert [outcomes[name].state for name in NAMES] == ["failed", "failed", "done", "done"]
+    for name, path in (("eye_0", truth), ("eye_1", names)):
+        assert str(path) in outcomes[name].sentence
+        assert "was not written by this project" in outcomes[name].sentence
+        assert "expected no such file: move it" in project.status(name).reason
+    with pytest.raises(WriteError, match=r"eye_0_labels\.png was not written by this project"):
+        do_by_hand(project, "eye_0", np.ones((32, 40), np.uint8))
+    assert (truth.read_bytes(), names.read_bytes()) == kept
+    truth.rename(project.folder / "truth.png")
+    assert run(project)["eye_0"].state == "done"
+
+
+def test_labels_that_another_program_corrected_are_not_replaced(project):
+    run(project)
+    labels = [project.folder / project.status(name).labels for name in NAMES]
+    corrected = labels_of(project, "eye_0")
+    corrected[0, 0] = 9
+    Picture.fromarray(corrected).save(labels[0])
+    Picture.fromarray(labels_of(project, "eye_1")).save(labels[1], compress_level=1)  # only saved once more
+    labels[2].with_suffix(".tsv").write_text("index\tname\n5\tmine\n")
+    labels[3].write_bytes(b"")
+    stored, outcomes = project.stored("eye_0"), run(project, AGAIN)
+    assert [outcomes[name].state for name in NAMES] == ["failed", "done", "failed", "failed"]
+    assert "or was changed since" in outcomes["eye_0"].sentence
+    assert outcomes["eye_0"].sentence.endswith("what was done before is kept")
+    assert project.stored("eye_0") == stored
+    assert labels_of(project, "eye_0")[0, 0] == 9
+    assert read_legend(labels[2].with_suffix(".tsv")).names == {5: "mine"}
+    labels[3].unlink()
+    assert run(project, AGAIN)["eye_3"].state == "done"
+    assert run(project, AGAIN)["eye_3"].state == "done"
+
+
+def test_a_case_done_before_digests_were_kept_is_done_again(project, monkeypatch):
+    run(project, names=NAMES[:1])
+    project.set_status("eye_0", replace(project.stored("eye_0"), written=""))
+
+    def killed(*arguments, **options):
+        raise Killed
+
+    with monkeypatch.context() as deadly:
+        deadly.setattr(files, "write", killed)
+        with pytest.raises(Killed):
+            run(project, AGAIN, NAMES[:1])
+    assert run(project, AGAIN, NAMES[:1])["eye_0"].state == "done"

@@ -15,7 +15,7 @@ from napari_apprentice import Click, cli, create_project, files, open_case, open
 from napari_apprentice.cohorts import cohorts
 from napari_apprentice.journal import read_journal, replay_labels
 from napari_apprentice.project_file import Settings
-from napari_apprentice.types import ApprenticeError, InUseError, ReadError, SessionError
+from napari_apprentice.types import ApprenticeError, InUseError, ReadError, SessionError, WriteError
 from napari_apprentice.workbench import take_case, teach_case
 
 NAMES = ["eye_0", "eye_1", "eye_2"]
@@ -210,6 +210,22 @@ def test_a_case_that_was_done_elsewhere_is_taken_over(project, tmp_path):
         take_case(project, "eye_1", tmp_path / "window", device="cpu")
     assert project.status("eye_1").state == "waiting"
     assert not list(project.case_folder("eye_1").glob("session-*"))
+
+
+def test_neither_teaching_nor_taking_over_replaces_labels_of_others(project, tmp_path):
+    truth = project.folder / "labels" / "eye_0_labels.png"
+    truth.parent.mkdir()
+    Picture.fromarray(np.full((64, 80), 7, np.uint8)).save(truth)
+    kept = truth.read_bytes()
+    session = open_session(files.read(project["eye_0"].image), folder=tmp_path / "window", cohort="eyes", device="cpu")
+    session.add(Click(CENTRES["eye_0"]))
+    session.close()
+    with pytest.raises(WriteError, match="was not written by this project"):
+        teach_case(project, "eye_0", "first.json", device="cpu")
+    with pytest.raises(WriteError, match="was not written by this project"):
+        take_case(project, "eye_0", tmp_path / "window", device="cpu")
+    assert (project.status("eye_0").state, lessons(), truth.read_bytes()) == ("waiting", 0, kept)
+    assert not list(project.case_folder("eye_0").glob("session-*"))
 
 
 def test_without_anything_to_go_by_a_run_does_not_begin(project):

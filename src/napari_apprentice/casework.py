@@ -35,7 +35,7 @@ from napari_apprentice.computers import Computer
 from napari_apprentice.examples import Example, Found, find
 from napari_apprentice.expectation import expected_of_answer, hindsight
 from napari_apprentice.journal import JOURNAL_NAME, Event, Journal
-from napari_apprentice.outcomes import Finished, finish
+from napari_apprentice.outcomes import Finished, check_replaceable, finish
 from napari_apprentice.projects import Project, Status, open_project
 from napari_apprentice.replay import read_recording, replay
 from napari_apprentice.session import Session
@@ -141,7 +141,8 @@ def run_case(folder: Path, name: str, plan: Plan) -> Outcome:
             place, done = fresh_session(project, name), status.state == "done"
             if not done:
                 _forget(project, name, status)
-                project.set_status(name, Status("begun", "a run works on it, or was interrupted", "run", place.name))
+                reason = "a run works on it, or was interrupted"
+                project.set_status(name, Status("begun", reason, "run", place.name, written=status.written))
             try:
                 outcome = _run(project, name, plan, model, start, place, began)
             except BaseException as error:
@@ -151,7 +152,7 @@ def run_case(folder: Path, name: str, plan: Plan) -> Outcome:
                     raise
                 reason = str(error) if isinstance(error, ApprenticeError) else f"{type(error).__name__}: {error}"
                 if not done:
-                    project.set_status(name, Status("failed", reason, "run", place.name))
+                    project.set_status(name, Status("failed", reason, "run", place.name, written=project.stored(name).written))
                 kept = "; what was done before is kept" if done else ""
                 return Outcome(name, "failed", reason + kept, time.perf_counter() - began)  # the other cases go on
             if done:
@@ -275,6 +276,7 @@ def _why_not(status: Status, again: bool) -> str:
 def _run(project: Project, name: str, plan: Plan, model: Model, start: Version | None, folder: Path, began: float) -> Outcome:
     settings = project.settings
     image = files.read(project[name].image)
+    check_replaceable(project, name, image)
     events, source, found = _prompts(project, name, image, plan)
     about = {"policy": settings.policy, "model": model.name, "cohort": settings.study}
     journal = Journal.create(folder, image, **about, computer=model.computer)

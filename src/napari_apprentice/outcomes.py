@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_apprentice import files
+from napari_apprentice.blocks import BLOCK
 from napari_apprentice.journal import Event, package_version, read_journal
-from napari_apprentice.legend import Legend, write_beside
+from napari_apprentice.legend import Legend, legend_path, read_legend, write_beside
 from napari_apprentice.measure import Row, in_unit, measure, table
 from napari_apprentice.projects import Project, Status
 from napari_apprentice.session import Session
@@ -19,7 +24,7 @@ from napari_apprentice.texts import write_text
 from napari_apprentice.types import Image, Plane, ReadError, WriteError
 from napari_apprentice.work import work_of
 
-__all__ = ["Finished", "cohort_table", "finish"]
+__all__ = ["Finished", "check_replaceable", "cohort_table", "finish"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
 
     Raises
     ------
-    WriteError : something cannot be written; the case is as it was
+    WriteError : something cannot be written, or what is there is somebody's, see `check_replaceable`; the case is as it was
     """
     labels = project.labels_path(name, image)
     place = labels.relative_to(project.folder).as_posix()
@@ -103,10 +108,71 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
         labels.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"{labels.parent} cannot be made ({error.strerror}); expected free space and permission") from error
+    there, written = check_replaceable(project, name, image), (_digest(session.labels), _digest_of_names(legend))
+    ours = " ".join(dict.fromkeys((*there, *written)))
+    project.set_status(name, replace(project.stored(name), written=ours))  # whoever is killed from here on leaves the project's own files
     files.write(labels, session.labels, like=image)
     write_beside(labels, legend)
     write_text(project.report_path(name), json.dumps(_plain(report), indent=1, ensure_ascii=False) + "\n")
-    return project.set_status(name, Status("done", "; ".join(warnings), known.by, known.session, place, expected))
+    return project.set_status(name, Status("done", "; ".join(warnings), known.by, known.session, place, expected, " ".join(written)))
+
+
+def check_replaceable(project: Project, name: str, image: Image) -> tuple[str, ...]:
+    """Refuse a case whose label file, or the names beside it, somebody else wrote or changed: they would be lost.
+
+    What was only saved once more, with the same objects in it, is still the project's own; so is what lies there of a case that was done
+    before `projects.Status.written` was written down.
+
+    Returns
+    -------
+    digests of what lies there
+
+    Raises
+    ------
+    WriteError : the sentence says what lies there, and what to do
+    """
+    labels, stored = project.labels_path(name, image), project.stored(name)
+    unknown = stored.labels == labels.relative_to(project.folder).as_posix() and not stored.written
+    there = []
+    for path, digest_of in ((labels, _digest_of_file), (legend_path(labels), _digest_of_table)):
+        if path.exists():
+            there.append(digest_of(path, image))
+            if not unknown and there[-1] not in stored.written.split():
+                raise WriteError(
+                    f"{path} was not written by this project, or was changed since, and would be replaced; "
+                    "expected no such file: move it to another folder, or give it another name"
+                )
+    return tuple(filter(None, there))
+
+
+def _digest(labels: Any) -> str:
+    """Of (S) ids, whatever their type; what lies on the disk is read slab by slab."""
+    digest = hashlib.blake2b(repr(tuple(labels.shape)).encode(), digest_size=16)
+    for start in range(0, labels.shape[0], BLOCK[0]):
+        digest.update(np.ascontiguousarray(labels[start : start + BLOCK[0]], dtype="<u8").tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_names(legend: Legend) -> str:
+    """Of what objects are called, and in which colours."""
+    said = [(label, legend.names[label], legend.color(label)) for label in sorted(legend.names)]
+    return hashlib.blake2b(json.dumps(said).encode(), digest_size=16).hexdigest()
+
+
+def _digest_of_file(path: Path, image: Image) -> str:
+    """Of a label file; "" if it is none, or on another grid."""
+    try:
+        return _digest(files.read_labels(path, like=image))
+    except ReadError:
+        return ""
+
+
+def _digest_of_table(path: Path, image: Image) -> str:
+    """Of the names beside a label file; "" if it is another table."""
+    try:
+        return _digest_of_names(read_legend(path))
+    except ReadError:
+        return ""
 
 
 def cohort_table(project: Project, unit: str | None = None) -> list[Row]:

@@ -54,6 +54,8 @@ class Status:
     session : folder of the work on it, within that of the case; "" if there is none
     labels : its label file, within the folder of the project; "" if there is none
     expected_error : 1 - IoU that is expected, from 0 to 1; NaN where nobody estimated it
+    written : digests of the label file and its names that the project wrote, or was about to write, with spaces between them; "" if it
+        wrote none, or did so before this was written down
     time : of the last change, ISO 8601 in UTC
     """
 
@@ -63,6 +65,7 @@ class Status:
     session: str = ""
     labels: str = ""
     expected_error: float = math.nan
+    written: str = ""
     time: str = ""
 
 

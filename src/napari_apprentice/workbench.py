@@ -29,7 +29,7 @@ from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
 from napari_apprentice.journal import JOURNAL_NAME, Event, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
-from napari_apprentice.outcomes import Finished, finish
+from napari_apprentice.outcomes import Finished, check_replaceable, finish
 from napari_apprentice.projects import Project, Status
 from napari_apprentice.replay import read_recording, replay
 from napari_apprentice.session import Session
@@ -57,7 +57,7 @@ class OpenCase:
 
         Raises
         ------
-        WriteError : something cannot be written
+        WriteError : something cannot be written, or would replace what another program wrote, see `outcomes.check_replaceable`
         """
         self.session.learn()
         return _finished(self._project, self.name, self.session, self.image, self._folder, time.perf_counter() - self._began)
@@ -116,12 +116,15 @@ def teach_case(
     ------
     SessionError : the case is done already, or was begun with something else
     ReadError, ClickError : as `replay.read_recording`; nothing is begun, and nothing is learnt
+    WriteError : somebody else's labels lie where those of the case go; likewise
     ApprenticeError : as `open_case`; the case is begun then, and can be gone on with
     """
     status = project.status(name)
     if status.state == "done" or (status.by == "hand" and status.state != "begun"):
         raise SessionError(f"case {name!r} is to be taught, but it is {status.state} already; {_WAITS}")
-    events = read_recording(clicks, like=files.read(project[name].image))
+    image = files.read(project[name].image)
+    check_replaceable(project, name, image)
+    events = read_recording(clicks, like=image)
     began = _in_common(read_recording(project.session_folder(name, status.session)), events) if status.by == "hand" else 0
     if began is None:
         raise SessionError(f"case {name!r} is to be taught, but it is begun already, with other clicks; {_WAITS}")
@@ -170,20 +173,21 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
     Raises
     ------
     SessionError : the case was begun or done already, or the session is about another image
-    WriteError : it cannot be copied
+    WriteError : it cannot be copied, or somebody else's labels lie where those of the case go
     """
     source = Path(journal).parent if Path(journal).suffix == ".jsonl" else Path(journal)
     read_journal(source)
     with project.held(name) as status:
         if status.state not in ("waiting", "failed"):
             raise SessionError(f"case {name!r} is to be taken over, but it is {status.state}; {_WAITS}")
+        image = files.read(project[name].image)
+        check_replaceable(project, name, image)
         folder = fresh_session(project, name)
         try:
             shutil.copytree(source, folder, ignore=shutil.ignore_patterns("in-use.*"))
         except (OSError, shutil.Error) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WriteError(f"{source} cannot be copied into the project ({error}); expected free space and permission") from error
-        image = files.read(project[name].image)
         try:
             session = assembly.resume_session(folder, image, weights=_weights(project), device=device)
         except BaseException:
