@@ -614,6 +614,38 @@ def test_accepted_cases_say_where_to_click(bright):
         assert report["objects"][0]["likeness"] > 0.8
 
 
+@pytest.mark.parametrize("lost", ["labels", "image"])
+def test_an_example_that_is_gone_is_passed_over_and_told(bright, lost):
+    project, truths = bright
+    plan = Plan(partial(Model, DiskSegmenter(8.0), FakeStore(), "d:0"), FakePolicy(0, 0), examples=("eye_0", "eye_1"))
+    for name in plan.examples:
+        do_by_hand(project, name, truths[name])
+    gone = {name: (project.folder / project.status(name).labels if lost == "labels" else project[name].image) for name in plan.examples}
+    gone["eye_1"].unlink()
+    assert run(project, plan, ["eye_2"])["eye_2"].state == "done"
+    report = report_of(project, "eye_2")
+    assert report["clicks_from"] == "case eye_0"
+    (told,) = [warning for warning in report["warnings"] if "passed over" in warning]
+    assert told.startswith("case 'eye_1' was passed over: ")
+    assert gone["eye_1"].name in told
+    gone["eye_0"].unlink()
+    casework._read_example.cache_clear()
+    outcome = run(project, plan, ["eye_3"])["eye_3"]
+    assert outcome.state == "failed"
+    assert outcome.sentence.startswith("nothing says where to click in case 'eye_3': case 'eye_1' was passed over")
+
+
+def test_older_examples_take_the_place_of_newer_ones_that_are_gone(bright, monkeypatch):
+    project, truths = bright
+    monkeypatch.setattr(casework, "NEWEST_EXAMPLES", 1)
+    plan = Plan(partial(Model, DiskSegmenter(8.0), FakeStore(), "d:0"), FakePolicy(0, 0), examples=tuple(NAMES[:3]))
+    for name in plan.examples:
+        do_by_hand(project, name, truths[name])
+    (project.folder / project.status("eye_2").labels).unlink()
+    run(project, plan, ["eye_3"])
+    assert report_of(project, "eye_3")["clicks_from"] == "case eye_1"
+
+
 def test_an_answer_that_takes_the_place_of_another_object_is_told_so(tmp_path):
     project = make_project(tmp_path, Settings("eyes"))
     labels = np.zeros((32, 40), np.uint8)

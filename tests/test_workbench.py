@@ -228,6 +228,18 @@ def test_neither_teaching_nor_taking_over_replaces_labels_of_others(project, tmp
     assert not list(project.case_folder("eye_0").glob("session-*"))
 
 
+def test_an_example_without_labels_does_not_stop_a_run(project):
+    for name in NAMES[:2]:
+        teach_case(project, name, "first.json", device="cpu")
+    (project.folder / project.status("eye_1").labels).unlink()
+    (outcome,) = run_project(project, ["eye_2"], device="cpu", threads=1)
+    assert outcome.state == "done"
+    assert "case 'eye_1' was passed over" in project.status("eye_2").reason
+    (project.folder / project.status("eye_0").labels).unlink()
+    with pytest.raises(SessionError, match=r"a case done by hand whose image and labels are there \(not so of eye_0, eye_1\)"):
+        list(run_project(project, device="cpu", threads=1))
+
+
 def test_without_anything_to_go_by_a_run_does_not_begin(project):
     with pytest.raises(SessionError, match="nothing says where to click in the cases of 'project'"):
         list(run_project(project, device="cpu"))

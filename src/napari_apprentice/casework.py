@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 NEWEST_EXAMPLES = 3
-"""So many of the newest cases that were done by hand are looked at for where to click."""
+"""So many of the newest cases that were done by hand are looked at for where to click, those that cannot be read passed over."""
 
 
 class Model(NamedTuple):
@@ -90,7 +90,7 @@ class Plan:
     model : file in the project's ``models/`` that holds what the study has learnt; None for the model as shipped
     record : number of the study's record that this is; 0 for none
     clicks : one click file for all cases, or a folder with one for each, ``<name>.json``; None for those of the project, or none
-    examples : accepted cases, newest last
+    examples : accepted cases, newest last; the `NEWEST_EXAMPLES` of them that can be read are looked at
     again : cases that a run has done are done again; one with which that fails stays as it was
     better : so much more right than elsewhere are clicks that the examples suggest, see `tried_on_each_other`
     """
@@ -176,10 +176,9 @@ def tried_on_each_other(project: Project, plan: Plan) -> float:
         model.segmenter.restore(start.snapshot)
     answers = []
     try:
-        for name, other in permutations(plan.examples, 2):
+        for known, other in permutations(_examples(project, plan)[0], 2):
             with suppress(ApprenticeError):  # what is wrong with a case is told where it is needed
-                known = _example(project, name)
-                found = find(known.image, [_example(project, other)], settings.axis, in_all=not settings.propagate)
+                found = find(known.image, [other], settings.axis, in_all=not settings.propagate)
                 for label, click in found.clicks:
                     prompt = Prompt((click.in_plane,), kind=settings.names.get(label, ""))
                     answer = model.segmenter.predict(known.image.slice(click.plane), prompt)
@@ -318,8 +317,11 @@ def _prompts(project: Project, name: str, image: Image, plan: Plan) -> tuple[tup
         return _lasting(read_recording(path)), str(path), None
     if not plan.examples:
         raise SessionError(f"nothing says where to click in case {name!r}; expected a click file for it, or a case that was done by hand")
-    examples = [_example(project, example) for example in plan.examples]
+    examples, passed_over = _examples(project, plan)
+    if not examples:
+        raise SessionError(f"nothing says where to click in case {name!r}: {'; '.join(passed_over)} (or a click file)")
     found = find(image, examples, project.settings.axis, in_all=not project.settings.propagate)
+    found = replace(found, warnings=(*passed_over, *found.warnings))
     if not found.clicks:
         raise SessionError(f"no object of case {found.example!r} was found in {name!r}; expected a click file for it")
     return tuple(Event("add", label, click=click) for label, click in found.clicks), f"case {found.example}", found
@@ -353,6 +355,19 @@ def _click_file(project: Project, name: str, plan: Plan) -> Path | None:
         own = plan.clicks / f"{name}.json"
         return own if own.exists() else project.clicks_of(name)
     return plan.clicks or project.clicks_of(name)
+
+
+def _examples(project: Project, plan: Plan) -> tuple[list[Example], tuple[str, ...]]:
+    """The newest examples that can be read, newest last; and a sentence for each that was passed over for older ones."""
+    found: list[Example] = []
+    passed_over = []
+    for name in reversed(plan.examples):
+        if len(found) < NEWEST_EXAMPLES:
+            try:
+                found.insert(0, _example(project, name))
+            except ApprenticeError as error:
+                passed_over.append(f"case {name!r} was passed over: {error}")
+    return found, tuple(passed_over)
 
 
 def _example(project: Project, name: str) -> Example:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from napari_apprentice import assembly, files
-from napari_apprentice.casework import NEWEST_EXAMPLES, Model, Outcome, Plan, fresh_session, publish_model, release, tried_on_each_other
+from napari_apprentice.casework import Model, Outcome, Plan, fresh_session, publish_model, release, tried_on_each_other
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
 from napari_apprentice.journal import JOURNAL_NAME, Event, read_journal
@@ -237,7 +237,8 @@ def run_project(
     build = partial(_build, weights, settings.weights == "", device, threads)
     model = build()
     record_of = publish_model(project, Cohort(settings.study, model.name.partition(":")[2]))
-    examples = [case.name for case in project.cases if _done_by_hand(project.status(case.name)) and case.image.exists()]
+    examples = tuple(case.name for case in project.cases if _done_by_hand(project.stored(case.name)))
+    usable = [name for name in examples if project[name].image.exists() and (project.folder / project.stored(name).labels).exists()]
     if clicks is not None and not Path(clicks).exists():
         raise SessionError(f"the clicks in {clicks} are not there; expected a click file, or a folder of them")
     given = None if clicks is None else Path(clicks).absolute()
@@ -246,11 +247,12 @@ def run_project(
     wanted = (JOURNAL_NAME, *(f"{case.name}.json" for case in project.cases))
     if given is not None and given.is_dir() and not any((given / file).exists() for file in wanted):
         raise SessionError(f"the folder {clicks} holds no clicks of any case; expected CASE.json in it, or the journal of a session")
-    if given is None and not examples and not any(project.clicks_of(case.name) for case in project.cases):
+    if given is None and not usable and not any(project.clicks_of(case.name) for case in project.cases):
         raise SessionError(
             f"nothing says where to click in the cases of {project.folder.name!r}; expected a click file, or a case done by hand"
+            + (f" whose image and labels are there (not so of {', '.join(examples)})" if examples else "")
         )
-    plan = Plan(build, policy, *record_of, given, tuple(examples[-NEWEST_EXAMPLES:]), again)
+    plan = Plan(build, policy, *record_of, given, examples, again)
     chosen = [project[name].name for name in names] if names else [case.name for case in project.cases]
     if given is None and (again or any(project.status(name).state != "done" for name in chosen)):
         plan = replace(plan, better=tried_on_each_other(project, plan))
