@@ -212,6 +212,29 @@ def test_a_case_that_was_done_elsewhere_is_taken_over(project, tmp_path):
     assert not list(project.case_folder("eye_1").glob("session-*"))
 
 
+def test_a_session_of_another_study_is_not_taken_over(project, tmp_path, capsys):
+    for folder, study in (("other", "noses"), ("none", None)):
+        session = open_session(files.read(project["eye_0"].image), folder=tmp_path / folder, cohort=study, device="cpu")
+        session.add(Click(CENTRES["eye_0"]))
+        session.accept()
+        session.close()
+    said = refused(capsys, "take", "project", "eye_0", "--journal", tmp_path / "other", "--device", "cpu")
+    assert "of the study 'noses'" in said
+    assert "expected a session of the project's study 'eyes', or of none" in said
+    assert project.status("eye_0").state == "waiting"
+    assert command("take", "project", "eye_0", "--journal", tmp_path / "none", "--device", "cpu") == 0
+    assert "(its session is of no study: 'eyes' learns nothing from it)" in capsys.readouterr().out
+    assert labels_of(project, "eye_0")[CENTRES["eye_0"]] == 1
+    before = lessons()
+    with open_case(project, "eye_0", device="cpu") as case:
+        case.session.select(2)
+        case.session.add(Click((5, 5)))
+        case.session.accept()
+        assert "of no study" in case.finish().reason
+    assert lessons() == before
+    assert {cohort.name for cohort in cohorts()} == {"noses"}
+
+
 def test_neither_teaching_nor_taking_over_replaces_labels_of_others(project, tmp_path):
     truth = project.folder / "labels" / "eye_0_labels.png"
     truth.parent.mkdir()

@@ -164,7 +164,8 @@ def _in_common(done: Sequence[Event], wanted: Sequence[Event]) -> int | None:
 def take_case(project: Project, name: str, journal: Path | str, *, device: str = "auto") -> Status:
     """Take over a case that was done elsewhere, in the window say: a copy of its session becomes the work on the case, which is done.
 
-    What the session taught its study it has taught already; nothing is learnt again.
+    What the session taught its study it has taught already; nothing is learnt again. A session of no study is taken for its labels, and
+    goes on without one when the case is opened; the `Status.reason` says so.
 
     Parameters
     ----------
@@ -172,11 +173,16 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
 
     Raises
     ------
-    SessionError : the case was begun or done already, or the session is about another image
+    SessionError : the case was begun or done already, or the session is about another image, or of another study than the project
     WriteError : it cannot be copied, or somebody else's labels lie where those of the case go
     """
     source = Path(journal).parent if Path(journal).suffix == ".jsonl" else Path(journal)
-    read_journal(source)
+    header, study = read_journal(source)[0], project.settings.study
+    if header.cohort not in ("", study):
+        raise SessionError(
+            f"case {name!r} is to be taken over from a session of the study {header.cohort!r}, which the case would teach from then on; "
+            f"expected a session of the project's study {study!r}, or of none"
+        )
     with project.held(name) as status:
         if status.state not in ("waiting", "failed"):
             raise SessionError(f"case {name!r} is to be taken over, but it is {status.state}; {_WAITS}")
@@ -280,8 +286,9 @@ def _weights(project: Project) -> Path | None:
 
 def _finished(project: Project, name: str, session: Session, image: Image, folder: str, seconds: float) -> Status:
     """Write what becomes of a case that was done by hand."""
-    known = Finished("hand", folder, "by hand", seconds=seconds)
-    header, _ = read_journal(project.session_folder(name, folder))
+    header, study = read_journal(project.session_folder(name, folder))[0], project.settings.study
+    other = f"its session is of {f'the study {header.cohort!r}' if header.cohort else 'no study'}: {study!r} learns nothing from it"
+    known = Finished("hand", folder, "by hand", warnings=() if header.cohort == study else (other,), seconds=seconds)
     records = Cohort(header.cohort, header.model.partition(":")[2]).records if header.cohort else ()
     return finish(project, name, session, image, replace(known, record=records[-1].number if records else 0))
 

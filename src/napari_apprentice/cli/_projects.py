@@ -206,7 +206,7 @@ def _take(arguments: argparse.Namespace) -> None:
 
     project = open_project(arguments.project)
     status = workbench.take_case(project, arguments.case, arguments.journal, device=arguments.device)
-    print(f"Labels: {project.folder / status.labels}")
+    print(f"Labels: {project.folder / status.labels}" + (f" ({status.reason})" if status.reason else ""))
 
 
 def _table(arguments: argparse.Namespace) -> None:
