@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from napari_apprentice import casework, files
+from napari_apprentice import casework, cli, files
+from napari_apprentice import journal as journal_module
 from napari_apprentice.casework import Model, Plan, fresh_session, publish_model, release, run_case, tried_on_each_other
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_this_machine
@@ -30,6 +31,7 @@ from napari_apprentice.legend import read_legend
 from napari_apprentice.outcomes import Finished, cohort_table, finish
 from napari_apprentice.project_file import Settings
 from napari_apprentice.projects import Status, create_project
+from napari_apprentice.record import case_record, click_rows, object_rows
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import Click, Image, InputError, ReadError, SessionError, WriteError
 from napari_apprentice.versions import Version
@@ -205,6 +207,39 @@ def test_what_a_run_leaves_can_be_gone_on_with(project):
     session = resume(folder, files.read(project["eye_0"].image), DiskSegmenter(4.0), PLAN.policy, FakeStore())
     assert session.finished == session.pending == ()  # nobody has accepted anything
     session.close()
+
+
+def test_a_run_is_no_work_and_who_corrects_it_works_from_the_first_click_on(project, monkeypatch, capsys):
+    moments = iter(f"2026-01-01T10:{second // 60:02d}:{second % 60:02d}.000000+00:00" for second in range(0, 3000, 3))
+    monkeypatch.setattr(journal_module, "_now", lambda: next(moments))
+    run(project, names=NAMES[:2])
+    status = project.status("eye_0")
+    image, folder = files.read(project["eye_0"].image), project.session_folder("eye_0", status.session)
+    session = resume(folder, image, DiskSegmenter(4.0), PLAN.policy, FakeStore())
+    session.add(Click((23, 30)))
+    session.accept()
+    session.close()
+    with project.held("eye_0"):
+        finish(project, "eye_0", session, image, Finished("hand", status.session))
+    rows = {(row["case"], row["label"]): (row["clicks"], row["active_s"]) for row in cohort_table(project)}
+    assert rows == {("eye_0", 2): (2, 0.0), ("eye_0", 5): (2, 3.0), ("eye_1", 2): (2, 0.0), ("eye_1", 5): (1, 0.0)}
+    sessions = [case_record(project.session_folder(name, project.status(name).session)) for name in NAMES[:2]]
+    assert [(len(one.clicks), len(one.by_hand), one.active_s, one.is_work) for one in sessions] == [(4, 1, 3.0, True), (3, 0, 0.0, False)]
+    assert [row["done_by"] for row in click_rows(sessions[0])] == ["run", "run", "run", "hand"]
+    assert [(row["object"], row["clicks"], row["run_clicks"], row["negative_clicks"]) for row in object_rows(sessions[0])] == [
+        (2, 0, 2, 0),
+        (5, 1, 1, 0),
+    ]
+    page, alone = project.folder / "page.html", project.session_folder("eye_1", project.status("eye_1").session)
+    assert cli.main(["report", str(project.folder), "--out", str(page), "--csv", str(page.with_suffix(".csv"))]) == 0
+    out = capsys.readouterr().out
+    assert "Sessions that only a run did, not counted: 1" in out
+    assert "Cases: 1, clicks: 1." in out
+    assert "eye_0" in page.read_text()
+    assert "eye_1" not in page.read_text()
+    assert page.with_suffix(".csv").read_text().count(",run\n") == 6
+    assert cli.main(["report", str(alone), "--out", str(page)]) == 2
+    assert "a run did all in 1 session; expected one in which a person worked" in capsys.readouterr().err
 
 
 def test_a_run_begins_with_what_the_study_has_learnt_and_teaches_it_nothing(project):

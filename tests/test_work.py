@@ -43,6 +43,13 @@ def test_time_belongs_to_the_object_of_the_action_that_ends_it_and_pauses_do_not
     assert {label: work.active_s for label, work in work_of(HEADER, done).items()} == {1: 6.5, 2: 24.0}
 
 
+def test_what_a_run_does_takes_nobodys_time():
+    run = {"by": "run"}
+    done = events((1, "open", 1, run), (3, "add", 1, run), (5, "add", 2, run), (8, "add", 1), (10, "accept", 1))
+    assert [(event.label, seconds) for event, seconds in active_seconds(HEADER, done)] == [(1, 0), (2, 0), (1, 0), (1, 2)]
+    assert work_of(HEADER, done) == {1: Work(2, 2.0, 0), 2: Work(1, 0.0, 0)}
+
+
 def test_a_clock_that_is_set_back_takes_no_time_away():
     assert work_of(HEADER, events((9, "add", 1), (4, "add", 1), (6, "add", 1)))[1].active_s == 9.5 + 2
 

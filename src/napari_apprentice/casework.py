@@ -278,7 +278,7 @@ def _run(project: Project, name: str, plan: Plan, model: Model, start: Version |
     check_replaceable(project, name, image)
     events, source, found = _prompts(project, name, image, plan)
     about = {"policy": settings.policy, "model": model.name, "cohort": settings.study}
-    journal = Journal.create(folder, image, **about, computer=model.computer)
+    journal = Journal.create(folder, image, **about, computer=model.computer, by="run")
     untaught = model.segmenter.snapshot()
     session = Session(image, model.segmenter, plan.policy, legend=settings.legend, journal=journal, store=model.store, start=start)
     try:

@@ -150,6 +150,7 @@ class Event:
         is to have, for ``add`` and ``paint`` the one that it got so
     legend : for ``open``: what the objects that the session began with are called
     computer : of the first action after the session was resumed: what the model has been running on since
+    by : "run" for what the run of a project did, in its own time; None for what a person did (or for all that older journals tell)
     sequence, time : position in the journal from 1, and ISO 8601 in UTC; set on writing
     """
 
@@ -175,6 +176,7 @@ class Event:
     color: str | None = None
     legend: Legend | None = None
     computer: Computer | None = None
+    by: str | None = None
     sequence: int = 0
     time: str = ""
 
@@ -197,13 +199,27 @@ class Journal:
         self._file = file
         self._length = length
         self._resumed_on: Computer | None = None
+        self._by: str | None = None
         self._lock = lock
 
     @classmethod
     def create(
-        cls, path: Path | str, image: Image, *, policy: str = "", model: str = "", cohort: str = "", computer: Computer | None = None
+        cls,
+        path: Path | str,
+        image: Image,
+        *,
+        policy: str = "",
+        model: str = "",
+        cohort: str = "",
+        computer: Computer | None = None,
+        by: str | None = None,
     ) -> Journal:
         """Begin a journal in a folder (made if need be), or under a path that ends in ``.jsonl``.
+
+        Parameters
+        ----------
+        policy, model, cohort, computer : see `Header`
+        by : who acts until the journal is closed, see `Event`; whoever reopens it is a person
 
         Raises
         ------
@@ -226,7 +242,9 @@ class Journal:
                 os.fsync(file.fileno())
             os.replace(written, path)
             _flush_folder(path.parent)
-            return cls(path, header, path.open("r+b", buffering=0), len(line), 0, lock)
+            journal = cls(path, header, path.open("r+b", buffering=0), len(line), 0, lock)
+            journal._by = by
+            return journal
         except (OSError, InUseError) as error:
             if lock is not None:
                 lock.release()
@@ -278,7 +296,7 @@ class Journal:
         now = _now()
         if events and self._resumed_on is not None:
             events = (replace(events[0], computer=self._resumed_on), *events[1:])
-        events = tuple(replace(event, sequence=self.sequence + i, time=now) for i, event in enumerate(events, start=1))
+        events = tuple(replace(event, by=self._by, sequence=self.sequence + i, time=now) for i, event in enumerate(events, start=1))
         data = memoryview(b"".join(_line(_encoded(event, self.header)) for event in events))
         length = self._length + len(data)
         try:
@@ -492,7 +510,7 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     record |= {"changed": event.changed, "latency_s": round(event.latency_s, 6), "taught": event.taught}
     if event.report is not None:
         record["report"] = {key: None if value != value else value for key, value in asdict(event.report).items()}
-    record |= {key: value for key in ("checkpoint", "number", "into", "name", "color") if (value := getattr(event, key)) is not None}
+    record |= {key: value for key in ("checkpoint", "number", "into", "name", "color", "by") if (value := getattr(event, key)) is not None}
     record |= {key: value for key in ("planes", "seeds") if (value := getattr(event, key))}
     if event.version is not None:
         record["version"] = event.version.facts()

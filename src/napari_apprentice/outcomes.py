@@ -72,7 +72,7 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
     warnings = (*known.warnings, *(f"object {label} was not found" for label in missing))
     header, events = read_journal(project.session_folder(name, known.session))
     legend = _legend(project, session, events)
-    work = {label: replace(cost, active_s=cost.active_s if known.by == "hand" else 0.0) for label, cost in work_of(header, events).items()}
+    work = work_of(header, events)
     rows = table(measures, case=name, labels=labels.name, classes=legend.names, work=work)
     for row in rows:
         row |= {"done_by": known.by, "expected_error": trust.get(int(row["label"] or 0)), "study_record": known.record}

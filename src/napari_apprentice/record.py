@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class ClickRecord:
     click : where it was made
     number, of_object : its place among all clicks of the case and among those of its object, from 1
     elapsed_s : seconds since the session began, pauses included
-    active_s : seconds of work that led to it, from the action before; 0 after a pause
+    active_s : seconds of work that led to it, from the action before; 0 after a pause, and of a run's
     active_total_s : seconds of work up to it
     object : id that its object has in the end
     version : of the model that answered
@@ -55,6 +55,11 @@ class ClickRecord:
     version: int
     taken_back: bool
 
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person made it, and not a run."""
+        return self.event.by is None
+
 
 @dataclass(frozen=True, eq=False)
 class ObjectRecord:
@@ -64,12 +69,13 @@ class ObjectRecord:
     ----------
     label : id that it has in the end
     name : of its class; "" for none
-    work : clicks, seconds and version of the model
-    negative, taken_back : clicks that said "outside", and that were undone for good
+    work : a person's clicks and seconds, and the version of the model
+    negative, taken_back : of these clicks, those that said "outside", and that were undone for good
     accepted : when it was accepted first, ISO 8601 in UTC; "" if it was not
     voxels : how many it has in the end
     effort : what its first click brought, taught and untaught; None where that was not measured
     match : with a truth
+    run_clicks : that the run of a project made for it
     """
 
     label: int
@@ -81,6 +87,7 @@ class ObjectRecord:
     voxels: int
     effort: Effort | None = None
     match: Match | None = None
+    run_clicks: int = 0
 
     @property
     def stands(self) -> bool:
@@ -96,7 +103,7 @@ class CaseRecord:
     ----------
     session : name of the folder that the journal lies in
     header, events : of the journal
-    clicks : all of them, also those that were taken back
+    clicks : all of them, also those that were taken back, and those of a run
     objects : by ascending id; those that are gone in the end among them
     active_s : seconds of work, without pauses
     agreement : of the labels with a truth; None without one
@@ -114,6 +121,16 @@ class CaseRecord:
     def name(self) -> str:
         """Of the image."""
         return self.header.image
+
+    @property
+    def by_hand(self) -> tuple[ClickRecord, ...]:
+        """The clicks that a person made."""
+        return tuple(click for click in self.clicks if click.by_hand)
+
+    @property
+    def is_work(self) -> bool:
+        """Whether a person did something, and not only a run."""
+        return any(event.by is None for event in self.events)
 
     @property
     def accepted(self) -> tuple[ObjectRecord, ...]:
@@ -193,7 +210,7 @@ def _click_row(case: CaseRecord, one: ClickRecord, names: Mapping[int, str]) -> 
     row |= {f"{axis}_voxel": int(v) for axis, v in reversed([*zip(axes, click.voxel, strict=True)])}
     row |= {f"{axis}_{header.units}": v for axis, v in reversed([*zip(axes, world, strict=True)])}
     row |= {"changed_voxels": event.changed, "latency_s": event.latency_s, "model_version": one.version}
-    return row | {"taught": int(event.taught), "taken_back": int(one.taken_back)}
+    return row | {"taught": int(event.taught), "taken_back": int(one.taken_back), "done_by": one.event.by or "hand"}
 
 
 def object_rows(case: CaseRecord) -> list[Row]:
@@ -205,6 +222,7 @@ def _object_row(case: CaseRecord, one: ObjectRecord) -> Row:
     row: Row = _about(case) | {"object": one.label, "class": one.name, "accepted": one.accepted or None, "voxels": one.voxels}
     row |= {"clicks": one.work.clicks, "negative_clicks": one.negative, "taken_back_clicks": one.taken_back}
     row |= {"active_s": _rounded(one.work.active_s), "model_version": one.work.version}
+    row |= {"run_clicks": one.run_clicks}
     effort = one.effort
     row |= {"first_click_iou": effort.taught_iou if effort else None, "untaught_first_click_iou": effort.untaught_iou if effort else None}
     if case.agreement is not None:
@@ -271,10 +289,11 @@ def _objects(
         made.setdefault(one.object, []).append(one)
     matches = {match.label: match for match in agreed.matches} if agreed is not None else {}
     for label in sorted(set(made) | set(accepted) | (set(sizes) - given)):
-        own = made.get(label, [])
+        own = [one for one in made.get(label, []) if one.by_hand]
         negative, undone = sum(not one.click.positive for one in own), sum(one.taken_back for one in own)
-        about = (label, names.get(label, ""), costs.get(label, Work(0, 0.0)), negative, undone)
-        yield ObjectRecord(*about, accepted.get(label, ""), sizes.get(label, 0), efforts.get(label), matches.get(label))
+        about = (label, names.get(label, ""), replace(costs.get(label, Work(0, 0.0)), clicks=len(own)), negative, undone)
+        of_run = len(made.get(label, [])) - len(own)
+        yield ObjectRecord(*about, accepted.get(label, ""), sizes.get(label, 0), efforts.get(label), matches.get(label), of_run)
 
 
 def _sizes(labels: Any) -> Counter[int]:

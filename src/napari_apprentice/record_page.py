@@ -64,7 +64,7 @@ class _Placed:
 
 
 def page(cases: Sequence[CaseRecord]) -> str:
-    """The page.
+    """The page. What a run of a project did in a case is not counted.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def _several(what: str, values: Sequence[str]) -> str:
 
 
 def _tiles(cases: Sequence[CaseRecord], placed: Sequence[_Placed]) -> str:
-    clicks = [click for case in cases for click in case.clicks]
+    clicks = [click for case in cases for click in case.by_hand]
     counts = ((len(cases), "case"), (len(placed), "accepted object"), (len(clicks), "click"))
     facts = [(str(number), counted(number, what).partition(" ")[2]) for number, what in counts]
     facts.append((_duration(sum(case.active_s for case in cases)), "of work"))
@@ -214,7 +214,7 @@ def _truths(placed: Sequence[_Placed], breaks: Sequence[float]) -> Iterator[str]
 
 def _latencies(cases: Sequence[CaseRecord]) -> Iterator[str]:
     yield "<h2>How long an answer takes</h2>"
-    seconds = [click.event.latency_s for case in cases for click in case.clicks]
+    seconds = [click.event.latency_s for case in cases for click in case.by_hand]
     if not seconds:
         yield _note("No click was made.")
         return
@@ -228,7 +228,7 @@ def _others(cases: Sequence[CaseRecord]) -> str:
     """Medians of what else takes time."""
     words = []
     for kind, what in (("learn", "learning from an object (in the background)"), ("propagate", "carrying an object through a volume")):
-        if seconds := [event.latency_s for case in cases for event in case.events if event.kind == kind]:
+        if seconds := [event.latency_s for case in cases for event in case.events if event.kind == kind and event.by is None]:
             words.append(f"{what} {_short(median(seconds))} s")
     return f" Medians of the rest: {', '.join(words)}." if words else ""
 
@@ -243,8 +243,8 @@ def _case_table(names: Sequence[str], cases: Sequence[CaseRecord]) -> Iterator[s
     rows = []
     for name, case in zip(names, cases, strict=True):
         count = len(case.accepted)
-        row = [name, case.header.time[:16].replace("T", " "), str(count), str(len(case.clicks))]
-        row += [f"{fmean(one.work.clicks for one in case.accepted):.1f}" if count else "", str(sum(c.taken_back for c in case.clicks))]
+        row = [name, case.header.time[:16].replace("T", " "), str(count), str(len(case.by_hand))]
+        row += [f"{fmean(one.work.clicks for one in case.accepted):.1f}" if count else "", str(sum(c.taken_back for c in case.by_hand))]
         row += [_duration(case.active_s), _duration(case.active_s / count) if count else ""]
         rows.append(row + (_judged(case) if judged else []))
     yield _folded(_table([*heads, *(["mean Dice", "missed"] if judged else [])], rows, words=1), len(rows), "cases")

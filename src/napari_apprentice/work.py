@@ -42,8 +42,8 @@ def work_in(path: Path | str, image: Image) -> dict[int, Work]:
 def work_of(header: Header, events: Sequence[Event]) -> dict[int, Work]:
     """What objects cost, by the ids that they have in the end: what was merged cost what its parts did.
 
-    Clicks count, and take time, whether or not they were taken back. The version is the one in use at the last action that shaped the
-    object and was not taken back.
+    Clicks count, a run's too, and take time, whether or not they were taken back. The version is the one in use at the last action that
+    shaped the object and was not taken back.
     """
     final = final_label(events)
     clicks = Counter(final(event) for event in events if event.kind == "add")
@@ -89,16 +89,18 @@ def versions_in_use(events: Iterable[Event]) -> list[int]:
 
 
 def active_seconds(header: Header, events: Iterable[Event]) -> Iterator[tuple[Event, float]]:
-    """Every action of the user and the seconds that led to it, from the action before; 0 after a pause (see `PAUSE_S`).
+    """Every action and the seconds of a person's work that led to it, from the action before; 0 after a pause (see `PAUSE_S`).
 
-    Learning is no action of the user.
+    Learning is no action. What a run does takes nobody's time, and who goes on with it begins to work at the first action of their own.
     """
     before = header.time
     for event in events:
+        if event.by is not None:
+            before = ""
         if event.kind not in _BY_ITSELF:
             gap = seconds_between(before, event.time)
             yield event, gap if 0 <= gap <= PAUSE_S else 0.0
-            before = event.time
+            before = event.time if event.by is None else ""
 
 
 def seconds_between(before: str, after: str) -> float:

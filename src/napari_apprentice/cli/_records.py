@@ -59,16 +59,21 @@ def _report(arguments: argparse.Namespace) -> None:
     used = [case for case in cases if case.events]
     if not used:
         raise ReadError(f"nothing was done in {counted(len(cases), 'session')}; expected at least one with an action")
+    worked = [case for case in used if case.is_work]
     if arguments.out is not None:
-        write_text(arguments.out, page(used))
+        if not worked:
+            raise ReadError(f"a run did all in {counted(len(used), 'session')}; expected one in which a person worked, or no --out")
+        write_text(arguments.out, page(worked))
     for path, rows in ((arguments.csv, click_rows), (arguments.objects, object_rows)):
         if path is not None:
             write_text(path, as_csv(in_unit([row for case in used for row in rows(case)], arguments.unit)))
     if empty := len(cases) - len(used):
         print(f"Sessions without an action, left out: {empty}")
+    if alone := len(used) - len(worked):
+        print(f"Sessions that only a run did, not counted: {alone}")
     if truth is not None and (without := [case.name for case in used if case.agreement is None]):
         print(f"Without a truth: {', '.join(dict.fromkeys(without))}")
-    print(f"Cases: {len(used)}, clicks: {sum(len(case.clicks) for case in used)}. Written: {', '.join(map(str, wished))}")
+    print(f"Cases: {len(worked)}, clicks: {sum(len(case.by_hand) for case in worked)}. Written: {', '.join(map(str, wished))}")
 
 
 def _truth(path: Path, journals: int) -> Callable[[Header], Any]:
