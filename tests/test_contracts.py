@@ -42,6 +42,7 @@ def test_every_module_of_core_and_clicking_wing_is_banned_from_torch_and_qt():
             "foreign",
             "guidance",
             "importance",
+            "optimisers",
             "knowledge",
             "losses",
             "merging",
