@@ -354,6 +354,40 @@ def test_of_a_series_a_time_point_is_segmented_and_measured(disks, tmp_path, cap
     assert float(first["mean_intensity"]) == pytest.approx(values[..., 2].T[labels == int(first["label"])].mean())
 
 
+def test_labels_of_several_time_points_are_refused_whatever_time_was_asked_for(tmp_path, capsys):
+    values = np.random.default_rng(0).integers(0, 3, (6, 5, 4, 3), dtype=np.uint8)
+    for name in ("series.nii.gz", "labels4d.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(values, AFFINE), tmp_path / name)
+    command = ("measure", tmp_path / "series.nii.gz", tmp_path / "labels4d.nii.gz", "--time", "1", "--out", tmp_path / "t.csv")
+    assert refused(capsys, *command).endswith(
+        "'labels4d.nii.gz' has 3 time points; expected a label map of one time point, in a file of its own"
+    )
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_measure_pairs_a_time_point_with_its_own_labels(tmp_path, capsys, apart):
+    values = np.random.default_rng(0).integers(0, 255, (6, 5, 4, 3), dtype=np.uint8)
+    images, table = tmp_path / "images", tmp_path / "table.csv"
+    images.mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), images / "scan.nii.gz")
+    folder = tmp_path / "labels" if apart else images
+    folder.mkdir(exist_ok=True)
+    image = files.read(images / "scan.nii.gz", time=1)
+    for time in (1, 2):
+        files.write(folder / files.labels_path(image, time=time).name, np.full(image.shape, time), like=image)
+    for time in (1, 2):
+        assert cli.main(["measure", str(images), str(folder), "--time", str(time), "--out", str(table)]) == 0
+        (row,) = rows_of(table)
+        assert (row["case"], row["labels"], row["label"]) == ("scan", f"scan_t{time}_labels.nii.gz", str(time))
+        assert float(row["mean_intensity"]) == pytest.approx(values[..., time].mean())
+        assert "left out" not in capsys.readouterr().out
+    assert "has a label file in" in refused(capsys, "measure", images, folder, "--time", "0", "--out", table)
+    files.write(folder / "scan_labels.nii.gz", np.full(image.shape, 7), like=image)
+    for time, label in ((0, "7"), (1, "1")):
+        assert cli.main(["measure", str(images), str(folder), "--time", str(time), "--out", str(table)]) == 0
+        assert [row["label"] for row in rows_of(table)] == [label]
+
+
 def test_clicks_that_the_image_cannot_take_teach_the_study_nothing(disks, disk, volume, tmp_path, capsys):
     out = tmp_path / "out.nii.gz"
     clicks = write_clicks(tmp_path, [*CLICKS, {"voxel": [900, 1, 1], "object": 8}])

@@ -226,6 +226,15 @@ def test_report_writes_a_page_and_both_tables(study, capsys):
     assert [(row["case"], row["object"], row["dice"]) for row in rows] == [("a", "1", "1"), ("a", "2", "1"), ("b", "1", ""), ("b", "2", "")]
 
 
+def test_report_compares_a_time_point_with_its_own_truth(study, capsys):
+    objects, truth = study / "objects.csv", study / "truth" / "a_labels.nii.gz"
+    truth.rename(study / "truth" / "a_t1_labels.nii.gz")
+    asked = ("report", study / "sessions", "--objects", objects, "--truth", study / "truth")
+    assert "Without a truth: a, b" in run(capsys, *asked)[1]
+    assert "Without a truth: b" in run(capsys, *asked, "--time", "1")[1]
+    assert [row["dice"] for row in csv.DictReader(objects.open())] == ["1", "1", "", ""]
+
+
 def test_report_says_where_clicks_are_in_the_unit_that_is_wished(study, capsys):
     for unit, per_mm in (("mm", 1), ("nm", 1e6)):
         table = study / f"{unit}.csv"

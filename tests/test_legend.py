@@ -75,7 +75,10 @@ def test_what_is_no_name_and_no_colour_is_refused(name, color, message):
         Legend().naming(1, name, color)
 
 
-@pytest.mark.parametrize("name", ["scan_labels.nii.gz", "scan_labels.ome.tif", "scan_labels.png", "scan_labels.ome.zarr"])
+@pytest.mark.parametrize(
+    "name",
+    ["scan_labels.nii.gz", "scan_labels.ome.tif", "scan_labels.png", "scan_labels.ome.zarr", "scan_labels.NII.GZ", "scan_labels.OME.TIF"],
+)
 def test_the_table_lies_beside_the_labels(name):
     assert legend_path(Path("folder") / name) == Path("folder/scan_labels.tsv")
 

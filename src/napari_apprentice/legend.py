@@ -86,7 +86,7 @@ class Legend:
 def legend_path(labels: Path | str) -> Path:
     """Where the legend of a label file lies: ``scan_labels.nii.gz`` has ``scan_labels.tsv``."""
     labels = Path(labels)
-    stem = Path(labels.name.removesuffix(".gz")).stem.removesuffix(".ome")
+    stem = re.sub(r"\.ome$", "", Path(re.sub(r"\.gz$", "", labels.name, flags=re.IGNORECASE)).stem, flags=re.IGNORECASE)
     return labels.with_name(f"{stem}.tsv")
 
 

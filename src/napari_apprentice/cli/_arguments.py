@@ -36,6 +36,7 @@ __all__ = [
     "is_folder",
     "model_file",
     "names",
+    "of_case",
     "orders",
     "progress_bar",
     "read_image",
@@ -219,6 +220,12 @@ def by_case(folder: Path, *, labels: bool) -> dict[str, Path]:
             kind = "label file" if labels else "image"
             raise ReadError(f"{' and '.join(repr(path.name) for path in paths)} in {folder} are of one case; expected one {kind} for each")
     return {case: path for case, (path,) in found.items()}
+
+
+def of_case(found: dict[str, Path], case: str, time: int | None) -> Path | None:
+    """The label file of a case, of those that `by_case` found; of a time point the one of that name, as `files.labels_path` gives it."""
+    own = found.get(f"{case}_t{time}") if time is not None else None
+    return own or found.get(case)
 
 
 def is_folder(path: Path) -> bool:

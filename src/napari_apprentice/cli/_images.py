@@ -21,6 +21,7 @@ from napari_apprentice.cli._arguments import (
     check_texts,
     count,
     is_folder,
+    of_case,
     progress_bar,
     read_image,
     remark,
@@ -231,7 +232,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from napari_apprentice.work import work_in
 
     check_texts(arguments.out)
-    cases = list(_cases(arguments.image, arguments.labels))
+    cases = list(_cases(arguments.image, arguments.labels, arguments.time))
     if arguments.journal is not None and len(cases) > 1:
         raise SessionError(f"a journal and {len(cases)} images arrived; expected the one image that the journal is about")
     rows, unstated = [], []
@@ -257,18 +258,20 @@ def _measure(arguments: argparse.Namespace) -> None:
     print(f"Objects: {len(rows)}. Table: {arguments.out}")
 
 
-def _cases(image: Path, labels: Sequence[Path]) -> Iterator[tuple[Path, Sequence[Path]]]:
-    """Every image with its label files; those in two folders are paired by name, with or without an ending ``_labels``."""
+def _cases(image: Path, labels: Sequence[Path], time: int | None) -> Iterator[tuple[Path, Sequence[Path]]]:
+    """Every image with its label files; those in two folders are paired by name, with or without an ending ``_labels``, see `of_case`."""
+    from napari_apprentice import files
+
     if not is_folder(image):
         yield image, labels
         return
     if len(labels) != 1 or not is_folder(labels[0]):
         raise ReadError(f"the folder {image} and {labels[0]} arrived; expected a folder of images and a folder of their label files")
     images, found = by_case(image, labels=False), by_case(labels[0], labels=True)
-    pairs = {case: path for case, path in images.items() if case in found and path != found[case]}
+    pairs = {path: own for case, path in images.items() if (own := of_case(found, case, time)) not in (None, path)}
     if not pairs:
         raise ReadError(f"no image in {image} has a label file in {labels[0]}; expected files of the same name")
-    for case, path in pairs.items():
-        yield path, (found[case],)
-    if left := len(images) - len(pairs):
-        print(f"Images without a label file, left out: {left}")
+    for path, own in pairs.items():
+        yield path, (own,)
+    if left := [path for path in images.values() if path not in pairs and not files.stem(path).endswith("_labels")]:
+        print(f"Images without a label file, left out: {len(left)}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_apprentice.cli._arguments import add_device, add_time, add_unit, by_case, check_texts, is_folder, progress_bar
+from napari_apprentice.cli._arguments import add_device, add_time, add_unit, by_case, check_texts, is_folder, of_case, progress_bar
 from napari_apprentice.types import InputError, ReadError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--truth", type=Path, metavar="LABELS", help="label file to compare with, or a folder of them, named as the images of the sessions"
     )
+    add_time(parser)
     add_unit(parser)
     parser.set_defaults(run=_report)
 
@@ -49,7 +50,7 @@ def _report(arguments: argparse.Namespace) -> None:
         raise InputError("neither --out nor --csv nor --objects arrived; expected at least one file to write")
     check_texts(*wished)
     journals = journals_in(arguments.journals)
-    truth = _truth(arguments.truth, len(journals)) if arguments.truth is not None else None
+    truth = _truth(arguments.truth, len(journals), arguments.time) if arguments.truth is not None else None
     with progress_bar() as progress:
         task = progress.add_task("sessions", total=len(journals))
         cases = []
@@ -76,14 +77,19 @@ def _report(arguments: argparse.Namespace) -> None:
     print(f"Cases: {len(worked)}, clicks: {sum(len(case.by_hand) for case in worked)}. Written: {', '.join(map(str, wished))}")
 
 
-def _truth(path: Path, journals: int) -> Callable[[Header], Any]:
+def _truth(path: Path, journals: int, time: int | None) -> Callable[[Header], Any]:
     """Reads the truth of a case, on the grid of its image; None where a folder has none of that name."""
     if not is_folder(path):
         if journals > 1:
             raise InputError(f"the truth {path} and {journals} sessions arrived; expected a folder of truths, named as the images")
         return lambda header: _labels_like(path, header)
     found = by_case(path, labels=True)
-    return lambda header: _labels_like(found[header.image], header) if header.image in found else None
+
+    def of(header: Header) -> Any:
+        own = of_case(found, header.image, time)
+        return None if own is None else _labels_like(own, header)
+
+    return of
 
 
 def _labels_like(path: Path, header: Header) -> Any:

@@ -265,7 +265,13 @@ def read_labels(path: Path | str, *, like: Image | None = None) -> LabelArray:
     path = Path(path)
     if _format(path, READABLE, ReadError) is _JPEG:
         raise ReadError(f"{path.name!r} is a JPEG, which changes labels; expected a label map in one of {', '.join(WRITABLE)}")
-    content = _load(path, None, exact=True)
+    try:
+        content = _load(path, None, exact=True)
+    except ReadError as error:
+        if isinstance(series := error.__cause__, SeriesError):
+            said = f"has {series.count} time points; expected a label map of one time point, in a file of its own"
+            raise ReadError(f"{path.name!r} {said}") from series
+        raise
     is_flat = _format(path, READABLE, ReadError) in _FLAT and "Z" not in content.axes
     if is_flat and like is not None and like.ndim == 3 and like.shape[0] == 1:
         content = _as_slice(content, like)
