@@ -13,6 +13,7 @@ import pytest
 
 from napari_apprentice import blocks
 from napari_apprentice.blocks import BlockArray, cleared, is_large
+from napari_apprentice.types import WriteError
 
 
 def some_region(rng, shape):
@@ -68,6 +69,34 @@ def test_nothing_is_lost_on_the_way_to_the_disk_and_back(tmp_path, monkeypatch):
     array[3] = 0
     assert {int(v.max()) for _, v in array.pieces()} == {1, 2, 4, 5, 6, 7}
     assert not array[3].any()
+
+
+def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_what_a_full_disk_does_not_take_stays_in_memory_until_it_does(tmp_path, monkeypatch, shown):
+    monkeypatch.setattr(blocks, "BLOCK", (1, 4, 4))
+    monkeypatch.setattr(blocks, "_CACHE_BYTES", 40)
+    array = BlockArray((8, 8, 8), folder=tmp_path)
+    array[0] = 9
+    array[0, 0, 0] = 1
+    oracle = array[:]
+    with pytest.MonkeyPatch.context() as full:
+        full.setattr(type(array._stored), "__setitem__", no_space)
+        for z in range(1, 8):
+            oracle[z] = array[z] = z
+        if shown:
+            np.testing.assert_array_equal(array.readonly()[:], oracle)
+        with pytest.raises(WriteError, match=r"labels cannot be written to .*No space left on device\); expected free space"):
+            array.settle()
+        with pytest.raises(WriteError, match="cannot be written"):
+            array.duplicate(np.uint32)
+    np.testing.assert_array_equal(array[:], oracle)
+    array.settle()
+    assert sum(held.nbytes for held in array._kept.values()) <= 40
+    np.testing.assert_array_equal(array[:], oracle)
 
 
 def test_types_widen_as_they_do_in_numpy(cache):

@@ -135,6 +135,56 @@ def test_whatever_kills_it_the_journal_brings_it_back(tmp_path, on_disk, done):
         one.close()
 
 
+def no_space(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_refuses_an_action_and_takes_no_object_away(tmp_path, on_disk, monkeypatch):
+    on_disk()
+    monkeypatch.setattr(blocks, "_CACHE_BYTES", 6000)
+    folder, oracle = tmp_path / "folder", known_labels()
+    session = opened(folder, LazyArray(oracle))
+
+    def paint(z: int) -> None:
+        session.paint((slice(z, z + 1), slice(0, 30), slice(0, 30)), np.full((1, 30, 30), 10 + z))
+        oracle[z, :30, :30] = 10 + z
+
+    def go_on() -> None:
+        for z in (2, 4, 6, 8):
+            paint(z)
+            done.append(z)
+
+    paint(0)
+    done = []
+    with monkeypatch.context() as full:
+        full.setattr(type(session.labels._stored), "__setitem__", no_space)
+        with pytest.raises(WriteError) as error:
+            go_on()  # first memory takes what the disk does not
+        one_sentence(error, "the labels cannot be written to", "No space left on device", "expected free space")
+        assert done
+        count = len(read_journal(folder)[1])
+        with pytest.raises(WriteError, match="cannot be written"):
+            session.undo()
+        np.testing.assert_array_equal(session.labels, oracle)
+        assert (session.can_redo, len(read_journal(folder)[1])) == (False, count)
+        with pytest.raises(WriteError, match="cannot be written"):
+            opened(tmp_path / "another", LazyArray(oracle + 1))
+    paint(8)
+    np.testing.assert_array_equal(session.labels, oracle)
+    np.testing.assert_array_equal(np.asarray(replay_labels(folder)), oracle)
+    for _ in range(len(done) + 2):
+        session.undo()
+    np.testing.assert_array_equal(session.labels, known_labels())
+    for _ in range(len(done) + 2):
+        session.redo()
+    session.close()
+    with monkeypatch.context() as full:
+        full.setattr(type(session.labels._stored), "__setitem__", no_space)
+        for read in (replay_labels, lambda folder: resume(folder, phantom(), DiskSegmenter(), FakePolicy())):
+            with pytest.raises(WriteError, match="cannot be written"):
+                read(folder)
+
+
 def test_known_labels_are_checked_as_they_are_copied(on_disk):
     on_disk()
     wrong = np.zeros(SHAPE, np.int32)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.lazy import ArrayLike, basic_index
+from napari_apprentice.types import WriteError
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -93,7 +94,8 @@ class BlockArray(ArrayLike):
     """(S) ids on disk. Indexing with integers and slices reads and writes as numpy does, but what comes out is a copy.
 
     Blocks without any id take neither memory nor disk. The newest blocks are kept in memory, and go to the disk when there are too many
-    of them. The folder goes when the array does: what has to survive is in the journal. Safe to use from several threads.
+    of them; those that the disk has no room for stay in memory until it has (see `settle`). The folder goes when the array does: what has
+    to survive is in the journal. Safe to use from several threads.
 
     Parameters
     ----------
@@ -163,6 +165,18 @@ class BlockArray(ArrayLike):
         """Read as a type that also holds values of ``dtype``; no id changes."""
         self.dtype = np.result_type(self.dtype, dtype)
 
+    def settle(self) -> None:
+        """See to it that memory holds no more than it should, before anything else is written.
+
+        Raises
+        ------
+        WriteError : the disk does not take what is too much; all of that is still in memory, and nothing is lost
+        """
+        with self._lock:
+            if (error := self._make_room()) is not None:
+                place = f"the labels cannot be written to {self._folder.path}"
+                raise WriteError(f"{place} ({error.strerror or error}); expected free space and permission") from error
+
     def readonly(self) -> BlockArray:
         """A view that cannot be written to, and that later changes show in."""
         view = copy(self)
@@ -174,6 +188,7 @@ class BlockArray(ArrayLike):
         other = BlockArray(self.shape, dtype, self._folder.path.parent)
         for region, values in self.pieces():
             other[region] = values
+            other.settle()
         return other
 
     def _touched(self, region: tuple[slice, ...]) -> Iterator[Index]:
@@ -210,15 +225,29 @@ class BlockArray(ArrayLike):
             self._changed.discard(block)
 
     def _keep(self, block: Index, values: npt.NDArray[Any]) -> None:
-        """Hold a block in memory, as the smallest type that holds its ids; what there is no room for goes to the disk."""
+        """Hold a block in memory, as the smallest type that holds its ids; what there is no room for goes to the disk, if it can."""
         held = values.astype(np.min_scalar_type(max(self._ids[block])))
         held.flags.writeable = False
         self._kept[block] = held
-        while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > _CACHE_BYTES:
-            oldest, left = self._kept.popitem(last=False)
+        self._make_room()
+
+    def _make_room(self) -> OSError | None:
+        """Let go of the oldest blocks that memory has no room for, and that the disk has; what kept the others from being written."""
+        room, failed = _CACHE_BYTES - sum(one.nbytes for one in self._kept.values()), None
+        for oldest in [*self._kept][:-1]:
+            if room >= 0:
+                break
             if oldest in self._changed:
-                self._stored[self._region(oldest)] = left
+                try:
+                    if failed is None:
+                        self._stored[self._region(oldest)] = self._kept[oldest]
+                except OSError as error:
+                    failed = error
+                if failed is not None:
+                    continue
                 self._changed.discard(oldest)
+            room += self._kept.pop(oldest).nbytes
+        return failed
 
 
 def _ids_in(values: npt.NDArray[Any]) -> frozenset[int]:

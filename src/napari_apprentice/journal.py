@@ -375,6 +375,7 @@ def replay_labels(path: Path | str) -> npt.NDArray[Any]:
     Raises
     ------
     ReadError : as for `read_journal`
+    WriteError : the disk has no room for labels that are too large for memory
     """
     return labels_of(*read_journal(path))
 
@@ -388,6 +389,7 @@ def labels_of(header: Header, events: Sequence[Event]) -> npt.NDArray[Any]:
         if patch is not None:
             labels.widen(patch.dtype)
             labels.write(patch.region, patch.after)
+            labels.settle()
     array: npt.NDArray[Any] = labels.array
     return array if is_large(header.shape) else array.astype(np.min_scalar_type(int(array.max())))
 

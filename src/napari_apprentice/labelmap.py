@@ -164,6 +164,11 @@ class LabelMap:
         else:
             self._array = self._array.astype(np.result_type(self._array, dtype), copy=False)
 
+    def settle(self) -> None:
+        """Before an action that changes labels: see to it that the disk takes what memory cannot hold; `WriteError` if it does not."""
+        if isinstance(self._array, BlockArray):
+            self._array.settle()
+
     def write(self, region: tuple[slice, ...], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Write one side of a patch, for which there has to be room. Returns the values in the map's own type."""
         values = values.astype(self._array.dtype, casting="safe")
@@ -195,6 +200,7 @@ def _copy(labels: Any, blocks: BlockArray) -> None:
             ids = as_ids(values, values.shape)
             blocks.widen(ids.dtype)
             blocks[region] = ids
+            blocks.settle()
 
 
 def check_shape(labels: Any, shape: tuple[int, ...]) -> None:

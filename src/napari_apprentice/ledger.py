@@ -99,6 +99,8 @@ class Ledger:
         """Let the study go along with what leads to ``after``, and record it; neither if one of them fails."""
         before = self.state.versions
         try:
+            if any(event.changed for event in events):
+                self.labels.settle()  # now, for once it is recorded nothing may keep the labels from following
             self.model.follow(before, after.versions)
             if self.journal is not None:
                 self.journal.append(*events)

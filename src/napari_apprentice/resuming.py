@@ -89,6 +89,7 @@ class Past:
         for patch in (event.patch for event in self._events if event.kind == "open" and event.patch is not None):
             labels.widen(patch.dtype)
             labels.write(patch.region, patch.after)
+            labels.settle()
         return labels
 
     @property
