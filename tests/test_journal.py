@@ -28,7 +28,7 @@ from napari_apprentice.journal import (
 )
 from napari_apprentice.labelmap import Patch
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, Image, LearningReport, ReadError, SessionError, WriteError
+from napari_apprentice.types import Click, Image, InUseError, LearningReport, ReadError, SessionError, WriteError
 
 AFFINE = np.array([[-5.0, 0, 0, 100], [0, 0.5, 0.1, -3], [0, -0.1, 0.5, 7], [0, 0, 0, 1]])
 IMAGE = Image(np.random.default_rng(0).random((1, 6, 30, 20)), AFFINE, "mm", name="knee")
@@ -114,8 +114,42 @@ def test_events_are_on_the_disk_when_append_returns(tmp_path, monkeypatch):
     journal = Journal.create(tmp_path, IMAGE)
     for count in range(1, 4):
         journal.append(Event("forget", 1))
-        assert flushed[-1] == (tmp_path / "journal.jsonl").stat().st_size
+        assert (tmp_path / "journal.jsonl").stat().st_size in flushed
+        flushed.clear()
         assert len(read_journal(tmp_path)[1]) == count
+
+
+def test_a_new_journal_is_there_with_the_first_events_and_not_before(tmp_path):
+    with Journal.create(tmp_path, IMAGE) as journal:
+        with pytest.raises(ReadError, match="cannot be read"):
+            read_journal(tmp_path)
+        with pytest.raises(InUseError):
+            Journal.create(tmp_path, IMAGE)
+        journal.append(Event("open", 1), Event("open", 1))
+        assert len(read_journal(tmp_path)[1]) == 2
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_where_a_session_fails_to_begin_there_is_no_journal(tmp_path):
+    with pytest.raises(RuntimeError), Journal.create(tmp_path, IMAGE):
+        raise RuntimeError
+    assert not list(tmp_path.glob("journal*"))
+    with Journal.create(tmp_path, IMAGE):
+        pass
+    assert read_journal(tmp_path)[1] == ()
+
+
+def test_a_name_that_cannot_be_given_is_a_write_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", fail)
+    journal = Journal.create(tmp_path, IMAGE)
+    with pytest.raises(WriteError, match="Permission denied"):
+        journal.append(Event("open", 1))
+    journal.close()
+    assert not (tmp_path / "journal.jsonl").exists()
+    Journal.create(tmp_path, IMAGE).close()
 
 
 # --- torn and damaged files ---

@@ -31,6 +31,7 @@ from napari_apprentice.types import (
     SessionError,
     WriteError,
 )
+from napari_apprentice.versions import Version
 
 SHAPE = (5, 12, 10)
 VOLUME = Image(np.random.default_rng(0).random((1, *SHAPE)), name="volume")
@@ -1103,6 +1104,38 @@ def test_another_image_is_refused(tmp_path, other):
     journaled(tmp_path).add(Click((2, 5, 5)))
     with pytest.raises(SessionError, match="with the same voxels as when the session began"):
         resume(tmp_path, Image(other), DiskSegmenter(2.0), FakePolicy())
+
+
+def test_killed_while_it_begins_a_session_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder, moments, real = tmp_path / "begins", [], {name: getattr(journal_module.os, name) for name in ("fsync", "replace")}
+    labels = np.zeros(SHAPE, int)
+    labels[1, 2:5] = 7
+
+    def begin(folder: Path) -> Session:
+        start = Version(1, origin="file", snapshot=DiskWeights(4.0, 9))
+        known = {"labels": labels, "legend": Legend().naming(7, "cup", None), "start": start}
+        return make(journal=Journal.create(folder, VOLUME), store=FakeStore(), **known)
+
+    def watched(name: str):
+        def act(*args: object) -> None:
+            moments.append(shutil.copytree(folder, tmp_path / f"before {len(moments)}"))
+            real[name](*args)
+            moments.append(shutil.copytree(folder, tmp_path / f"after {len(moments)}"))
+
+        return act
+
+    with monkeypatch.context() as watching:
+        for name in real:
+            watching.setattr(journal_module.os, name, watched(name))
+        session = begin(folder)
+    whole = 0
+    for left in moments:
+        if (left / "journal.jsonl").exists():
+            again, whole = resume(left, VOLUME, DiskSegmenter(2.0), FakePolicy(), FakeStore()), whole + 1
+        else:
+            again = begin(left)
+        assert observed(again) == observed(session)
+    assert 0 < whole < len(moments)
 
 
 def test_journaled_labels_win_over_another_model(tmp_path):

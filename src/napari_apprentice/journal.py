@@ -2,7 +2,8 @@
 
 A journal is a text file of JSON lines. The first line says what was worked on (`Header`), every other line is one action (`Event`), in
 order. Each line ends in a checksum of itself. A line is flushed to the disk before the action that it records returns, so a process
-that dies loses at most the action it was in the middle of; what such a death leaves of a line is recognised and cut off.
+that dies loses at most the action it was in the middle of; what such a death leaves of a line is recognised and cut off. The first line
+and those that say what the session began with come to be in one step: there is no journal before a session has begun whole.
 
 The label changes are in the journal itself. The labels can therefore be had back without any model (`replay_labels`), and every click
 stands there with its time, place in voxels and in world units, object, and effect, for whoever studies how the work was done.
@@ -189,10 +190,13 @@ class Event:
 class Journal:
     """A journal that is being written, by one process at a time: it holds the lock of its folder until it is closed.
 
-    Make one with `create` or `reopen`; a context manager that closes the file.
+    Make one with `create` or `reopen`; a context manager that closes the file. A new one is there for others from the first `append` on,
+    which may be one of no events.
     """
 
-    def __init__(self, path: Path, header: Header, file: BinaryIO, length: int, sequence: int, lock: FolderLock) -> None:
+    def __init__(
+        self, path: Path, header: Header, file: BinaryIO, length: int, sequence: int, lock: FolderLock, unseen: Path | None = None
+    ) -> None:
         self.path = path
         self.header = header
         self.sequence = sequence
@@ -201,6 +205,7 @@ class Journal:
         self._resumed_on: Computer | None = None
         self._by: str | None = None
         self._lock = lock
+        self._unseen = unseen  # what the file is called until it is there for others
 
     @classmethod
     def create(
@@ -240,9 +245,7 @@ class Journal:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(written, path)
-            _flush_folder(path.parent)
-            journal = cls(path, header, path.open("r+b", buffering=0), len(line), 0, lock)
+            journal = cls(path, header, written.open("r+b", buffering=0), len(line), 0, lock, written)
             journal._by = by
             return journal
         except (OSError, InUseError) as error:
@@ -305,6 +308,7 @@ class Journal:
             while data:
                 data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
+            self._appear()
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError, ValueError):
                 self._file.truncate(self._length)
@@ -317,14 +321,29 @@ class Journal:
         return events
 
     def close(self) -> None:
-        """Close the file, and let others go on with it; nothing can be appended afterwards."""
+        """Close the file, and let others go on with it; nothing can be appended afterwards. A new one is there then, with no action."""
+        with contextlib.suppress(OSError):
+            self._appear()
         self._file.close()
         self._lock.release()
+
+    def _appear(self) -> None:
+        """Give a new file its name, in one step."""
+        if self._unseen is not None:
+            self._file.close()  # some systems rename no open file
+            os.replace(self._unseen, self.path)
+            self._unseen = None
+            _flush_folder(self.path.parent)
+            self._file = self.path.open("r+b", buffering=0)
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._unseen is not None:  # nothing has begun
+            self._file.close()
+            self._unseen.unlink(missing_ok=True)
+            self._unseen = None
         self.close()
 
 

@@ -67,11 +67,12 @@ class Ledger:
     def begin(self, journal: Journal | None, start: Version | None, legend: Legend | None) -> None:
         """Record from now on, and at once what the session begins with: its labels, and a version and a legend where they were given."""
         self.journal, self.header = journal, journal.header if journal is not None else None
-        if not self.state.finished and start is None and legend is None:
-            return
-        patches: list[Patch | None] = [*self.labels.patches()] or [None]
-        events = [Event("open", self.state.label, patch.changed if patch else 0, patch=patch) for patch in patches]
-        self.write(self.state, replace(events[0], version=start, legend=legend), *events[1:])
+        events: list[Event] = []
+        if self.state.finished or start is not None or legend is not None:
+            patches: list[Patch | None] = [*self.labels.patches()] or [None]
+            events = [Event("open", self.state.label, patch.changed if patch else 0, patch=patch) for patch in patches]
+            events[0] = replace(events[0], version=start, legend=legend)
+        self.write(self.state, *events)
 
     @property
     def nothing(self) -> Change:
