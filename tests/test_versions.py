@@ -187,6 +187,33 @@ def test_a_resumed_session_has_the_same_versions_and_can_go_back_to_them(tmp_pat
         again.undo()
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("pinned", [False, True])
+def test_an_undo_brings_back_a_version_that_a_later_lesson_pushed_out(tmp_path, monkeypatch, resumed, pinned):
+    monkeypatch.setattr(versions_module, "KEPT_VERSIONS", 4)
+    session = teach(begin(tmp_path), 4)
+    if pinned:
+        session.pin(1)
+        teach(session, 2)
+    if resumed:
+        session.close()
+        session = go_on(tmp_path)
+    if pinned:
+        session.pin(1, False)
+    teach(session)
+    with pytest.raises(SessionError, match="version 1 is no longer kept"):
+        session.go_back(1)
+    for _ in range(3 if pinned else 2):
+        session.undo()
+    session.go_back(1)
+    assert model(session) == DiskWeights(5.0, 1)
+    session.undo()
+    teach(session, 4)
+    session.close()
+    teach(go_on(tmp_path))
+    assert len(list(tmp_path.glob("*.checkpoint"))) <= 4 + 1 + pinned  # what only an earlier session could undo is cleared away
+
+
 @pytest.mark.parametrize("last", ["go_back", "forget"])
 def test_a_resumed_session_works_with_the_version_that_was_gone_back_to(tmp_path, last):
     session = teach(begin(tmp_path), 3)

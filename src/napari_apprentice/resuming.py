@@ -121,6 +121,7 @@ class Past:
         current = ledger.state.versions.current
         if current.snapshot is None and current.checkpoint and (known := load(current.checkpoint)) is not None:
             ledger.state = replace(ledger.state, versions=ledger.state.versions.holding(current.number, known))
+        earliest = ledger.state.versions
         ledger.history.forget(ledger.state.snapshot, [e.learn.checkpoint for e in entries[:start] if e.learn and e.learn.checkpoint])
         for entry in entries[start:]:
             _repeat(ledger, entry, load)
@@ -130,7 +131,8 @@ class Past:
         here = self.journal is not None
         if cohort is not None and here:
             cohort.take_back(self._header.key, {event.version.shared for event in self._events if event.version is not None})
-        model.attach(self._folder if here else None, self._store, cohort if here else None, self._header.key)
+        known = earliest, ledger.state.versions
+        model.attach(self._folder if here else None, self._store, cohort if here else None, self._header.key, known)
 
     def close(self) -> None:
         """Close the journal, where it is open."""

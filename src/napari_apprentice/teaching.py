@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -91,13 +91,21 @@ class Apprentice:
         self._store: SnapshotStore | None = None
         self._cohort: Cohort | None = None
         self._by = ""
+        self._known_on_disk: frozenset[str] = frozenset()
 
-    def attach(self, folder: Path | None, store: SnapshotStore | None, cohort: Cohort | None, by: str = "") -> None:
+    def attach(
+        self, folder: Path | None, store: SnapshotStore | None, cohort: Cohort | None, by: str = "", known: Iterable[Catalogue] = ()
+    ) -> None:
         """From now on keep checkpoints in ``folder``, as files that ``store`` writes, and share what is learnt with ``cohort``.
 
-        ``by`` : what tells this session from all others
+        Parameters
+        ----------
+        by : what tells this session from all others
+        known : of a session that is gone on with: the versions that an undo can lead back to. Memory does not have them, so their
+            checkpoints stay as long as the session lives
         """
         self._store, self._cohort, self._by = store, cohort, by
+        self._known_on_disk = frozenset(v.checkpoint for catalogue in known for v in catalogue.kept if v.checkpoint)
         self.checkpoints = None if folder is None or store is None else Checkpoints(store, folder)
 
     # --- answering ---
@@ -192,12 +200,15 @@ class Apprentice:
             return version.snapshot
         kept = self.checkpoints.load(version.checkpoint) if self.checkpoints is not None and version.checkpoint else None
         if kept is None:
-            raise SessionError(f"version {version.number} is no longer kept; expected a pinned one or one of the newest {KEPT_VERSIONS}")
+            raise _let_go(version)
         return kept
 
     def using(self, state: State, number: int) -> State:
         """``state`` with a version of the model in use; SessionError if there is none of that number, or it is no longer kept."""
-        snapshot = self.of_version(state.versions[number])
+        version = state.versions[number]
+        if version not in state.versions.kept:  # an undo may bring it back, so its file may still be there
+            raise _let_go(version)
+        snapshot = self.of_version(version)
         self.segmenter.restore(snapshot)
         return replace(state, snapshot=snapshot, versions=state.versions.using(number).holding(number, snapshot))
 
@@ -234,7 +245,8 @@ class Apprentice:
         """A checkpoint of the model of ``state`` was written: clear away those that are no longer needed."""
         if self.checkpoints is not None:
             self.saved = state.snapshot
-            self.checkpoints.keep_newest(history.checkpoints, [v.checkpoint for v in state.versions.kept if v.checkpoint])
+            needed = {v.checkpoint for v in state.versions.kept if v.checkpoint}
+            self.checkpoints.keep_newest(history.checkpoints, needed | self._known_on_disk)
 
     def ensure(self, state: State, history: History) -> None:
         """Write the checkpoints that are needed again after an undo or a redo, and had been cleared away."""
@@ -246,6 +258,10 @@ class Apprentice:
         kept: Mapping[str, Any] = {v.checkpoint: v.snapshot for v in state.versions.kept if v.checkpoint and v.snapshot is not None}
         for name, snapshot in kept.items():
             self.checkpoints.ensure(snapshot, name)
+
+
+def _let_go(version: Version) -> SessionError:
+    return SessionError(f"version {version.number} is no longer kept; expected a pinned one or one of the newest {KEPT_VERSIONS}")
 
 
 def _combined(reports: Sequence[LearningReport]) -> LearningReport:
