@@ -226,6 +226,26 @@ def test_a_resumed_session_works_with_the_version_that_was_gone_back_to(tmp_path
     assert again.versions.current.parent == session.versions.number
 
 
+@pytest.mark.parametrize("undone", [False, True])
+@pytest.mark.parametrize("store", [FakeStore(), None])
+def test_a_version_that_was_gone_back_to_after_forgetting_is_learnt_again_where_it_cannot_be_read(tmp_path, store, undone):
+    session = teach(Session(VOLUME, DiskSegmenter(4.0), FakePolicy(0, 1.0), journal=Journal.create(tmp_path, VOLUME), store=store), 2)
+    session.forget()
+    session.go_back(2)
+    if undone:
+        session.undo()
+    session.close()
+    for path in tmp_path.glob("*.checkpoint"):
+        path.write_bytes(b"damaged")
+    again = resume(tmp_path, VOLUME, DiskSegmenter(4.0), FakePolicy(0, 1.0), store)
+    assert (model(again), again.versions.number) == ((DiskWeights(4.0, 0), 0) if undone else (DiskWeights(6.0, 2), 2))
+    if undone:
+        again.redo()
+    assert (model(again), again.versions.number) == (DiskWeights(6.0, 2), 2)
+    assert teach(again).versions.current.parent == 2
+    assert model(again) == DiskWeights(7.0, 3)
+
+
 def test_replaying_the_journal_gives_the_same_models(tmp_path):
     session = teach(begin(tmp_path), 2)
     session.go_back(1)

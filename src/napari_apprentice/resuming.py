@@ -110,7 +110,7 @@ class Past:
         """
         entries, done = effective(self._events)
         load, model = self._load, ledger.model
-        start, snapshot = _known_model(entries[:done], load, model.untaught)
+        start, snapshot = _known_model(entries, done, load, model.untaught)
         while start and entries[start - 1].action.kind in _WITHOUT_MODEL and entries[start - 1].learn is None:
             start -= 1  # so much more can be undone, for nothing
         for entry in entries[:start]:
@@ -217,18 +217,25 @@ def _repeat_learning(ledger: Ledger, event: Event, load: Load | None) -> None:
     ledger.amend(state.learnt(snapshot, event.label, version, event.report, event.effort), event.checkpoint)
 
 
-def _known_model(entries: Sequence[Entry], load: Load, untaught: Any) -> tuple[int, Any]:
+def _known_model(entries: Sequence[Entry], done: int, load: Load, untaught: Any) -> tuple[int, Any]:
     """The newest position between two objects at which the model is on the disk, and that model; None if it is as at the start.
 
-    No lesson waits there: what the model said first, which is part of it, only the model can say again.
+    No lesson waits there: what the model said first, which is part of it, only the model can say again. And from there on nothing goes back
+    to an earlier version that is not on the disk: that has to be learnt again first.
+
+    Parameters
+    ----------
+    done : the position lies among so many of the entries; the others can be redone
     """
     between, clicked, waits = [0], False, False
-    for position, entry in enumerate(entries, start=1):
+    for position, entry in enumerate(entries[:done], start=1):
         clicked = entry.action.kind == "add" or (clicked and entry.action.kind in _BESIDE)
         waits = entry.learn is None and (waits or entry.action.kind == "accept")
         if not (clicked or waits):
             between.append(position)
     for position in reversed(between):
+        if not _within_reach(entries, position, load):
+            continue
         for entry in reversed(entries[:position]):
             for event in (entry.learn, entry.action):
                 if event is not None and event.checkpoint and (snapshot := load(event.checkpoint)) is not None:
@@ -243,3 +250,10 @@ def _known_model(entries: Sequence[Entry], load: Load, untaught: Any) -> tuple[i
         else:
             return position, None
     return 0, None
+
+
+def _within_reach(entries: Sequence[Entry], position: int, load: Load) -> bool:
+    """Whether all versions that are gone back to from a position on are on the disk, or made from there on, or given."""
+    learnt = [entry.learn.version for entry in entries[:position] if entry.learn is not None and entry.learn.version is not None]
+    gone_back_to = {entry.action.number for entry in entries[position:] if entry.action.kind == "go_back"}
+    return all(v.number not in gone_back_to or (v.checkpoint and load(v.checkpoint) is not None) for v in learnt)
