@@ -8,7 +8,19 @@ from napari.layers import Image as ImageLayer
 from napari.layers import Labels
 
 from napari_apprentice._napari.contributions import image_layer
-from napari_apprentice._napari.placement import METADATA_KEY, hidden_axis, image_of, same_placement, shown_straight, standing_image
+from napari_apprentice._napari.placement import (
+    METADATA_KEY,
+    apart,
+    hidden_axis,
+    image_of,
+    same_placement,
+    show_plane,
+    shown_plane,
+    shown_straight,
+    standing_image,
+    state_spacing,
+    straighten,
+)
 from napari_apprentice.types import Image, ImageError
 
 
@@ -52,6 +64,83 @@ def test_an_oblique_volume_is_shown_straight_with_its_centre_and_spacing(degrees
     np.testing.assert_allclose(layer.data_to_world(centre), (affine @ [*centre, 1])[:3])
     assert shown_straight(image) == (degrees != 180.0)  # half a turn about an axis only flips the two others
     np.testing.assert_array_equal(image_of(layer).affine, affine)
+
+
+def oblique_layer(viewer: ViewerModel, *degrees: float, **arguments) -> ImageLayer:
+    """A layer that somebody else put obliquely into the world; all of its slices differ."""
+    place = {"rotate": degrees, "scale": (2, -0.5, 0.6), "translate": (5, -7, 11), "units": ("um",) * 3}
+    return viewer.add_image(np.random.default_rng(0).normal(size=(9, 20, 30)), **(place | arguments))
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (3, 0, 0), (0, 10, -25), (20, -35, 11)])
+def test_the_plane_that_is_shown_is_the_one_that_napari_slices(degrees, order):
+    viewer = ViewerModel()
+    layer = oblique_layer(viewer, *degrees)
+    viewer.add_image(np.zeros((2, 3, 4, 5)))  # the volume is in the last three axes of the world
+    viewer.dims.order = (0, *(axis + 1 for axis in order))
+    hidden, slices = order[0] + 1, np.moveaxis(layer.data, order[0], 0)
+    first, last, _ = viewer.dims.range[hidden]
+    for place in np.linspace(first, last, 9):  # where layers stand oblique, the slider does not reach all of their slices
+        viewer.dims.set_point(hidden, place)
+        plane, shown = shown_plane(viewer.dims, layer), np.squeeze(layer._slice.image.raw)
+        if 0 <= plane.index < len(slices):
+            np.testing.assert_array_equal(shown, slices[plane.index])
+            viewer.dims.set_point(hidden, first)
+            show_plane(viewer.dims, layer, plane)
+            np.testing.assert_array_equal(np.squeeze(layer._slice.image.raw), shown)
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+@pytest.mark.parametrize("degrees", [(3, 0, 0), (0, 10, -25), (20, -35, 11), (90, 0, 0)])
+@pytest.mark.parametrize("carried", ["rotate", "affine"])
+def test_a_foreign_volume_that_stands_oblique_can_be_shown_straight(degrees, carried):
+    viewer = ViewerModel()
+    layer = oblique_layer(viewer, *degrees)
+    if carried == "affine":
+        affine = np.linalg.inv(layer._data_to_world.inverse.affine_matrix)
+        layer = oblique_layer(viewer, affine=affine, rotate=None, scale=None, translate=None)
+    true, centre = standing_image(layer), (np.array(layer.data.shape) - 1) / 2
+    labels = viewer.add_labels(np.zeros(layer.data.shape, int), **same_placement(layer))
+    elsewhere = viewer.add_labels(np.zeros(layer.data.shape, int))
+    stood = layer.data_to_world(centre)
+    assert straighten(layer, viewer.layers)
+    np.testing.assert_allclose(np.abs(layer.scale), (2, 0.5, 0.6))
+    np.testing.assert_allclose(layer.data_to_world(centre), stood)
+    straight = standing_image(layer).affine[:3, :3]
+    np.testing.assert_allclose(straight, np.diag(np.diag(straight)), atol=1e-12)
+    assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
+    for each in (layer, labels):
+        np.testing.assert_allclose(image_of(each).affine, true.affine)
+    assert apart(labels, layer) is None
+    np.testing.assert_allclose(labels.data_to_world((1, 2, 3)), layer.data_to_world((1, 2, 3)))
+    np.testing.assert_array_equal(elsewhere.data_to_world((1, 2, 3)), (1, 2, 3))
+    assert not straighten(layer, viewer.layers)
+
+
+def test_what_stands_straight_stays_where_it_is(volume, photograph):
+    for image in (volume, photograph):
+        layer = as_layer(image)
+        layer.translate = np.add(layer.translate, 3)
+        before = standing_image(layer).affine
+        assert not straighten(layer)
+        np.testing.assert_array_equal(standing_image(layer).affine, before)
+    turned = ImageLayer(np.zeros((4, 5)), rotate=30)
+    assert not straighten(turned)
+    assert METADATA_KEY not in turned.metadata
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_a_spacing_can_be_stated_of_a_volume_that_stands_oblique():
+    viewer = ViewerModel()
+    layer = oblique_layer(viewer, 0, 10, -25, scale=(1, 1, 1), units=("pixel",) * 3)
+    before = image_of(layer)
+    state_spacing(layer, (3.0, 0.4, 0.5))
+    np.testing.assert_allclose(image_of(layer).spacing, (3.0, 0.4, 0.5))
+    np.testing.assert_allclose(image_of(layer).affine[:3, :3], before.affine[:3, :3] * (3.0, 0.4, 0.5))
+    np.testing.assert_allclose(layer.scale, (3.0, 0.4, 0.5))
+    assert not straighten(layer)
 
 
 def test_reading_a_layer_back_gives_the_very_image(volume, photograph):

@@ -19,14 +19,15 @@ import napari
 from napari_apprentice import files
 from napari_apprentice._napari import click_layer
 from napari_apprentice._napari import widget as widget_module
+from napari_apprentice._napari.bridge import STRAIGHT
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import POLICIES
 from napari_apprentice._napari.keys import KEYS
 from napari_apprentice._napari.launch import open_window
 from napari_apprentice._napari.panels import Chooser, NumberBox
-from napari_apprentice._napari.placement import METADATA_KEY
+from napari_apprentice._napari.placement import METADATA_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.widget import ApprenticeWidget
-from napari_apprentice.types import Click
+from napari_apprentice.types import Click, Plane
 
 CONTROL = Qt.KeyboardModifier.ControlModifier
 SHIFT = Qt.KeyboardModifier.ShiftModifier
@@ -129,6 +130,43 @@ def test_clicks_land_on_the_voxel_in_every_view(window, engine):
             window.click(*voxel)
             assert engine.session.clicks[-1] == Click(voxel, True, order[0])
             assert window.labels.data[voxel] == 1
+
+
+@pytest.mark.filterwarnings("ignore:Non-orthogonal slicing")
+def test_in_a_volume_that_stands_oblique_mouse_and_brush_reach_the_slice_that_is_shown(open_docked, engine, tmp_path, told):
+    window = open_docked()
+    data = np.random.default_rng(0).normal(100, 10, (8, 40, 50)).astype(np.float32)
+    turn = np.array([[np.cos(0.3), 0, -np.sin(0.3)], [0, 1, 0], [np.sin(0.3), 0, np.cos(0.3)]])
+    place = {"scale": (3, 0.5, 0.5), "rotate": turn, "units": ("mm",) * 3}
+    layer = window.viewer.add_image(data, name="nib", **place)
+    drawn = window.viewer.add_labels(np.zeros(data.shape, int), name="mine", **place)
+    show_plane(window.viewer.dims, layer, Plane(0, 5))
+    true = image_of(layer).affine
+    window.press(window.widget.start)
+    assert told()[-1] == STRAIGHT
+    assert window.widget.bridge.plane == (0, 5)
+    assert apart(drawn, layer) is None
+    for axis, index in ((0, 5), (0, 2), (1, 3), (1, 31), (2, 4), (2, 44)):
+        window.widget.bridge.take_clicks()
+        show_plane(window.viewer.dims, layer, Plane(axis, index))
+        np.testing.assert_array_equal(layer._slice.image.raw, np.take(data, index, axis))
+        voxel = [4, 20, 25]
+        voxel[axis] = index
+        window.click(*voxel)
+        assert engine.session.clicks[-1] == Click(tuple(voxel), True, axis)
+        window.widget.bridge.discard()
+        window.activate(window.viewer.layers["nib labels"])
+        labels = window.viewer.layers["nib labels"]
+        labels.mode, labels.brush_size = "paint", 1
+        window.click(*voxel)
+        assert np.argwhere(engine.session.labels).tolist() == [voxel]
+        window.widget.bridge.discard()
+        window.wait()
+        assert not engine.session.labels.any()
+    saved = tmp_path / "saved.nii.gz"
+    window.widget.bridge.save(saved)
+    window.wait()
+    np.testing.assert_allclose(files.read(saved).affine, true, atol=1e-5)
 
 
 def test_what_is_a_click_and_of_which_sign(window, engine, told):

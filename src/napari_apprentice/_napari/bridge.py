@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari.layers import Image as ImageLayer
+from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -27,18 +29,16 @@ from napari_apprentice._napari.leftovers import hide_others
 from napari_apprentice._napari.opener import Opener
 from napari_apprentice._napari.outline import is_adding_aside
 from napari_apprentice._napari.peeker import Peeker
-from napari_apprentice._napari.placement import shown_straight
+from napari_apprentice._napari.placement import show_plane, shown_plane, shown_straight, straighten
 from napari_apprentice._napari.saver import Saver
 from napari_apprentice._napari.sitting import Sitting
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice._napari.sureness import Sureness
 from napari_apprentice._napari.surveyor import Surveyor
-from napari_apprentice.types import Click, Image, Plane
+from napari_apprentice.types import Click, Image, ImageError, Plane
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image as ImageLayer
-    from napari.layers import Labels
 
     from napari_apprentice.session import Change, Session
 
@@ -138,9 +138,19 @@ class Bridge(QObject):
         return self._key_choice.bound
 
     def start(self, layer: ImageLayer, wish: Wish) -> None:
-        """Open a session on ``layer``; its layers appear as soon as the model is loaded."""
+        """Open a session on ``layer``; its layers appear as soon as the model is loaded.
+
+        A volume that stands oblique is shown straight from now on.
+        """
         self.stop()
-        if self._opener.open(layer, wish, lambda opened, left: self._on_opened(layer, opened, left), self._on_not_opened):
+        straightened = self._straighten(layer)
+
+        def then(opened: Opened, left: Labels | None) -> None:
+            self._on_opened(layer, opened, left)
+            if shown_straight(opened.session.image) and not straightened:
+                show_info(STRAIGHT)
+
+        if self._opener.open(layer, wish, then, self._on_not_opened):
             self.state_changed.emit(None)
 
     def look_for_earlier(self, layer: ImageLayer) -> None:
@@ -224,9 +234,22 @@ class Bridge(QObject):
             self.say(READ_ONLY.format(state.read_only))
         else:
             self.say((sitting.next_click if state.clicks else FIRST_CLICK) + hidden)
-        if shown_straight(opened.session.image):
-            show_info(STRAIGHT)
         self._on_answer()
+
+    def _straighten(self, layer: ImageLayer) -> bool:
+        """Show a volume straight that stood oblique, in the slice that was shown; whether it did."""
+        viewer = self._viewer
+        plane = shown_plane(viewer.dims, layer)
+        try:
+            if not straighten(layer, [each for each in viewer.layers if isinstance(each, ImageLayer | Labels)]):
+                return False
+        except ImageError:
+            return False  # whoever opens it says why
+        viewer.reset_view()
+        if plane is not None:
+            show_plane(viewer.dims, layer, plane)
+        show_info(STRAIGHT)
+        return True
 
     def _on_answer(self) -> None:
         """There is another state of the session."""

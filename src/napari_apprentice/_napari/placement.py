@@ -4,6 +4,9 @@ napari slices volumes only along its world axes. An axis-aligned image (its affi
 stands at its true place; an oblique or permuted volume is *shown straight*: same voxels, same spacing, same centre,
 but parallel to the world axes. Nothing is lost, since the `Image` with its true affine travels in the layer's metadata
 and is what sessions and writers work with.
+
+Of a volume that somebody else put obliquely into the world, napari shows another slice than the one that its mouse, its brush and
+its picker reach. So a session shows it straight as well, see `straighten`.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ __all__ = [
     "shown_straight",
     "standing_image",
     "state_spacing",
+    "straighten",
     "time_point",
     "time_points_of",
 ]
@@ -89,6 +93,28 @@ def _displayed_affine(image: Image) -> npt.NDArray[np.float64]:
 def shown_straight(image: Image) -> bool:
     """Whether the volume is oblique or permuted, so that napari shows it straight instead of at its true place."""
     return not np.allclose(_displayed_affine(image), image.affine, atol=1e-2 * min(image.spacing))
+
+
+def straighten(layer: Layer, others: Sequence[Layer] = ()) -> bool:
+    """Let a volume that stands oblique to the world axes stand straight, as `layer_arguments` would have it.
+
+    Those of the ``others`` that lie on it go on doing so. The true places travel in the metadata.
+
+    Returns
+    -------
+    whether it stood oblique
+    """
+    if layer.ndim != 3 or not _stands_oblique(layer):
+        return False
+    image = image_of(layer)
+    upon = [each for each in others if each is not layer and apart(each, layer) is None]
+    true = [image_of(each) if hasattr(each, "contrast_limits") else image for each in upon]  # labels belong to the image
+    layer.metadata[METADATA_KEY] = image
+    _put(layer, image)
+    for each, its in zip(upon, true, strict=True):
+        each.metadata[METADATA_KEY] = its
+        _put_on(each, layer)
+    return True
 
 
 def layer_arguments(image: Image) -> dict[str, Any]:
@@ -205,11 +231,10 @@ def state_spacing(layer: Layer, spacing_mm: tuple[float, ...] | None, labels: Se
     told = replace(image, affine=affine, units="mm")
     upon = [each for each in labels if apart(each, layer) is None]
     layer.metadata[METADATA_KEY] = told
-    arguments = layer_arguments(told)
-    layer.units, layer.scale, layer.translate = arguments["units"], arguments["scale"], arguments["translate"]
+    layer.units = (told.units,) * told.ndim
+    _put(layer, told)
     for each in upon:
-        for name, value in same_placement(layer).items():
-            setattr(each, name, value)
+        _put_on(each, layer)
 
 
 def time_points_of(layer: Layer) -> tuple[int, int]:
@@ -249,7 +274,10 @@ def shown_plane(dims: Dims, layer: Layer) -> Plane | None:
     axis = hidden_axis(dims, layer.ndim)
     if axis is None:
         return None
-    return Plane(axis, int(np.rint(layer.world_to_data(dims.point[-layer.ndim :])[axis]))) if layer.ndim == 3 else Plane(0, 0)
+    if layer.ndim == 2:
+        return Plane(0, 0)
+    per_unit, at_origin = _slicing(layer, axis)
+    return Plane(axis, int(np.rint(per_unit * dims.point[axis - layer.ndim] + at_origin)))
 
 
 def runs_backwards(layer: Layer, axis: int) -> bool:
@@ -265,15 +293,46 @@ def show_plane(dims: Dims, layer: Layer, plane: Plane) -> None:
     dims.ndisplay = 2
     if dims.order[-3] != hidden:
         dims.order = (*(axis for axis in dims.order if axis < first), hidden, *(axis for axis in range(first, dims.ndim) if axis != hidden))
-    voxel = np.zeros(layer.ndim)
-    voxel[plane.axis] = plane.index
-    dims.set_point(hidden, layer.data_to_world(voxel)[plane.axis])
+    per_unit, at_origin = _slicing(layer, plane.axis)
+    if per_unit:  # else napari shows the same slice wherever the slider is
+        dims.set_point(hidden, (plane.index - at_origin) / per_unit)
 
 
 def look_upright(viewer: ViewerModel, upright: bool) -> None:
     """Draw the vertical world axis upwards or, as napari does by default, downwards. World axes point to S, A and R."""
     camera = (viewer.scene if hasattr(viewer, "scene") else viewer).camera  # it moved in napari 0.9
     camera.orientation2d = ("up" if upright else "down", "right")
+
+
+def _slicing(layer: Layer, axis: int) -> tuple[float, float]:
+    """How napari chooses a slice across an axis: slices for each unit of the world along that axis, and the slice at its origin.
+
+    Of the transform of a layer that stands oblique, napari takes that part alone.
+    """
+    origin, unit = (layer.world_to_data(step * np.eye(layer.ndim)[axis])[axis] for step in (0, 1))
+    return float(unit - origin), float(origin)
+
+
+def _stands_oblique(layer: Layer) -> bool:
+    """Whether axes of a layer are not parallel to those of the world with the same number."""
+    linear = _in_world(layer)[:-1, :-1]
+    lengths = np.linalg.norm(linear, axis=0)
+    return bool((np.abs(linear - np.diag(np.diag(linear))) > _OBLIQUE_TOLERANCE * lengths.min()).any())
+
+
+def _put(layer: Layer, image: Image) -> None:
+    """Put a volume's layer where its image is shown, in the units that the layer has."""
+    affine = _displayed_affine(image)
+    if image.units == "mm" and is_in_mm(layer):
+        affine[:-1] /= _mm_per_unit(layer)[:, None]
+    layer.affine, layer.rotate, layer.shear = np.eye(layer.ndim + 1), np.eye(layer.ndim), np.zeros(layer.ndim)
+    layer.scale, layer.translate = np.diag(affine)[:-1], affine[:-1, -1]
+
+
+def _put_on(layer: Layer, other: Layer) -> None:
+    """Put a layer exactly where another one is."""
+    for name, value in same_placement(other).items():
+        setattr(layer, name, value)
 
 
 def _full_resolution(layer: Layer) -> Any:
@@ -297,15 +356,24 @@ def _channels_first(layer: Layer) -> Any:
 
 
 def _world(layer: Layer) -> tuple[npt.NDArray[np.float64], str]:
-    """(n+1, n+1) voxel → world of a layer, and the units of the world."""
+    """(n+1, n+1) voxel → world of a layer, in mm where all its axes have a length unit, and the units of the world."""
+    affine = _in_world(layer)
+    if not is_in_mm(layer):
+        return affine, "pixel"
+    affine[:-1] *= _mm_per_unit(layer)[:, None]
+    return affine, "mm"
+
+
+def _in_world(layer: Layer) -> npt.NDArray[np.float64]:
+    """(n+1, n+1) voxel → world of a layer, in the units that it has."""
     n = layer.ndim
     origin = np.asarray(layer.data_to_world(np.zeros(n)), dtype=np.float64)
     affine = np.eye(n + 1)
     affine[:-1, -1] = origin
     for axis in range(n):
         affine[:-1, axis] = np.asarray(layer.data_to_world(np.eye(n)[axis])) - origin
-    if not is_in_mm(layer):
-        return affine, "pixel"
-    factors = np.array([float((1 * unit).to("mm").magnitude) for unit in layer.units])
-    affine[:-1] *= factors[:, None]
-    return affine, "mm"
+    return affine
+
+
+def _mm_per_unit(layer: Layer) -> npt.NDArray[np.float64]:
+    return np.array([float((1 * unit).to("mm").magnitude) for unit in layer.units])
