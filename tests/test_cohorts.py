@@ -159,6 +159,77 @@ def test_undoing_a_lesson_that_was_learnt_on_top_of_another_session_s_keeps_thei
     assert begins_with() == DiskWeights(6.0, 2)
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_a_lesson_that_is_redone_when_the_study_has_moved_on_is_learnt_on_top(background):
+    first, second = begin(), begin()
+    for z in (1, 2):
+        if not (background and first.clicks):
+            first.add(Click((z, 20, 25)))
+        first.accept(learn=not background)
+        if background:
+            first.add(Click((z + 1, 20, 25)))
+            first.learn()
+    labels = first.labels.copy()
+    while first.can_undo:
+        first.undo()
+    teach(second)
+    while first.can_redo:
+        first.redo()
+    assert (first.labels == labels).all()
+    assert model(first) == DiskWeights(6.0, 2)
+    assert begins_with() == DiskWeights(7.0, 3)
+    first.undo()
+    assert begins_with() == DiskWeights(6.0, 2)
+    while first.can_undo:
+        first.undo()
+    assert begins_with() == DiskWeights(5.0, 1)
+    while first.can_redo:
+        first.redo()
+    assert begins_with() == DiskWeights(7.0, 3)
+    assert [record.cause for record in study().records][-2:] == ["learnt", "learnt"]
+    teach(second)
+    while first.can_undo:
+        first.undo()
+    while first.can_redo:
+        first.redo()
+    assert begins_with() == DiskWeights(8.0, 4), "what others have built on stays, and is in once"
+    first.accept() if background else teach(first)
+    assert begins_with() == model(first) == DiskWeights(9.0, 5)
+
+
+def test_a_redo_on_a_study_that_has_moved_on_is_whole_or_not_done(tmp_path, monkeypatch):
+    first = teach(begin(folder=tmp_path / "work"), 2)
+    first.undo()
+    teach(begin())
+
+    def fail(*_: object) -> None:
+        raise WriteError("the disk is full")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Journal, "append", fail)
+        with pytest.raises(WriteError):
+            first.redo()
+    assert (model(first), begins_with(), first.can_redo) == (DiskWeights(5.0, 1), DiskWeights(6.0, 2), True)
+    first.redo()
+    assert begins_with() == DiskWeights(7.0, 3)
+    first.close()
+    records = study().records
+    again = go_on(tmp_path / "work")
+    assert study().records == records, "the journal knows of it"
+    assert model(again) == DiskWeights(6.0, 2)
+    assert model(teach(again)) == begins_with() == DiskWeights(8.0, 4)
+
+
+def test_a_redo_that_the_gate_refuses_on_top_of_others_comes_back_in_the_session():
+    first = teach(begin())
+    first.undo()
+    teach(begin())
+    first._model.policy.refusing = True
+    first.redo()
+    assert model(first) == begins_with() == DiskWeights(5.0, 1)
+    assert len(study().records) == 3
+
+
 def test_a_refused_lesson_is_not_in_the_study():
     session = teach(begin())
     other = teach(begin(), 1)

@@ -8,7 +8,8 @@ Every change is a new record, ``000007.json``, that names a model file, or none 
 is in use. Records are made whole and exclusively, and only on top of the record that their maker knew: of two sessions that work on one
 study at the same time the slower one learns again on top of what the faster one has learnt. No lesson is lost and nothing is overwritten.
 An undo takes its lesson out of the study as long as no other session has built on it. So does whoever goes on with a session that was
-killed before it had noted its lesson, and learns that again.
+killed before it had noted its lesson, and learns that again. A redo puts it in again; where the study has been taught other things
+meanwhile, the lesson is learnt again on top of those (see `teaching.Apprentice.follow`).
 """
 
 from __future__ import annotations
@@ -180,10 +181,14 @@ class Cohort:
             return False
         return self._point(before[0].model if before[0] is not None else None, newest.model, "undone", {})
 
-    def follow(self, before: Catalogue, after: Catalogue) -> None:
+    def follow(self, before: Catalogue, after: Catalogue) -> bool:
         """Go along with a session that has moved from one version to another (undone, redone, gone back), and with its pins.
 
         Where another session has built on ``before`` meanwhile, the model in use stays.
+
+        Returns
+        -------
+        False where ``after`` has one more lesson, and the model in use was learnt without it
 
         Raises
         ------
@@ -195,14 +200,15 @@ class Cohort:
                 self._set_pin(version.shared, version.pinned)
         old, new = before.current, after.current
         if old.number == new.number and old.shared == new.shared:
-            return
+            return True
         expected, model, cause = old.shared, new.shared, "gone back" if new.shared else "forgotten"
         if new.parent == old.number and new.number not in {v.number for v in before.versions}:
             expected, cause = new.basis, "learnt"
         elif old.parent == new.number and old.number not in {v.number for v in after.versions}:
             model, cause = old.basis, "undone"
-        if model is None or (self.folder / model).exists():
-            self._point(model, expected, cause, {})
+        if (model is None or (self.folder / model).exists()) and self._point(model, expected, cause, {}):
+            return True
+        return cause != "learnt" or model is None or self._builds_on(model)
 
     def forget(self) -> None:
         """Let the next session begin with the model as shipped. The versions stay.
@@ -264,6 +270,15 @@ class Cohort:
             return _made(self.folder / f"{number:06}.json", json.dumps(asdict(record), allow_nan=False).encode())
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def _builds_on(self, model: str) -> bool:
+        """Whether the model in use is a certain one, or was learnt on top of it."""
+        if (head := self.head) == model:
+            return True
+        basis = {record.model: record.facts.get("basis") for record in reversed(self.records)}  # the oldest record of a model says it
+        while head is not None and head != model:
+            head = basis.pop(head, None)
+        return head == model
 
     def _pin(self, model: str) -> Path:
         return self.folder / f"{model}.pinned"

@@ -139,7 +139,8 @@ class Event:
     taught : whether the model is another one than before
     report : for ``learn``
     checkpoint : file beside the journal that holds the model as it was afterwards
-    version : for ``learn`` the version of the model that it made, for ``open`` the one that the session began with
+    version : for ``learn`` the version of the model that it made, for ``open`` the one that the session began with, for ``redo`` the one
+        that the study has learnt again, see `teaching.Apprentice.follow`
     effort : for ``learn``: see `versions.Effort`
     number : for ``go_back``, ``pin`` and ``unpin``: of the version; for ``choose`` the rank of the mask, 0 for the best
     axis, carried, ended : for ``propagate``: across which axis, the index and expected error of its slices, and the indices of those before

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from napari_apprentice.journal import Event, Header, Journal
 from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import fresh_ids
-from napari_apprentice.teaching import Apprentice
+from napari_apprentice.teaching import Apprentice, lessons_of
 from napari_apprentice.types import ApprenticeError, Click, SessionError
 from napari_apprentice.versions import Version
 
@@ -96,13 +97,17 @@ class Ledger:
             self.model.segmenter.restore(self.state.snapshot)
             raise
 
-    def write(self, after: State, *events: Event) -> None:
-        """Let the study go along with what leads to ``after``, and record it; neither if one of them fails."""
+    def write(self, after: State, *events: Event, waiting: Callable[[], State] | None = None) -> None:
+        """Let the study go along with what leads to ``after``, and record it; neither if one of them fails.
+
+        ``waiting`` : for a redo, see `Apprentice.follow`
+        """
         before = self.state.versions
         try:
             if any(event.changed for event in events):
                 self.labels.settle()  # now, for once it is recorded nothing may keep the labels from following
-            self.model.follow(before, after.versions)
+            if (version := self.model.follow(before, after.versions, waiting)) is not None:
+                events = (replace(events[0], version=version), *events[1:])
             if self.journal is not None:
                 self.journal.append(*events)
         except ApprenticeError:
@@ -190,26 +195,33 @@ class Ledger:
         if not self.history.done:
             raise SessionError("an undo arrived, but there is no action to undo; expected one after an action")
         step = self.history.back()
-        return self._move("undo", step.before, step.patch, step.patch.before if step.patch else None)
+        return self._move("undo", step, step.before, step.patch.before if step.patch else None)
 
     def redo(self) -> Change:
         """Do the newest undone action again; SessionError if there is none."""
         if not self.history.undone:
             raise SessionError("a redo arrived, but there is no undone action; expected one after an undo")
         step = self.history.forth()
-        return self._move("redo", step.after, step.patch, step.patch.after if step.patch else None)
+        return self._move("redo", step, step.after, step.patch.after if step.patch else None)
 
-    def _move(self, kind: str, state: State, patch: Patch | None, values: npt.NDArray[Any] | None) -> Change:
+    def _move(self, kind: str, step: Step, state: State, values: npt.NDArray[Any] | None) -> Change:
+        patch, waiting = step.patch, partial(self._waiting, step) if kind == "redo" else None
         with self.safely() as began:
             taught = state.snapshot is not self.state.snapshot
             if taught:
                 self.model.segmenter.restore(state.snapshot)
             label = (state if kind == "undo" else self.state).label
-            self.write(state, Event(kind, label, patch.changed if patch else 0, time.perf_counter() - began, taught=taught))
+            event = Event(kind, label, patch.changed if patch else 0, time.perf_counter() - began, taught=taught)
+            self.write(state, event, waiting=waiting)
         self.state = state
         self.history.move(1 if kind == "redo" else -1)
         self.model.ensure(state, self.history)
         return self._show(patch, values)
+
+    def _waiting(self, step: Step) -> State:
+        """The state before an undone step, with all waiting that was learnt from with it; the labels are as they were then."""
+        accepted = step.patch is None and step.before.label in step.after.finished
+        return step.before.accepted(lessons_of(self.model.image, self.labels, step.before)) if accepted else step.before
 
     def _with_an_id(self, state: State, patch: Patch | None = None) -> State:
         """The state with a free id open where the one that is open would be too large."""

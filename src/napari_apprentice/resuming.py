@@ -131,7 +131,7 @@ class Past:
         here = self.journal is not None
         if cohort is not None and here:
             cohort.take_back(self._header.key, {event.version.shared for event in self._events if event.version is not None})
-        known = earliest, ledger.state.versions
+        known, model.again = (earliest, ledger.state.versions), _learnt_again(self._events)
         model.attach(self._folder if here else None, self._store, cohort if here else None, self._header.key, known)
 
     def close(self) -> None:
@@ -215,6 +215,18 @@ def _repeat_learning(ledger: Ledger, event: Event, load: Load | None) -> None:
         version = replace(version, snapshot=known)
     snapshot = state.snapshot if known is None else known
     ledger.amend(state.learnt(snapshot, event.label, version, event.report, event.effort), event.checkpoint)
+
+
+def _learnt_again(events: Sequence[Event]) -> dict[str, Version]:
+    """See `Apprentice.again`."""
+    learnt: dict[int, str | None] = {}
+    again = {}
+    for event in events:
+        if event.version is not None and event.kind == "learn":
+            learnt[event.version.number] = event.version.shared
+        elif event.version is not None and event.kind == "redo" and (shared := learnt.get(event.version.number)):
+            again[shared] = event.version
+    return again
 
 
 def _known_model(entries: Sequence[Entry], done: int, load: Load, untaught: Any) -> tuple[int, Any]:

@@ -35,6 +35,7 @@ from napari_apprentice.types import (
     Prompt,
     Segmenter,
     SessionError,
+    outcome,
 )
 from napari_apprentice.versions import KEPT_VERSIONS, Catalogue, Comparison, Effort, Version, iou, measured, untaught_answer
 
@@ -79,6 +80,7 @@ class Apprentice:
     untaught : the model as shipped
     saved : the model as it is on the disk, or as it was at the start
     checkpoints : beside the journal; None where nothing is kept
+    again : versions that the study has learnt again after a redo (see `follow`), by the file of the study that held each of them before
     """
 
     def __init__(self, image: Image, segmenter: Segmenter, policy: AdaptationPolicy, start: Version | None = None) -> None:
@@ -88,6 +90,7 @@ class Apprentice:
             segmenter.restore(start.snapshot)
         self.saved = segmenter.snapshot()
         self.checkpoints: Checkpoints | None = None
+        self.again: dict[str, Version] = {}
         self._store: SnapshotStore | None = None
         self._cohort: Cohort | None = None
         self._by = ""
@@ -231,10 +234,37 @@ class Apprentice:
 
     # --- the study and the disk ---
 
-    def follow(self, before: Catalogue, after: Catalogue) -> None:
-        """Let the study go along from one catalogue to another."""
-        if self._cohort is not None:
-            self._cohort.follow(before, after)
+    def follow(self, before: Catalogue, after: Catalogue, waiting: Callable[[], State] | None = None) -> Version | None:
+        """Let the study go along from one catalogue to another.
+
+        Where a lesson is done again, and other sessions have taught the study without it meanwhile, the study learns it again on top of
+        that. The session has its own model back, as it was; its next lesson is learnt on top of the study's in any case.
+
+        Parameters
+        ----------
+        waiting : for a redo: gives the state before it, with what was learnt from still waiting
+
+        Returns
+        -------
+        the version that the study has learnt again; None where there was no need, or it was refused there
+        """
+        if self._cohort is None or self._cohort.follow(self._in_study(before), self._in_study(after)) or waiting is None:
+            return None
+        state, shared, known = waiting(), after.current.shared, self.segmenter.snapshot()
+        if shared is None or not state.pending:
+            return None
+        self.segmenter.restore(state.snapshot)
+        _, version = outcome(self.taught(state, after.current.effort))
+        self.segmenter.restore(known)
+        if version is not None:
+            self.again[shared] = version
+        return version
+
+    def _in_study(self, versions: Catalogue) -> Catalogue:
+        """The versions with the files that the study has them in now."""
+        now = (self.again.get(version.shared or "", version) for version in versions.versions)
+        moved = zip(versions.versions, now, strict=True)
+        return replace(versions, versions=tuple(replace(version, shared=to.shared, basis=to.basis) for version, to in moved))
 
     def withdraw(self, after: Catalogue, before: Catalogue) -> None:
         """Let the study go back with what could not be finished, if it can."""
