@@ -514,7 +514,7 @@ def test_what_is_of_another_type_is_refused_and_nothing_changes(action, message)
 
 
 def test_planes_to_approve_may_be_plain_pairs():
-    session, other = make(), make()
+    session, other = make(policy=FakePolicy(0, 0)), make(policy=FakePolicy(0, 0))
     for each, plane in ((session, (0, 2)), (other, Plane(np.int64(0), np.int64(2)))):
         each.add(Click((2, 5, 5)))
         each.accept()

@@ -297,7 +297,7 @@ class Journal:
         ------
         WriteError : they cannot be written; the journal is as before
         """
-        now = _now()
+        now = _now() if events else ""
         if events and self._resumed_on is not None:
             events = (replace(events[0], computer=self._resumed_on), *events[1:])
         events = tuple(replace(event, by=self._by, sequence=self.sequence + i, time=now) for i, event in enumerate(events, start=1))
