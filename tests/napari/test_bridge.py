@@ -671,6 +671,31 @@ def test_a_layer_that_somebody_changed_since_is_left_alone(desk, change):
     np.testing.assert_array_equal(layer.data, before)
 
 
+@pytest.mark.parametrize("change", [None, "stroke", "by a script"])
+def test_a_layer_that_lacks_the_last_answer_is_gone_on_with_unless_somebody_changed_it(desks, volume, slow_engine, change):
+    gate = threading.Event()
+    desk = desks(volume, slow_engine(gate=gate))
+    layer, folder = desk.labels, desk.session._journal.path.parent
+    desk.click(2, 20, 20)
+    desk.bridge.stop()
+    gate.set()
+    if change is None:
+        desk.bridge.start(desk.image_layer, Wish(resume=folder))  # at once: the answer has not come yet
+    desk.wait()
+    if change == "stroke":
+        paint(layer, [(0, 0, 0)], 7)
+    elif change == "by a script":
+        layer.data[0, 0, 0] = 7
+    if change is not None:
+        assert resumed(desk, folder) == ["scan", "scan labels", "scan labels [1]", "scan clicks"]
+        assert layer.data.sum() == 7
+        return
+    assert [each.name for each in desk.viewer.layers] == ["scan", "scan labels", "scan clicks"]
+    assert desk.labels is layer
+    assert layer.data.any()
+    desk.check_equal()
+
+
 def test_what_is_painted_while_the_session_is_opened_is_left_as_well(desk):
     layer, folder = closed_with_work(desk)
     copy = desk.viewer.add_labels(

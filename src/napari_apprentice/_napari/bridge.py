@@ -35,6 +35,7 @@ from napari_apprentice._napari.sitting import Sitting
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice._napari.sureness import Sureness
 from napari_apprentice._napari.surveyor import Surveyor
+from napari_apprentice._napari.worker import Task
 from napari_apprentice.types import Click, Image, ImageError, Plane
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ class Bridge(QObject):
 
     def _stop(self) -> None:
         """Close the session, and leave all of its layers."""
+        lacking = self.worker.waiting > 0
         self._errands.drop_answers()
         opening = self._opener.opening
         self._opener.let_go()
@@ -176,7 +178,9 @@ class Bridge(QObject):
                 self._on_not_opened()
             return
         self._let_go(sitting)
-        sitting.desk.close()
+        seal = sitting.desk.close()
+        if lacking and not self._closed:  # when it is resumed, its labels will be others than those that it leaves
+            self.worker.submit(Task(lambda: "closing the session", seal.put))
         self._opener.close(sitting.session)
         self.say("the session is closed")
         self.state_changed.emit(None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from napari_apprentice._napari import keys
 from napari_apprentice._napari.answers import Opened
 from napari_apprentice._napari.click_layer import ClickLayer
-from napari_apprentice._napari.leftovers import leave, take_over
+from napari_apprentice._napari.leftovers import Seal, leave, take_over
 from napari_apprentice._napari.mask_layer import Box, MaskLayer
 from napari_apprentice._napari.outline import Outline
 from napari_apprentice._napari.placement import runs_backwards, show_plane, shown_plane
@@ -192,14 +192,14 @@ class Desk:
         """Let the viewer show a plane of the image."""
         show_plane(self._viewer.dims, self.image_layer, plane)
 
-    def close(self) -> None:
-        """Give keys, mouse and undo back to napari."""
+    def close(self) -> Seal:
+        """Give keys, mouse and undo back to napari, and leave the labels; see `leave`."""
         self._keys.release()
         self.clicks.close()
         if self._looking:
             self.mask.layer.editable = True
         self.mask.close()
-        leave(self.mask.layer, self.folder)
+        return leave(self.mask.layer, self.folder)
 
     def clear(self) -> None:
         """Take the layers away that nobody needs any longer."""

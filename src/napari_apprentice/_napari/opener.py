@@ -11,7 +11,7 @@ from napari_apprentice._napari import storage
 from napari_apprentice._napari.answers import Opened, continued
 from napari_apprentice._napari.engine import Engine, Wish
 from napari_apprentice._napari.errands import Errands
-from napari_apprentice._napari.leftovers import left_by, same
+from napari_apprentice._napari.leftovers import left_by, same, seal_of
 from napari_apprentice._napari.placement import image_of
 from napari_apprentice._napari.worker import Task
 from napari_apprentice.types import ApprenticeError
@@ -72,12 +72,12 @@ class Opener:
             self._errands.report(error)
             return False
         left = left_by(wish.resume, layer, self._viewer.layers) if wish.resume is not None else []
-        shown = [(each, each.data) for each in left]
+        shown = [(each, each.data, seal_of(each)) for each in left]
 
         def work() -> tuple[Opened, Labels | None]:
             folder = wish.resume or storage.fresh_folder(image)
             opened = Opened.of(self._engine(image, wish, folder), folder)
-            return opened, next((each for each, data in shown if same(data, opened.labels)), None)
+            return opened, next((each for each, data, seal in shown if same(data, opened.labels) or seal.holds(data)), None)
 
         def here(answer: tuple[Opened, Labels | None]) -> None:
             opened, left = answer
