@@ -13,7 +13,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels, Points
 from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QHelpEvent, QWheelEvent
-from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QToolTip
+from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QStyle, QStyleOptionSpinBox, QToolTip
 
 import napari
 from napari_apprentice import files
@@ -24,7 +24,7 @@ from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import POLICIES
 from napari_apprentice._napari.keys import KEYS
 from napari_apprentice._napari.launch import open_window
-from napari_apprentice._napari.panels import Chooser, NumberBox
+from napari_apprentice._napari.panels import Chooser
 from napari_apprentice._napari.placement import METADATA_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice.types import Click, Plane
@@ -567,8 +567,6 @@ def test_the_keyboard_stays_with_the_canvas(window, engine):
             qtbot.mouseClick(part, LEFT, NONE, QPoint(part.width() - 8, part.height() // 2))
             if isinstance(part, Chooser):  # its list is open
                 qtbot.keyClick(part.view(), Qt.Key.Key_Return)
-            if isinstance(part, NumberBox):  # a number was typed
-                qtbot.keyClick(window.keyboard, Qt.Key.Key_Return)
             window.wait()
             before = widget.bridge.positive
             window.key(switch)
@@ -584,6 +582,44 @@ def test_the_keyboard_stays_with_the_canvas(window, engine):
     window.key(switch)
     assert widget.bridge.positive is not before
     assert engine.wishes[-1].cohort == "mri"
+
+
+def test_a_step_of_a_number_gives_the_keyboard_back_and_typing_keeps_it(window, engine):
+    widget, qtbot, session = window.widget, window.qtbot, engine.session
+    window.click(window.plane, 20, 20)
+    window.key(Qt.Key(ord(KEYS["accept"])))
+    window.press(widget.objects.title)
+    window.settled()
+    for part in (widget.object, widget.objects.other):
+        for up in (False, True, False):
+            option = QStyleOptionSpinBox()
+            part.initStyleOption(option)
+            spot = QStyle.SubControl.SC_SpinBoxUp if up else QStyle.SubControl.SC_SpinBoxDown
+            place = part.style().subControlRect(QStyle.ComplexControl.CC_SpinBox, option, spot, part).center()
+            value = part.value()
+            qtbot.mouseClick(part, LEFT, NONE, place)
+            window.wait()
+            assert part.value() == max(value + (1 if up else -1), 1)
+            before = widget.bridge.positive
+            window.key(Qt.Key(ord(KEYS["switch_sign"])))
+            assert widget.bridge.positive is not before, (part, up)
+    assert session.label == 1
+    window.key(Qt.Key.Key_Z, CONTROL)
+    assert not session.finished  # taken back although the number was pressed last
+
+    widget.object.setValue(2)
+    window.wait()
+    qtbot.mouseClick(widget.object.lineEdit(), LEFT)
+    qtbot.keyClick(window.keyboard, Qt.Key.Key_A, CONTROL)  # the click selects all in the active window only
+    for key in "12":
+        qtbot.keyClicks(window.keyboard, key)
+        window.wait()
+    assert session.label == 2  # until Return
+    window.key(Qt.Key.Key_Return)
+    assert session.label == 12
+    before = widget.bridge.positive
+    window.key(Qt.Key(ord(KEYS["switch_sign"])))
+    assert widget.bridge.positive is not before
 
 
 def test_the_mouse_comes_back_from_another_layer(window, engine):

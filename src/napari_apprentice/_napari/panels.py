@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
     QSizePolicy,
     QStyle,
     QStyleOptionComboBox,
+    QStyleOptionSpinBox,
     QStylePainter,
     QToolButton,
     QToolTip,
@@ -75,7 +76,8 @@ def box(text: str) -> QCheckBox:
 
 
 class NumberBox(QDoubleSpinBox):
-    """A number that a click into it selects whole, so that what is typed takes its place; Return gives the keyboard back to the canvas.
+    """A number that a click into it selects whole, so that what is typed takes its place. Return gives the keyboard back to the canvas, and
+    so do the buttons beside the number: whoever steps does not type.
 
     Only after that click it takes the wheel.
     """
@@ -84,11 +86,28 @@ class NumberBox(QDoubleSpinBox):
         super().__init__()
         self.setFocusPolicy(Qt.FocusPolicy.ClickFocus)
         self.lineEdit().returnPressed.connect(self.clearFocus)
+        self._steps = False
 
     def focusInEvent(self, event: QFocusEvent) -> None:  # noqa: N802 (Qt's name)
         """Select all, once the press has placed its cursor."""
         super().focusInEvent(event)
         QTimer.singleShot(0, self.selectAll)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802 (Qt's name)
+        """Step, if it is on one of the buttons."""
+        option = QStyleOptionSpinBox()
+        self.initStyleOption(option)
+        control = QStyle.ComplexControl.CC_SpinBox
+        pressed = self.style().hitTestComplexControl(control, option, event.position().toPoint(), self)
+        self._steps = pressed in (QStyle.SubControl.SC_SpinBoxUp, QStyle.SubControl.SC_SpinBoxDown)
+        super().mousePressEvent(event)
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:  # noqa: N802 (Qt's name)
+        """The stepping is over."""
+        super().mouseReleaseEvent(event)
+        if self._steps:
+            self._steps = False
+            self.clearFocus()
 
     def wheelEvent(self, event: QWheelEvent) -> None:  # noqa: N802 (Qt's name)
         """Turn the number, or let the panel scroll."""
