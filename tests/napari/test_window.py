@@ -584,6 +584,36 @@ def test_the_keyboard_stays_with_the_canvas(window, engine):
     assert engine.wishes[-1].cohort == "mri"
 
 
+def test_the_table_of_objects_leaves_the_keyboard_to_the_canvas(window, engine):
+    qtbot, widget = window.qtbot, window.widget
+    for plane, column in ((2, 10), (5, 35)):
+        widget.bridge.show_slice(plane)
+        window.click(plane, 20, column)
+        window.key(Qt.Key(ord(KEYS["accept"])))
+    window.click(5, 8, 8)
+    dock, table = window.viewer.window.add_plugin_dock_widget("napari-apprentice", "Measure objects")
+    window.settled()
+    qtbot.mouseClick(table.start, LEFT)
+    qtbot.waitUntil(lambda: table.worker.waiting == 0, timeout=30_000)
+    view = table.view
+    header, name = view.horizontalHeader(), table.table.columns.index("label")
+    for column, wanted in ((name, (1, 2, 3)), (name, (3, 2, 1))):
+        place = QPoint(header.sectionViewportPosition(column) + 8, header.height() // 2)
+        qtbot.mouseClick(header.viewport(), LEFT, NONE, place)
+        QApplication.processEvents()
+        assert tuple(each["label"] for each in table.table.rows) == wanted
+        for line, label in enumerate(wanted):
+            qtbot.mouseClick(view.viewport(), LEFT, NONE, QPoint(20, view.rowViewportPosition(line) + 5))
+            assert window.plane == (2 if label == 1 else 5)
+            before = widget.bridge.positive
+            window.key(Qt.Key(ord(KEYS["switch_sign"])))
+            assert widget.bridge.positive is not before
+    window.key(Qt.Key.Key_Z, CONTROL)
+    assert not engine.session.clicks
+    window.viewer.window.remove_dock_widget(dock)
+    assert table.worker.join(60)
+
+
 def test_a_step_of_a_number_gives_the_keyboard_back_and_typing_keeps_it(window, engine):
     widget, qtbot, session = window.widget, window.qtbot, engine.session
     window.click(window.plane, 20, 20)

@@ -85,6 +85,7 @@ class MeasureTable(Dockable):
         self.save = button("Save table…", "Write the table as comma-separated values.")
         self.export = button(_EXPORT, "Write every object to a file of its own, as a mask in the geometry of the image.")
         self.view = QTableView()
+        self.view.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # the keyboard stays with the canvas
         self.view.setSortingEnabled(True)
         self.view.verticalHeader().hide()
         self.view.horizontalHeader().setResizeContentsPrecision(0)  # by what is seen: there may be thousands of rows
