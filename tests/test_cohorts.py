@@ -329,6 +329,14 @@ def test_what_others_have_built_on_the_lesson_of_a_killed_session_stays(killed):
     assert begins_with() == DiskWeights(7.0, 3)
 
 
+def test_a_damaged_record_keeps_nobody_from_going_on(killed, disk):
+    (record,) = disk.glob("cohorts/mri/*/000002.json")
+    record.write_text("damaged", "utf-8")
+    again = go_on(killed)
+    with pytest.raises(ReadError):
+        teach(again)
+
+
 def test_a_session_takes_back_no_lesson_of_another_one(killed, tmp_path):
     other = teach(begin("em", folder=tmp_path / "other"))
     other.close()

@@ -134,7 +134,8 @@ def write_labels(arguments: argparse.Namespace, labels: npt.NDArray[Any], image:
         write_beside(path, legend)
         return f"Labels: {path}"
     paths = files.write_objects(arguments.out, labels, like=image)
-    for path, label in zip(paths, np.unique(labels[labels != 0]).tolist(), strict=True):
+    ids = [label for label in np.unique(np.asarray(labels)).tolist() if label]
+    for path, label in zip(paths, ids, strict=True):
         own = Legend().naming(1, legend.names.get(label, ""), legend.color(label))  # in a file of its own every object is 1
         write_beside(path, own)
     return f"Labels: {', '.join(map(str, paths)) or 'none'}"
