@@ -166,6 +166,15 @@ def test_the_temperature_lies_between_those_that_were_fitted(clicks):
     assert temperature(max(clicks, 10)) == temperature(10)
 
 
+def test_the_temperatures_are_those_of_the_page():
+    page = SCRIPT.parents[1] / "docs" / "calibration.md"
+    if not page.exists():
+        pytest.skip("the pages are not part of this distribution")
+    lines = page.read_text("utf-8").partition("## What a correction would do")[2].partition("## Prob")[0].splitlines()
+    fitted = [line.split("|")[1:3] for line in lines if line.startswith("| ") and line.split("|")[1].strip().isdecimal()]
+    assert {int(clicks): float(value) for clicks, value in fitted} == {clicks: round(temperature(clicks), 2) for clicks in (1, 3, 5, 10)}
+
+
 def test_one_click_is_believed_less_than_its_logits_say_and_five_more():
     once, five = (probability(answer([[2.0, -2.0]]), clicks)[0] for clicks in (1, 5))
     plain = expit(np.array([2.0, -2.0]))

@@ -13,6 +13,7 @@ Everything is a pure function; affines that come out are new float64 arrays.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +21,24 @@ import numpy.typing as npt
 from napari_apprentice.types import Box
 
 __all__ = [
+    "PLACE_TOLERANCE_VOXELS",
     "affine_from_spacing",
     "clip",
     "grow",
     "intersection",
     "relative_to",
     "reverse_axes",
+    "spaced",
     "spacing_of",
     "swap_lps_ras",
     "union",
     "voxel_to_world",
+    "voxels_apart",
     "world_to_voxel",
 ]
+
+PLACE_TOLERANCE_VOXELS = 0.05
+"""Headers keep single-precision numbers; what is shifted by half a voxel on purpose is another grid."""
 
 Affine = npt.NDArray[np.float64]
 
@@ -87,6 +94,18 @@ def world_to_voxel(points_world: npt.ArrayLike, affine: npt.ArrayLike) -> npt.ND
     return voxel_to_world(points_world, np.linalg.inv(np.asarray(affine, dtype=np.float64)))
 
 
+def voxels_apart(shape: Sequence[int], affine: npt.ArrayLike, other: npt.ArrayLike) -> float:
+    """How far a grid of voxels lies from another one of the same shape: the largest difference along an axis, in voxels of the other.
+
+    Examples
+    --------
+    >>> voxels_apart((3, 3), affine_from_spacing((2.0, 1.0), origin=(4.0, 0.0)), affine_from_spacing((2.0, 1.0)))
+    2.0
+    """
+    corners = list(product(*((0, size - 1) for size in shape)))
+    return float(np.abs(world_to_voxel(voxel_to_world(corners, affine), other) - corners).max())
+
+
 def affine_from_spacing(spacing: Sequence[float], origin: Sequence[float] | None = None) -> Affine:
     """The affine of an image without rotation.
 
@@ -122,6 +141,11 @@ def spacing_of(affine: npt.ArrayLike) -> tuple[float, ...]:
     """
     matrix = np.asarray(affine, dtype=np.float64)
     return tuple(float(length) for length in np.linalg.norm(matrix[:-1, :-1], axis=0))
+
+
+def spaced(spacing: Sequence[float]) -> str:
+    """A spacing in words: "3 × 0.5 × 0.5"."""
+    return " × ".join(f"{value:.4g}" for value in spacing)
 
 
 def reverse_axes(affine: npt.ArrayLike) -> Affine:

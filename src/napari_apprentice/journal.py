@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from napari_apprentice.blocks import is_large
 from napari_apprentice.computers import Computer
-from napari_apprentice.geometry import spacing_of, voxel_to_world, world_to_voxel
+from napari_apprentice.geometry import PLACE_TOLERANCE_VOXELS, spaced, spacing_of, voxel_to_world, voxels_apart
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.locks import FolderLock
@@ -47,7 +47,6 @@ __all__ = [
     "Event",
     "Header",
     "Journal",
-    "check_image",
     "displacement",
     "effective",
     "fingerprint",
@@ -63,9 +62,6 @@ FORMAT = 1
 """Version of the format. A reader refuses newer ones."""
 
 JOURNAL_NAME = "journal.jsonl"
-
-_PLACE_TOLERANCE_VOXELS = 0.05
-"""Headers of images keep single-precision numbers."""
 
 """What the journal is called in its folder."""
 
@@ -196,7 +192,15 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, header: Header, file: BinaryIO, length: int, sequence: int, lock: FolderLock, unseen: Path | None = None
+        self,
+        path: Path,
+        header: Header,
+        file: BinaryIO,
+        length: int,
+        sequence: int,
+        lock: FolderLock,
+        unseen: Path | None = None,
+        by: str | None = None,
     ) -> None:
         self.path = path
         self.header = header
@@ -204,7 +208,7 @@ class Journal:
         self._file = file
         self._length = length
         self._resumed_on: Computer | None = None
-        self._by: str | None = None
+        self._by = by
         self._lock = lock
         self._unseen = unseen  # what the file is called until it is there for others
 
@@ -246,9 +250,7 @@ class Journal:
                 file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
-            journal = cls(path, header, written.open("r+b", buffering=0), len(line), 0, lock, written)
-            journal._by = by
-            return journal
+            return cls(path, header, written.open("r+b", buffering=0), len(line), 0, lock, written, by)
         except (OSError, InUseError) as error:
             if lock is not None:
                 lock.release()
@@ -433,20 +435,6 @@ def _blocks(size: int, side: int = 32) -> tuple[slice, ...]:
     return tuple(slice(start, start + side) for start in (0, (size - side) // 2, size - side))
 
 
-def check_image(header: Header, image: Image) -> None:
-    """Makes sure that a journal is about an image.
-
-    Raises
-    ------
-    SessionError : it is about another one, or the voxels have changed
-    """
-    if header.shape != image.shape or header.fingerprint != fingerprint(image):
-        raise SessionError(
-            f"the image {image.name!r} of shape {image.shape} arrived; expected {header.image!r} of shape {header.shape} "
-            f"with the same voxels as when the session began"
-        )
-
-
 def standing_as(header: Header, image: Image) -> Image:
     """``image`` as the session knew it: with the recorded geometry where the file states no spacing, but somebody did.
 
@@ -454,7 +442,11 @@ def standing_as(header: Header, image: Image) -> Image:
     ------
     SessionError : the journal is about another image, or the voxels have changed
     """
-    check_image(header, image)
+    if header.shape != image.shape or header.fingerprint != fingerprint(image):
+        raise SessionError(
+            f"the image {image.name!r} of shape {image.shape} arrived; expected {header.image!r} of shape {header.shape} "
+            f"with the same voxels as when the session began"
+        )
     if image.units == "pixel" and header.units != "pixel":
         return replace(image, affine=np.array(header.affine), units=header.units)
     return image
@@ -464,14 +456,10 @@ def displacement(header: Header, image: Image) -> str:
     """How an image lies otherwise than when the session began, in words; "" where it does not."""
     before = spacing_of(header.affine)
     if image.units != header.units or not np.allclose(before, image.spacing, rtol=1e-3, atol=0):
-        return f"has a spacing of {_spaced(image.spacing, image.units)} now; it had {_spaced(before, header.units)} when the session began"
-    corners = list(product(*((0, size - 1) for size in image.shape)))
-    apart = float(np.abs(world_to_voxel(voxel_to_world(corners, header.affine), image.affine) - corners).max())
-    return f"lies up to {apart:.3g} voxels away from where it lay when the session began" if apart > _PLACE_TOLERANCE_VOXELS else ""
-
-
-def _spaced(spacing: Sequence[float], units: str) -> str:
-    return " × ".join(f"{value:.4g}" for value in spacing) + f" {units}"
+        now, then = f"{spaced(image.spacing)} {image.units}", f"{spaced(before)} {header.units}"
+        return f"has a spacing of {now} now; it had {then} when the session began"
+    apart = voxels_apart(image.shape, header.affine, image.affine)
+    return f"lies up to {apart:.3g} voxels away from where it lay when the session began" if apart > PLACE_TOLERANCE_VOXELS else ""
 
 
 def journal_path(path: Path | str) -> Path:

@@ -49,12 +49,10 @@ class Peeker:
                 self._said = False
                 self._errands.say(sitting.next_click)
             return
-        if not state.clicks:
+        plane = sitting.clicked_plane
+        if plane is None:
             self._errands.say("click on an object first, then see what the untaught model would have said")
             return
-        shown = sitting.desk.plane
-        planes = [click.plane for click in state.clicks]
-        plane = shown if shown is not None and shown in planes else planes[-1]
 
         def then(peeked: _Peeked) -> None:
             self._newest = peeked

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.files import unstated_spacing
+from napari_apprentice.geometry import PLACE_TOLERANCE_VOXELS
 from napari_apprentice.lazy import LazyArray
 from napari_apprentice.types import Image, ImageError, Plane
 
@@ -64,8 +65,6 @@ LEGEND_KEY = "napari-apprentice-legend"
 
 _OBLIQUE_TOLERANCE = 1e-4
 """Off-diagonal elements of this fraction of the spacing move a voxel of a 1000-voxel axis by a tenth of a voxel: rounding of headers."""
-
-_PLACE_TOLERANCE_VOXELS = 0.05
 
 
 def _displayed_affine(image: Image) -> npt.NDArray[np.float64]:
@@ -139,8 +138,8 @@ def same_placement(layer: Layer, first: Sequence[int] | None = None) -> dict[str
     """The arguments that put another layer exactly where ``layer`` is; or a part of it that begins at the voxel ``first``."""
     moved = np.zeros(layer.ndim)
     if first is not None:
-        apart = np.subtract(layer.data_to_world(first), layer.data_to_world(moved))
-        moved = np.linalg.solve(layer.affine.linear_matrix, apart)
+        in_world = np.subtract(layer.data_to_world(first), layer.data_to_world(moved))
+        moved = np.linalg.solve(layer.affine.linear_matrix, in_world)
     return {
         "scale": layer.scale,
         "translate": np.asarray(layer.translate) + moved,
@@ -201,7 +200,7 @@ def apart(labels: Layer, image: Layer) -> str | None:
         return None
     corners = product(*((0, size - 1) for size in shapes[0]))
     distance = max(np.abs(np.subtract(image.world_to_data(labels.data_to_world(corner)), corner)).max() for corner in corners)
-    return f"lie up to {distance:.3g} voxels away from" if distance > _PLACE_TOLERANCE_VOXELS else None
+    return f"lie up to {distance:.3g} voxels away from" if distance > PLACE_TOLERANCE_VOXELS else None
 
 
 def is_in_mm(layer: Layer) -> bool:

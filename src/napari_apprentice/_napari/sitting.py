@@ -13,7 +13,7 @@ from napari_apprentice._napari.errands import Errands
 from napari_apprentice._napari.key_choice import KeyChoice
 from napari_apprentice._napari.mask_layer import Box, own_copy
 from napari_apprentice._napari.strokes import Stroke
-from napari_apprentice.types import Click
+from napari_apprentice.types import Click, Plane
 
 if TYPE_CHECKING:
     from napari_apprentice.session import Change, Session
@@ -71,6 +71,12 @@ class Sitting:
     def session(self) -> Session:
         """It belongs to the worker."""
         return self.desk.session
+
+    @property
+    def clicked_plane(self) -> Plane | None:
+        """The plane that is shown if it was clicked in for the open object, else that of the newest click; None without one."""
+        planes, shown = [click.plane for click in self.state.clicks], self.desk.plane
+        return shown if shown in planes else planes[-1] if planes else None
 
     @property
     def next_click(self) -> str:

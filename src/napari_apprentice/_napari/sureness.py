@@ -63,13 +63,11 @@ class Sureness:
 
     def follow(self, sitting: Sitting | None) -> None:
         """There may be another answer to show, or none any longer."""
-        if sitting is None or not self._wanted or not sitting.state.clicks:
+        plane = self._asked = sitting.clicked_plane if sitting is not None and self._wanted else None
+        if sitting is None or plane is None:
             self._hide()
             return
         session, state = sitting.session, sitting.state
-        planes = [click.plane for click in state.clicks]
-        shown = sitting.desk.plane
-        plane = self._asked = shown if shown is not None and shown in planes else planes[-1]
 
         def then(chances: _Chances | None) -> None:
             if self._wanted and sitting.state is state and plane == self._asked:
@@ -79,10 +77,7 @@ class Sureness:
 
     def look(self, sitting: Sitting | None) -> None:
         """The viewer shows another slice, which may have been clicked in."""
-        if not self._wanted or sitting is None:
-            return
-        shown = sitting.desk.plane
-        if shown != self._asked and any(click.plane == shown for click in sitting.state.clicks):
+        if self._wanted and sitting is not None and sitting.desk.plane == sitting.clicked_plane != self._asked:
             self.follow(sitting)
 
     def close(self) -> None:

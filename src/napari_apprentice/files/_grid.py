@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 
 from napari_apprentice.files._content import Content, RefusedError, Source
-from napari_apprentice.geometry import spacing_of, voxel_to_world, world_to_voxel
+from napari_apprentice.geometry import PLACE_TOLERANCE_VOXELS, spaced, spacing_of, voxels_apart
 from napari_apprentice.types import Image
 
 _SPACING_TOLERANCE = 0.01
 """PNG keeps whole pixels per metre."""
-
-_PLACE_TOLERANCE_VOXELS = 0.05
-"""Headers keep single-precision numbers; what is shifted by half a voxel on purpose is another grid."""
 
 
 def check(content: Content, shape: tuple[int, ...], image: Image, *, placed: bool) -> None:
@@ -30,19 +25,12 @@ def check(content: Content, shape: tuple[int, ...], image: Image, *, placed: boo
         return
     spacing, unit = spacing_of(content.affine), " mm" if named else ""
     if not np.allclose(spacing, image.spacing, rtol=_SPACING_TOLERANCE, atol=0):
-        raise RefusedError(f"has a spacing of {_numbers(spacing)}{unit}; expected {_numbers(image.spacing)}{unit}, that of {image.name!r}")
-    if placed:
-        corners = list(product(*((0, size - 1) for size in shape)))
-        apart = np.abs(world_to_voxel(voxel_to_world(corners, content.affine), image.affine) - corners).max()
-        if apart > _PLACE_TOLERANCE_VOXELS:
-            raise RefusedError(f"lies up to {apart:.3g} voxels away from {image.name!r} in the world; expected the same grid")
+        raise RefusedError(f"has a spacing of {spaced(spacing)}{unit}; expected {spaced(image.spacing)}{unit}, that of {image.name!r}")
+    if placed and (apart := voxels_apart(shape, content.affine, image.affine)) > PLACE_TOLERANCE_VOXELS:
+        raise RefusedError(f"lies up to {apart:.3g} voxels away from {image.name!r} in the world; expected the same grid")
 
 
 def _unnamed(image: Image) -> bool:
     """Whether it lies where its file says, in a unit that the file does not name; nobody has stated a spacing since."""
     source = image.source
     return isinstance(source, Source) and source.unnamed and np.array_equal(source.affine, image.affine)
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " × ".join(f"{value:.4g}" for value in values)
