@@ -108,6 +108,7 @@ class Hand:
     def write(self, field: QWidget, words: str) -> None:
         """Type words into a field, and Return."""
         QTest.mouseClick(field, _LEFT)
+        assert self._keyboard in (field, field.focusProxy()), f"{field} is not where a click fell; expected it to be laid out"
         QTest.keyClicks(self._keyboard, words)
         QTest.keyClick(self._keyboard, Qt.Key.Key_Return)
 

@@ -70,7 +70,7 @@ def test_what_one_study_learns_never_reaches_another():
     teach(begin("mri"), 2)
     teach(begin("em"))
     assert (begins_with("mri").lessons, begins_with("em").lessons, begins_with("third").lessons) == (2, 1, 0)
-    assert Cohort("mri", "other weights", FakeStore()).start() is None
+    assert not Cohort("mri", "other weights", FakeStore()).records
 
 
 def test_two_sessions_on_one_study_lose_nothing():

@@ -9,6 +9,7 @@ import math
 import nibabel
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
 
 from napari_apprentice import Click, cli, create_project, files, open_case, open_project, open_session, run_project, workbench
@@ -16,6 +17,7 @@ from napari_apprentice.cohorts import cohorts
 from napari_apprentice.journal import read_journal, replay_labels
 from napari_apprentice.project_file import Settings
 from napari_apprentice.types import ApprenticeError, InUseError, ReadError, SessionError, WriteError
+from napari_apprentice.weights import load_weights, save_weights
 from napari_apprentice.workbench import take_case, teach_case
 
 NAMES = ["eye_0", "eye_1", "eye_2"]
@@ -261,6 +263,33 @@ def test_an_example_without_labels_does_not_stop_a_run(project):
     (project.folder / project.status("eye_0").labels).unlink()
     with pytest.raises(SessionError, match=r"a case done by hand whose image and labels are there \(not so of eye_0, eye_1\)"):
         list(run_project(project, device="cpu", threads=1))
+
+
+def release(project, share):
+    """Give a project the shipped weights, changed a little."""
+    network = load_weights().network
+    with torch.no_grad():
+        next(network.parameters()).mul_(share)
+    save_weights(network, project.folder / "unet.safetensors")
+
+
+@pytest.mark.parametrize("policy", ["pi", "recall"])
+def test_a_run_of_another_release_goes_by_what_the_study_remembers(policy, tmp_path, images):
+    project = create_project(tmp_path / "project", Settings("eyes", policy, "unet.safetensors", names={1: "disc"}), images)
+    release(project, 1.0001)
+    teach_case(project, "eye_0", "first.json", device="cpu")
+    release(project, 1.001)
+    outcomes = {outcome.case: outcome.state for outcome in run_project(project, device="cpu", threads=1)}
+    assert outcomes == {"eye_0": "left", "eye_1": "done", "eye_2": "done"}
+    after = max(cohorts(), key=lambda one: one.records[-1].cause == "carried over")
+    assert [record.cause for record in after.records] == ["carried over"]
+    with open_case(project, "eye_1", device="cpu") as case:
+        known = case.session._segmenter.snapshot()
+        assert (len(known.memory), known.examples) == (1, 8)
+        assert case.session.made_with == ""
+    with open_case(project, "eye_0", device="cpu") as case:
+        assert case.session.made_with
+        np.testing.assert_array_equal(case.session.labels, labels_of(project, "eye_0"))
 
 
 def test_without_anything_to_go_by_a_run_does_not_begin(project):

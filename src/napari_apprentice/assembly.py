@@ -16,7 +16,7 @@ from napari_apprentice.blocks import is_large
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
 from napari_apprentice.files import read
-from napari_apprentice.journal import Event, Header, Journal, journal_path, read_journal, standing_as
+from napari_apprentice.journal import Event, Journal, journal_path, models, read_journal, standing_as
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.labelmap import as_ids, check_shape
 from napari_apprentice.lazy import LARGE_BYTES, LazyArray
@@ -120,7 +120,8 @@ def open_session(
     device : "auto", "cpu", "cuda" or "mps"
     labels : (S) finished objects to start from; they are protected
     folder : where the journal of the session is kept (made if need be); None keeps none
-    knowledge : what an earlier session learnt, a file written by `Session.export`, to begin with
+    knowledge : what an earlier session learnt, a file written by `Session.export`, to begin with; of one that was written on top of other
+        weights, what it remembers
     cohort : name of the study that the model belongs to: the session begins with what it has learnt, and adds to it (see `cohorts`)
     legend : what the objects in ``labels`` are called, as `legend.read_legend` reads it
 
@@ -152,7 +153,7 @@ def open_session(
             raise WeightsError(
                 f"{knowledge} is a folder; expected the file of a model, as a session or `apprentice cohort export` writes it"
             )
-        start = Version(1, origin=f"file {Path(knowledge).name}", snapshot=store.load(Path(knowledge)))
+        start = _begun_with(store, Path(knowledge))
     if labels is not None:
         # Before a journal is begun: a refusal must not leave one behind. What does not fit into memory is looked at as it is copied.
         check_shape(labels, image.shape)
@@ -162,6 +163,18 @@ def open_session(
         about = {"policy": policy, "model": model_of(segmenter), "cohort": cohort or ""}
         journal = Journal.create(Path(folder), image, **about, computer=computer_of(segmenter))
     return Session(image, segmenter, chosen, labels=labels, legend=legend, journal=journal, store=store, start=start, cohort=study)
+
+
+def _begun_with(store: KnowledgeStore, file: Path) -> Version:
+    """The version that a session begins with which is given the file of a model."""
+    try:
+        return Version(1, origin=f"file {file.name}", snapshot=store.load(file))
+    except WeightsError as whole:
+        try:
+            known = store.carry(file)
+        except WeightsError:
+            raise whole from None
+        return Version(1, origin=f"file {file.name}, what it remembers from another network", snapshot=known)
 
 
 def _undo_budget(image: Image) -> int:
@@ -196,35 +209,49 @@ def export_cohort(name: str, path: Path | str, *, weights: Path | str | None = N
 def resume_session(folder: Path | str, image: Image | None = None, *, weights: Path | str | None = None, device: str = "auto") -> Session:
     """Go on where a session stopped or was killed.
 
+    Where the weights that it was made with are not found, as after another release of the program, it goes on with others: labels, objects
+    and clicks stay as they are, and what was learnt from them is learnt again (`Session.made_with` tells).
+
     Parameters
     ----------
     folder : the folder that `open_session` was given
     image : the same image; by default it is read again from where it was
-    weights : the weights file that the session was opened with; by default the shipped one, or what `find_weights` finds for its network
+    weights : the weights file that the session was opened with; by default, and where it is another one, the shipped one, or what
+        `find_weights` finds for its network, if the session was opened with that; else the session goes on with ``weights``
     device : "auto", "cpu", "cuda" or "mps"
 
     Raises
     ------
-    SessionError, ImageError : the image is not the one of the session, or the weights are not
+    SessionError, ImageError : the image is not the one of the session
     ReadError : the journal is missing or damaged
     """
-    header, _ = read_journal(Path(folder))
+    header, events = read_journal(Path(folder))
     if image is None:
         if not header.path:
             raise SessionError(f"the session in {folder} names no image file; expected the image to be handed over")
         image = read(header.path)
     if not isinstance(image, Image):
         raise ImageError(f"{image!r:.80} arrived; expected the image of the session, as `read` makes it of a file")
-    segmenter = load_segmenter(weights or _weights_of(header), device=device, undo_budget_bytes=_undo_budget(image))
-    model = model_of(segmenter)
-    if header.model and header.model != model:
-        raise SessionError(
-            f"the session in {folder} was made with the weights {header.model}, but {model} arrived; "
-            f"expected the file that holds those (in the window: choose it under Model > network)"
-        )
+    *_, made_with = models(header, events)
+    segmenter = _segmenter_of(made_with, weights, device, _undo_budget(image))
     store = KnowledgeStore(segmenter.base, segmenter.loaded.digest)
     study = Cohort(header.cohort, segmenter.loaded.digest, store) if header.cohort else None
-    return resume(Path(folder), image, segmenter, make_policy(header.policy or DEFAULT_POLICY), store, study, computer_of(segmenter))
+    if study is not None and model_of(segmenter) != made_with:
+        study.adopt()
+    about: dict[str, Any] = {"computer": computer_of(segmenter), "model": model_of(segmenter) if made_with else ""}
+    return resume(Path(folder), image, segmenter, make_policy(header.policy or DEFAULT_POLICY), store, study, **about)
+
+
+def _segmenter_of(model: str, weights: Path | str | None, device: str, budget: int) -> NetworkSegmenter:
+    """A segmenter that is ``model`` (see `model_of`), of ``weights`` or of what is found for its network; else one of ``weights``."""
+    given = None if weights is None else load_segmenter(weights, device=device, undo_budget_bytes=budget)
+    if given is not None and model in ("", model_of(given)):
+        return given
+    try:
+        found = load_segmenter(_weights_of(model), device=device, undo_budget_bytes=budget)
+    except WeightsError:
+        found = load_segmenter(device=device, undo_budget_bytes=budget)
+    return found if given is None or model_of(found) == model else given
 
 
 def begin_again(
@@ -250,7 +277,7 @@ def begin_again(
     """
     header, events = read_journal(recording)
     image = standing_as(header, image)
-    segmenter = load_segmenter(weights or _weights_of(header), device=device, undo_budget_bytes=_undo_budget(image))
+    segmenter = load_segmenter(weights or _weights_of(header.model), device=device, undo_budget_bytes=_undo_budget(image))
     store = KnowledgeStore(segmenter.base, segmenter.loaded.digest)
     opened = next((event for event in events if event.kind == "open"), Event("open", 1))
     start = opened.version
@@ -285,7 +312,7 @@ def compute_as(computer: Computer | None) -> None:
         torch.set_num_threads(computer.threads)
 
 
-def _weights_of(header: Header) -> Path | None:
-    """The weights that a session was opened with, as far as the name of its network says; None for the default ones."""
-    network = header.model.partition(":")[0]
+def _weights_of(model: str) -> Path | None:
+    """The weights that a session was made with, as far as the name of its network says; None for the default ones."""
+    network = model.partition(":")[0]
     return find_weights(network) if network in NETWORKS and network != DEFAULT_WEIGHTS.stem else None

@@ -26,7 +26,10 @@ class SnapshotStore(Protocol):
         """
 
     def load(self, path: Path) -> Any:
-        """The snapshot, bit for bit; an `ApprenticeError` or OSError where the file is missing or damaged."""
+        """The snapshot, bit for bit; an `ApprenticeError` or OSError where the file is missing or damaged, or hangs on other weights."""
+
+    def carry(self, path: Path) -> Any:
+        """What of a snapshot that was made on top of other weights holds on top of these, too; an `ApprenticeError` where nothing does."""
 
     def distance(self, first: Any, second: Any) -> float:
         """Norm of the difference of the weights over the norm of the first ones."""

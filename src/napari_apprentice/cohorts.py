@@ -7,6 +7,8 @@ those pictures out unless asked.
 Every change is a new record, ``000007.json``, that names a model file, or none for the model as shipped; the newest record says which model
 is in use. Records are made whole and exclusively, and only on top of the record that their maker knew: of two sessions that work on one
 study at the same time the slower one learns again on top of what the faster one has learnt. No lesson is lost and nothing is overwritten.
+A study that was taught on top of other weights, as those of an earlier release, begins on top of new ones with what it remembers: accepted
+objects, shown as examples. What was learnt in weights stays with those weights.
 An undo takes its lesson out of the study as long as no other session has built on it. So does whoever goes on with a session that was
 killed before it had noted its lesson, and learns that again. A redo puts it in again; where the study has been taught other things
 meanwhile, the lesson is learnt again on top of those (see `teaching.Apprentice.follow`).
@@ -29,13 +31,14 @@ from typing import Any
 from platformdirs import user_data_dir
 
 from napari_apprentice.checkpoints import SnapshotStore
-from napari_apprentice.types import InputError, ReadError, SessionError, WriteError
+from napari_apprentice.types import ApprenticeError, InputError, ReadError, SessionError, WriteError
 from napari_apprentice.versions import KEPT_VERSIONS, Catalogue, Version
 
 __all__ = ["Cohort", "Record", "cohorts", "home"]
 
 
 _NAME = re.compile(r"\w([\w .-]{0,58}[\w-])?")
+_CARRIED = "carried over"
 _RECORDS, _MODELS = f"{6 * '[0-9]'}.json", "model-*.safetensors"
 
 
@@ -58,9 +61,10 @@ class Record:
     ----------
     number : from 1
     model : file of the model that is in use from then on; None for the one as shipped
-    cause : "learnt", "undone", "gone back" or "forgotten"
+    cause : "learnt", "undone", "gone back", "forgotten" or "carried over" (from other weights)
     time : ISO 8601 in UTC
-    facts : for "learnt": of the version (see `versions.Version`), with what the gate said and the effort saved, and by which session
+    facts : for "learnt": of the version (see `versions.Version`), with what the gate said and the effort saved, and by which session; for
+        "carried over" the digest of the other weights and the file on top of those
     """
 
     number: int
@@ -114,11 +118,13 @@ class Cohort:
 
     def start(self) -> Version | None:
         """The version that a session begins with; None if that is the model as shipped."""
+        self.adopt()
         newest = self._newest()
         if newest is None or newest.model is None:
             return None
         known, pinned = self.load(newest.model), self.pinned(newest.model)
-        return Version(1, origin=f"study {self.name}", time=newest.time, shared=newest.model, pinned=pinned, snapshot=known)
+        origin = f"study {self.name}" + (", what it remembers from another network" if newest.cause == _CARRIED else "")
+        return Version(1, origin=origin, time=newest.time, shared=newest.model, pinned=pinned, snapshot=known)
 
     def load(self, model: str) -> Any:
         """The model in a file of this study.
@@ -135,6 +141,28 @@ class Cohort:
 
     # --- what can be done ---
 
+    def adopt(self) -> bool:
+        """Begin with what the study remembers on top of the weights that it was last taught on, if it has no record on top of these.
+
+        Returns
+        -------
+        whether it did; what cannot be read is left where it is
+
+        Raises
+        ------
+        WriteError : it cannot be written
+        """
+        if self._newest() is not None or (last := self._last_elsewhere()) is None:
+            return False
+        folder, record = last
+        if record.model is None:
+            return False
+        try:
+            known = self._kept_by.carry(folder / record.model)
+        except (ApprenticeError, OSError):
+            return False
+        return self._shared(known, None, _CARRIED, {"weights": folder.name, "model": record.model}) is not None
+
     def append(self, version: Version, basis: str | None, by: str = "") -> str | None:
         """Take a new version in, if ``basis`` is still the model in use.
 
@@ -150,22 +178,27 @@ class Cohort:
         ------
         WriteError : it cannot be written
         """
-        model = f"model-{uuid.uuid4().hex[:12]}.safetensors"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._kept_by.save(version.snapshot, self.folder / model)
-            with (self.folder / model).open("rb+") as file:
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise self._unwritable(error) from error
         facts = version.facts()
         facts |= {"report": _measured(asdict(version.report))} if version.report else {}
         facts |= {"effort": asdict(version.effort)} if version.effort else {}
         facts |= {"by": by} if by else {}
-        if not self._point(model, basis, "learnt", facts):
+        if (model := self._shared(version.snapshot, basis, "learnt", facts)) is not None:
+            self._clear_away()
+        return model
+
+    def _shared(self, snapshot: Any, basis: str | None, cause: str, facts: Mapping[str, Any]) -> str | None:
+        """The file of a new model, which is in use from now on; None if ``basis`` no longer was."""
+        model = f"model-{uuid.uuid4().hex[:12]}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._kept_by.save(snapshot, self.folder / model)
+            with (self.folder / model).open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if not self._point(model, basis, cause, facts):
             (self.folder / model).unlink(missing_ok=True)
             return None
-        self._clear_away()
         return model
 
     def take_back(self, by: str, known: Container[str | None]) -> bool:
@@ -258,6 +291,15 @@ class Cohort:
     def _newest(self) -> Record | None:
         path = max(self.folder.glob(_RECORDS), default=None)
         return _read(path) if path is not None else None
+
+    def _last_elsewhere(self) -> tuple[Path, Record] | None:
+        """The newest change of the study on top of other weights, and the folder that it lies in; damaged ones are passed over."""
+        found = []
+        for folder in (each for each in self.folder.parent.glob("*/") if each != self.folder):
+            if path := max(folder.glob(_RECORDS), default=None):
+                with suppress(ReadError):
+                    found.append((folder, _read(path)))
+        return max(found, key=lambda one: one[1].time, default=None)
 
     def _point(self, model: str | None, expected: str | None, cause: str, facts: Mapping[str, Any]) -> bool:
         """Add a record, if the model in use is still the expected one; whether it was."""

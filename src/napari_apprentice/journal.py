@@ -52,6 +52,7 @@ __all__ = [
     "fingerprint",
     "journal_path",
     "labels_of",
+    "models",
     "package_version",
     "read_journal",
     "replay_labels",
@@ -84,7 +85,7 @@ class Header:
     image, path : name of the image, and the file it was read from ("" if none)
     shape, affine, units : its spatial shape and geometry
     fingerprint : see `fingerprint`
-    policy, model : how the model learns, and which one it is (name or digest), as given by whoever began the journal
+    policy, model : how the model learns, and which one it is (name or digest), as given by whoever began the journal (see `models`)
     cohort : name of the study that the model belongs to; "" if there is none
     package : version of this package
     time : when it was begun, ISO 8601 in UTC
@@ -147,7 +148,8 @@ class Event:
     name, color : for ``name``: of the object's class; "" and None for none. For ``accept`` the class that the next object
         is to have, for ``add`` and ``paint`` the one that it got so
     legend : for ``open``: what the objects that the session began with are called
-    computer : of the first action after the session was resumed: what the model has been running on since
+    computer, model : of the first action after the session was resumed: what the model has been running on since, and which one it is if
+        that is another one than before
     by : "run" for what the run of a project did, in its own time; None for what a person did (or for all that older journals tell)
     sequence, time : position in the journal from 1, and ISO 8601 in UTC; set on writing
     """
@@ -174,6 +176,7 @@ class Event:
     color: str | None = None
     legend: Legend | None = None
     computer: Computer | None = None
+    model: str | None = None
     by: str | None = None
     sequence: int = 0
     time: str = ""
@@ -208,6 +211,7 @@ class Journal:
         self._file = file
         self._length = length
         self._resumed_on: Computer | None = None
+        self._resumed_with: str | None = None
         self._by = by
         self._lock = lock
         self._unseen = unseen  # what the file is called until it is there for others
@@ -259,13 +263,14 @@ class Journal:
             raise WriteError(f"the journal {path} cannot be begun ({error.strerror}); expected a folder that can be written") from error
 
     @classmethod
-    def reopen(cls, path: Path | str, computer: Computer | None = None) -> tuple[Journal, tuple[Event, ...]]:
+    def reopen(cls, path: Path | str, computer: Computer | None = None, model: str = "") -> tuple[Journal, tuple[Event, ...]]:
         """Go on with a journal, and what happened so far. A torn last line is cut off at the first `append`.
 
         Parameters
         ----------
         path : the journal or its folder
         computer : what the model runs on now; the next event says so
+        model : which one it is now; the next event says so if it is another one than before
 
         Raises
         ------
@@ -286,6 +291,7 @@ class Journal:
                 raise
             raise WriteError(f"the journal {path} cannot be continued ({error.strerror}); expected a file that can be written") from error
         journal._resumed_on = computer
+        journal._resumed_with = model if model and model != models(header, events)[-1] else None
         return journal, events
 
     def append(self, *events: Event) -> tuple[Event, ...]:
@@ -300,8 +306,8 @@ class Journal:
         WriteError : they cannot be written; the journal is as before
         """
         now = _now() if events else ""
-        if events and self._resumed_on is not None:
-            events = (replace(events[0], computer=self._resumed_on), *events[1:])
+        if events and (self._resumed_on is not None or self._resumed_with is not None):
+            events = (replace(events[0], computer=self._resumed_on, model=self._resumed_with), *events[1:])
         events = tuple(replace(event, by=self._by, sequence=self.sequence + i, time=now) for i, event in enumerate(events, start=1))
         data = memoryview(b"".join(_line(_encoded(event, self.header)) for event in events))
         length = self._length + len(data)
@@ -320,7 +326,8 @@ class Journal:
                 f"the journal {self.path} cannot be written ({reason}), so the action was not done; expected free space and permission"
             ) from error
         self._length, self.sequence = length, self.sequence + len(events)
-        self._resumed_on = None if events else self._resumed_on
+        if events:
+            self._resumed_on = self._resumed_with = None
         return events
 
     def close(self) -> None:
@@ -372,6 +379,11 @@ class Entry:
     def taught(self) -> bool:
         """Whether the model is another one than before."""
         return self.action.taught or (self.learn is not None and self.learn.taught)
+
+
+def models(header: Header, events: Iterable[Event]) -> tuple[str, ...]:
+    """The models that answered in a session, oldest first: the one that it was begun with, and those that it was gone on with instead."""
+    return (header.model, *(event.model for event in events if event.model))
 
 
 def effective(events: Iterable[Event]) -> tuple[list[Entry], int]:
@@ -510,6 +522,9 @@ def _record(line: bytes) -> dict[str, Any]:
     return record
 
 
+_PLAIN = ("checkpoint", "number", "into", "name", "color", "model", "by")
+
+
 def _encoded(event: Event, header: Header) -> dict[str, Any]:
     """What is written of an event: nothing that is None, and for people the world position and the plane of a click."""
     record: dict[str, Any] = {"sequence": event.sequence, "time": event.time, "kind": event.kind, "label": event.label}
@@ -520,7 +535,7 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     record |= {"changed": event.changed, "latency_s": round(event.latency_s, 6), "taught": event.taught}
     if event.report is not None:
         record["report"] = {key: None if value != value else value for key, value in asdict(event.report).items()}
-    record |= {key: value for key in ("checkpoint", "number", "into", "name", "color", "by") if (value := getattr(event, key)) is not None}
+    record |= {key: value for key in _PLAIN if (value := getattr(event, key)) is not None}
     record |= {key: value for key in ("planes", "seeds") if (value := getattr(event, key))}
     if event.version is not None:
         record["version"] = event.version.facts()

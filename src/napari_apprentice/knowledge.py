@@ -9,7 +9,7 @@ import os
 import tempfile
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -310,20 +310,42 @@ class KnowledgeStore:
         return [(k, v) for k, v in weights.items() if v is not self.base.weights[k]]
 
     def load(self, path: Path) -> Knowledge:
-        """Read what `save` wrote.
+        """Read what `save` wrote. What was learnt on top of other weights is the same on top of these if all of it is remembered objects.
 
         Raises
         ------
-        WeightsError : the file is missing, damaged, or belongs to other weights
+        WeightsError : the file is missing or damaged, or what it holds is nothing without other weights
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{path} cannot be read as learnt weights ({error}); expected a file that a session wrote") from error
-        if facts.get("format") != FORMAT or facts.get("base") != self.digest:
-            raise WeightsError(f"{path} was learnt on top of weights {facts.get('base')}; expected knowledge on top of {self.digest}")
+        facts, tensors = _read(path)
+        if facts.get("base") != self.digest:
+            if _lasting(tensors) != tensors.keys() or facts.get("practised") or f"{_BEFORE}steps" in facts:
+                raise WeightsError(f"{path} was learnt on top of weights {facts.get('base')}; expected knowledge on top of {self.digest}")
+            facts = _unmarked(facts)
+        return self._whole(path, facts, tensors)
+
+    def carry(self, path: Path) -> Knowledge:
+        """What of a file holds on top of these weights, whatever it was learnt on: the remembered objects, and how large objects are.
+
+        Where weights had learnt from them, they are examples from now on.
+
+        Raises
+        ------
+        WeightsError : the file is missing or damaged, or remembers nothing
+        """
+        facts, tensors = _read(path)
+        lasting = _lasting(tensors)
+        if not lasting:
+            raise WeightsError(
+                f"{path} was learnt on top of weights {facts.get('base')}, and remembers no object; "
+                f"expected knowledge on top of {self.digest}, or a file with the pictures of accepted objects"
+            )
+        about = {key: value for key, value in _unmarked(facts).items() if key not in _OF_WEIGHTS and not key.startswith(_BEFORE)}
+        if lasting != tensors.keys():
+            about["examples"] = str(_SHOWN)
+        return self._whole(path, about | {"steps": "0"}, {key: tensors[key] for key in lasting})
+
+    def _whole(self, path: Path, facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Knowledge:
+        """The knowledge in a file, with what was known before the object at hand; WeightsError if its parts do not fit together."""
         try:
             before = self._knowledge(_after(_BEFORE, facts), _after(_BEFORE, tensors)) if f"{_BEFORE}steps" in facts else None
             now = {key: value for key, value in tensors.items() if before is None or not key.startswith(_BEFORE)}
@@ -376,6 +398,36 @@ class KnowledgeStore:
         extents = (total, squares, count)
         known = Knowledge(weights, first, second, int(facts["steps"]), extents, memory, examples=examples, worth=worth)
         return replace(known, practised=practised, ahead=ahead, lead=lead)
+
+
+_SHOWN = 8
+"""So many remembered objects are shown in place of weights that had learnt from them."""
+
+_OF_WEIGHTS = ("steps", "worth", "lead", "practised")
+"""Facts that say nothing about other weights."""
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Facts and tensors of a file that a session wrote."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, str] = file.metadata() or {}
+            tensors: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} cannot be read as learnt weights ({error}); expected a file that a session wrote") from error
+    if facts.get("format") != FORMAT:
+        raise WeightsError(f"{path} has the format {facts.get('format')}; expected {FORMAT}, as a session writes it")
+    return facts, tensors
+
+
+def _lasting(names: Iterable[str]) -> set[str]:
+    """The names of what does not hang on weights: views of accepted objects."""
+    return {name for name in names if name.startswith("memory/")}
+
+
+def _unmarked(facts: Mapping[str, str]) -> dict[str, str]:
+    """Facts without what models in force have reached on remembered objects, which other weights have not."""
+    return {key: value for key, value in facts.items() if key != "best"}
 
 
 def _pair(text: str) -> tuple[float, float]:

@@ -56,6 +56,7 @@ class Ledger:
     ----------
     header : what the journal is about; None where none is kept
     refusal : why nothing may be changed; empty where it may
+    made_with : which model answered so far, where it is another one than answers now; empty where it is the same
     """
 
     def __init__(self, labels: LabelMap, state: State, model: Apprentice, history: History) -> None:
@@ -64,6 +65,7 @@ class Ledger:
         self.journal: Journal | None = None
         self.header: Header | None = None
         self.refusal = ""
+        self.made_with = ""
 
     def begin(self, journal: Journal | None, start: Version | None, legend: Legend | None) -> None:
         """Record from now on, and at once what the session begins with: its labels, and a version and a legend where they were given."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_apprentice import files
 from napari_apprentice.blocks import BLOCK
-from napari_apprentice.journal import Event, package_version, read_journal
+from napari_apprentice.journal import Event, models, package_version, read_journal
 from napari_apprentice.legend import Legend, legend_path, read_legend, write_beside
 from napari_apprentice.measure import Row, in_unit, measure, table
 from napari_apprentice.projects import Project, Status
@@ -86,7 +86,7 @@ def finish(project: Project, name: str, session: Session, image: Image, known: F
         "expected_error": expected,
         "study": header.cohort,
         "study_record": known.record,
-        "model": header.model,
+        "model": models(header, events)[-1],
         "policy": header.policy,
         "package": package_version(),
         "clicks_from": known.clicks,

@@ -118,6 +118,11 @@ class Overview:
         return self._ledger.refusal
 
     @property
+    def made_with(self) -> str:
+        """Name and digest of the weights that the session was made with so far, if it was resumed with others; else empty."""
+        return self._ledger.made_with
+
+    @property
     def can_undo(self) -> bool:
         """Whether there is an action to undo."""
         return self._ledger.history.done > 0

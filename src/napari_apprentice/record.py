@@ -17,7 +17,7 @@ import numpy as np
 from napari_apprentice.agreement import Agreement, Match, agreement
 from napari_apprentice.blocks import BlockArray
 from napari_apprentice.geometry import voxel_to_world
-from napari_apprentice.journal import JOURNAL_NAME, Event, Header, effective, journal_path, labels_of, read_journal
+from napari_apprentice.journal import JOURNAL_NAME, Event, Header, effective, journal_path, labels_of, models, read_journal
 from napari_apprentice.legend import Legend
 from napari_apprentice.measure import Row, Work, in_unit, usual_unit
 from napari_apprentice.types import Click, ReadError
@@ -233,8 +233,8 @@ def _object_row(case: CaseRecord, one: ObjectRecord) -> Row:
 
 
 def _about(case: CaseRecord) -> Row:
-    header = case.header
-    return {"case": case.name, "session": case.session, "study": header.cohort, "model": header.model, "policy": header.policy}
+    header, model = case.header, ", ".join(models(case.header, case.events))
+    return {"case": case.name, "session": case.session, "study": header.cohort, "model": model, "policy": header.policy}
 
 
 def _rounded(seconds: float) -> float:

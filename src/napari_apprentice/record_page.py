@@ -9,6 +9,7 @@ from html import escape
 from statistics import fmean, median, quantiles
 
 from napari_apprentice.charts import Bar, Series, bars, histogram, scatter
+from napari_apprentice.journal import models
 from napari_apprentice.record import CaseRecord, ObjectRecord
 from napari_apprentice.texts import counted
 from napari_apprentice.work import PAUSE_S
@@ -106,7 +107,7 @@ def _head(cases: Sequence[CaseRecord]) -> str:
     facts = [
         _several("Study", [header.cohort or "none" for header in headers]),
         _several("Learns from", [header.policy or "unknown" for header in headers]),
-        _several("Weights", [header.model or "unknown" for header in headers]),
+        _several("Weights", [model or "unknown" for case in cases for model in models(case.header, case.events)]),
         _several("Version", [f"napari-apprentice {header.package}" for header in headers]),
         f"Begun: {days[0]}" + (f" to {days[-1]}" if days[1:] else ""),
     ]

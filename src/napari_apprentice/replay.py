@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.computers import Computer
-from napari_apprentice.journal import Event, Header, displacement, effective, package_version, read_journal
+from napari_apprentice.journal import Event, Header, displacement, effective, models, package_version, read_journal
 from napari_apprentice.labelmap import Patch, as_id
 from napari_apprentice.legend import Legend
 from napari_apprentice.session import Change, Session
@@ -120,8 +120,8 @@ def obstacles(header: Header, events: Sequence[Event], model: str, here: Compute
     found = []
     if image is not None and (how := displacement(header, image)):
         found.append(f"the image {how}")
-    if header.model != model:
-        found.append(f"it was made with the weights {header.model or 'that it does not name'}, here are {model}")
+    if (made := set(models(header, events))) != {model}:
+        found.append(f"it was made with the weights {' and '.join(sorted(made)) or 'that it does not name'}, here are {model}")
     if header.package != package_version():
         found.append(f"it was made with version {header.package or 'unknown'} of this program, this is {package_version() or 'unknown'}")
     computers = dict.fromkeys([header.computer, *(event.computer for event in events if event.computer is not None)])

@@ -8,6 +8,7 @@ model was asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,13 +20,13 @@ from napari_apprentice.cohorts import Cohort
 from napari_apprentice.computers import Computer
 from napari_apprentice.ground import joined
 from napari_apprentice.history import State
-from napari_apprentice.journal import Entry, Event, Journal, displacement, effective, journal_path, read_journal, standing_as
+from napari_apprentice.journal import Entry, Event, Journal, displacement, effective, journal_path, models, read_journal, standing_as
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.ledger import Ledger
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import remainder
 from napari_apprentice.teaching import lessons_of
-from napari_apprentice.types import Image, InUseError, SessionError, outcome
+from napari_apprentice.types import ApprenticeError, Image, InUseError, SessionError, outcome
 from napari_apprentice.versions import Version
 
 __all__ = ["Past"]
@@ -47,7 +48,7 @@ class Past:
     path : the journal or its folder
     image : the image that the session is about
     store : how checkpoints are read; without one none is
-    computer : what the model runs on from now on
+    computer, model : what the model runs on from now on, and which one it is ("" for the one that it was)
 
     Attributes
     ----------
@@ -61,16 +62,18 @@ class Past:
     WriteError : the journal cannot be continued
     """
 
-    def __init__(self, path: Path | str, image: Image, store: SnapshotStore | None, computer: Computer | None) -> None:
+    def __init__(self, path: Path | str, image: Image, store: SnapshotStore | None, computer: Computer | None, model: str = "") -> None:
         self.journal: Journal | None = None
         self._refusal = ""
         try:
-            self.journal, self._events = Journal.reopen(path, computer)
+            self.journal, self._events = Journal.reopen(path, computer, model)
             self._header = self.journal.header
         except InUseError as error:
             self._refusal = str(error)
             self._header, self._events = read_journal(path)
         self._store, self._folder, self._shape = store, journal_path(path).parent, image.shape
+        *_, newest = models(self._header, self._events)
+        self._made_with = newest if model not in ("", newest) else ""
         self._load: Load = cache(Checkpoints(store, self._folder).load) if store is not None else lambda _: None
         self._opened = next((event for event in self._events if event.kind == "open"), Event("open", 1))
         try:
@@ -99,9 +102,18 @@ class Past:
 
     @property
     def start(self) -> Version | None:
-        """The version of the model that the session began with; None for the one that was shipped."""
+        """The version of the model that the session began with; None for the one that was shipped.
+
+        On top of other weights it is what it remembered, if it did.
+        """
         start = self._opened.version
-        return replace(start, snapshot=self._load(start.checkpoint)) if start is not None and start.checkpoint else start
+        if start is None or not start.checkpoint or self._store is None:
+            return start
+        known = self._load(start.checkpoint)
+        if known is None:
+            with suppress(ApprenticeError, OSError):
+                known = self._store.carry(self._folder / start.checkpoint)
+        return replace(start, snapshot=known)
 
     def relive(self, ledger: Ledger, cohort: Cohort | None) -> None:
         """Do all actions again that are in force, undo those again that can be redone, and go on in the journal and for the study.
@@ -128,6 +140,7 @@ class Past:
         while ledger.history.done > done - start:
             ledger.undo()
         ledger.journal, ledger.header, ledger.refusal = self.journal, self._header, self._refusal
+        ledger.made_with = self._made_with
         here = self.journal is not None
         if cohort is not None and here:
             cohort.take_back(self._header.key, {event.version.shared for event in self._events if event.version is not None})

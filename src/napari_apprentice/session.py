@@ -463,6 +463,7 @@ def resume(
     store: SnapshotStore | None = None,
     cohort: Cohort | None = None,
     computer: Computer | None = None,
+    model: str = "",
 ) -> Session:
     """Go on with a journaled session, after a normal end or a crash at any moment.
 
@@ -484,6 +485,8 @@ def resume(
     segmenter : as it was when the session began
     policy, store, cohort : as for `Session`
     computer : what the model runs on; the journal says so with the next action
+    model : which one it is (name and digest), likewise; "" for the one that the session was made with. On top of other weights only those
+        checkpoints are of use that hold nothing but remembered objects; all else is learnt again
 
     Returns
     -------
@@ -496,7 +499,7 @@ def resume(
     ReadError : there is no journal, or it is damaged
     WriteError : the journal cannot be continued
     """
-    past = Past(path, image, store, computer)
+    past = Past(path, image, store, computer, model)
     try:
         session = Session(past.image, segmenter, policy, labels=past.labels(), legend=past.legend, start=past.start)
         past.relive(session._ledger, cohort)

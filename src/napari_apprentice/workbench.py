@@ -27,7 +27,7 @@ from napari_apprentice import assembly, files
 from napari_apprentice.casework import Model, Outcome, Plan, fresh_session, publish_model, release, tried_on_each_other
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
-from napari_apprentice.journal import JOURNAL_NAME, Event, read_journal
+from napari_apprentice.journal import JOURNAL_NAME, Event, models, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.outcomes import Finished, check_replaceable, finish
 from napari_apprentice.projects import Project, Status
@@ -242,7 +242,9 @@ def run_project(
     weights = _weights(project)
     build = partial(_build, weights, settings.weights == "", device, threads)
     model = build()
-    record_of = publish_model(project, Cohort(settings.study, model.name.partition(":")[2]))
+    study = Cohort(settings.study, model.name.partition(":")[2], model.store)
+    study.adopt()
+    record_of = publish_model(project, study)
     examples = tuple(case.name for case in project.cases if _done_by_hand(project.stored(case.name)))
     usable = [name for name in examples if project[name].image.exists() and (project.folder / project.stored(name).labels).exists()]
     if clicks is not None and not Path(clicks).exists():
@@ -286,10 +288,10 @@ def _weights(project: Project) -> Path | None:
 
 def _finished(project: Project, name: str, session: Session, image: Image, folder: str, seconds: float) -> Status:
     """Write what becomes of a case that was done by hand."""
-    header, study = read_journal(project.session_folder(name, folder))[0], project.settings.study
+    (header, events), study = read_journal(project.session_folder(name, folder)), project.settings.study
     other = f"its session is of {f'the study {header.cohort!r}' if header.cohort else 'no study'}: {study!r} learns nothing from it"
     known = Finished("hand", folder, "by hand", warnings=() if header.cohort == study else (other,), seconds=seconds)
-    records = Cohort(header.cohort, header.model.partition(":")[2]).records if header.cohort else ()
+    records = Cohort(header.cohort, models(header, events)[-1].partition(":")[2]).records if header.cohort else ()
     return finish(project, name, session, image, replace(known, record=records[-1].number if records else 0))
 
 

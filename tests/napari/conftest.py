@@ -95,6 +95,7 @@ class DiskEngine:
         self.sessions: list[Session] = []
         self.wishes = []
         self.error: Exception | None = None
+        self.model = ""
 
     def __call__(self, image, wish, folder):
         assert threading.current_thread() is not threading.main_thread()
@@ -103,13 +104,13 @@ class DiskEngine:
             raise self.error
         store = FakeStore()
         if wish.resume is not None:
-            session = resume(wish.resume, image, self.segmenter(), self.policy(), store)
+            session = resume(wish.resume, image, self.segmenter(), self.policy(), store, model=self.model)
         else:
             cohort = Cohort(wish.cohort, "disks", store) if wish.cohort else None
             start = cohort.start() if cohort else None
             if wish.knowledge is not None:
                 start = Version(1, origin=f"file {wish.knowledge.name}", snapshot=store.load(wish.knowledge))
-            journal = Journal.create(folder, image, policy=wish.policy, cohort=wish.cohort or "")
+            journal = Journal.create(folder, image, policy=wish.policy, cohort=wish.cohort or "", model=self.model)
             known = {"labels": wish.labels, "legend": wish.legend, "journal": journal, "store": store, "start": start, "cohort": cohort}
             session = Session(image, self.segmenter(), self.policy(), **known)
         self.sessions.append(session)

@@ -10,7 +10,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels, Points
 
 from napari_apprentice import files
-from napari_apprentice._napari.bridge import LAYERS_REMOVED, Bridge
+from napari_apprentice._napari.bridge import LAYERS_REMOVED, MADE_WITH, Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
 from napari_apprentice._napari.keys import KEYS
@@ -646,6 +646,23 @@ def test_a_resumed_session_goes_on_in_the_layer_that_it_left(desk):
     desk.bridge.start(desk.image_layer, Wish())  # another session has a layer of its own
     desk.wait()
     assert [each.name for each in desk.viewer.layers] == ["scan", "mine", "scan labels", "scan clicks"]
+
+
+def test_a_session_that_goes_on_with_other_weights_says_so(desk, engine, told):
+    engine.model = "disks:1"
+    desk.bridge.stop()
+    desk.wait()
+    desk.bridge.start(desk.image_layer, Wish())
+    desk.wait()
+    _, folder = closed_with_work(desk)
+    labels = desk.session.labels.copy()
+    for model, sentences in (("disks:1", []), ("disks:2", [MADE_WITH.format("disks:1")])):
+        engine.model = model
+        resumed(desk, folder)
+        assert told() == sentences
+        assert np.array_equal(desk.session.labels, labels)
+        desk.bridge.stop()
+        desk.wait()
 
 
 @pytest.mark.parametrize("change", ["stroke", "undone stroke", "new array", "by a script", "moved", "stale"])

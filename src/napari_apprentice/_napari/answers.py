@@ -69,6 +69,7 @@ class State:
     empty : whether the open object has no voxel
     kind : what the class of the open object is called, or will be; "" for none
     header : what its journal says of it as a whole; None where none is kept
+    made_with : other weights that it was made with, see `Session.made_with`; "" for the same
     """
 
     label: int
@@ -85,6 +86,7 @@ class State:
     empty: bool = False
     kind: str = ""
     header: Header | None = None
+    made_with: str = ""
 
     @classmethod
     def of(cls, session: Session) -> State:
@@ -105,6 +107,7 @@ class State:
             session.empty,
             session.kind,
             session.header,
+            session.made_with,
         )
 
 

@@ -51,6 +51,10 @@ ELSEWHERE = "the mouse is with the layer {!r} now; press “inside” or “outs
 PAINTING = "napari's brush changes the labels as well; press “inside” or “outside” to click again"
 LABELS_HIDDEN = "; the labels of the sessions before are hidden"
 READ_ONLY = "Read only: {}."
+MADE_WITH = (
+    "This session was made with another network, {}, which is not here. Labels, objects and clicks are as they were; what they taught was "
+    "learnt again by the network that is here."
+)
 MODEL_CHANGED = "working with another model; what the one before has learnt stays with its session"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
 NO_SLICES = "Propagation goes from slice to slice of a volume; show one slice of a volume in 2D."
@@ -237,6 +241,8 @@ class Bridge(QObject):
             self.tell(READ_ONLY.format(state.read_only))
             self.say(READ_ONLY.format(state.read_only))
         else:
+            if state.made_with:
+                self.tell(MADE_WITH.format(state.made_with))
             self.say((sitting.next_click if state.clicks else FIRST_CLICK) + hidden)
         self._on_answer()
 
