@@ -172,6 +172,11 @@ class Overview:
         return str(getattr(self._segmenter, "device", ""))
 
     @property
+    def weights(self) -> Path | None:
+        """The file that holds the weights of the network; None where it does not say."""
+        return getattr(self._segmenter, "weights_path", None)
+
+    @property
     def taught(self) -> bool:
         """Whether the model is another one than as shipped: a version of it is in use, or examples or clicks have taught it since."""
         return self.versions.number != 0 or self._state.snapshot is not self._model.untaught

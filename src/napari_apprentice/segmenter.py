@@ -102,6 +102,11 @@ class NetworkSegmenter:
         self.base = self._knowledge
         self._recalled: list[tuple[Tensors, Sequence[Tensor], Sequence[Recalled]]] = []
 
+    @property
+    def weights_path(self) -> Path | None:
+        """The file that the weights come from, if they come from one."""
+        return self.loaded.path
+
     # --- what is learnt ---
 
     def snapshot(self) -> Knowledge:

@@ -29,7 +29,7 @@ _IMPORTANCE = "importance/"  # in brain floats: their range is that of float32, 
 
 @dataclass(frozen=True, eq=False)
 class LoadedWeights:
-    """A network in evaluation mode, its registered name, what its file says of it, and the file's digest.
+    """A network in evaluation mode, its registered name, what its file says of it, the file's digest, and the file.
 
     ``importance`` says of every parameter how much it matters to the source domain (see `importance`); empty if the file does not say.
     """
@@ -39,6 +39,7 @@ class LoadedWeights:
     facts: Mapping[str, Any]
     digest: str
     importance: Mapping[str, Tensor] = field(default_factory=dict)
+    path: Path | None = None
 
 
 def save_weights(
@@ -98,7 +99,7 @@ def load_weights(path: Path | str | None = None) -> LoadedWeights:
     _fit(network, tensors, path)
     _weigh(network, importance, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return LoadedWeights(network.eval(), name, facts, digest, importance)
+    return LoadedWeights(network.eval(), name, facts, digest, importance, path)
 
 
 def _fit(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

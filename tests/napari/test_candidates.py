@@ -224,6 +224,32 @@ def test_the_panel_lists_what_is_shipped_and_files_that_were_chosen(qtbot, monke
     assert [panel.network.itemText(i) for i in range(panel.network.count())] == ["other", "unet", "mine.safetensors", "another file…"]
 
 
+def test_the_panel_shows_the_network_of_the_open_session_and_then_what_was_chosen_again(qtbot):
+    unet, other, mine = Path("unet.safetensors"), Path("other.safetensors"), Path("mine.safetensors")
+    panel = ModelPanel({"other": other, "unet": unet})
+    qtbot.addWidget(panel)
+
+    def shown():
+        return panel.network.currentText(), panel.weights
+
+    for weights, text in ((unet, "unet"), (None, "unet"), (mine, "mine.safetensors"), (None, "unet")):
+        panel.show_network(weights)
+        assert panel.network.currentText() == text
+    panel.show_network(unet)
+    panel.network.setCurrentIndex(0)
+    panel.network.activated.emit(0)  # in the session
+    panel.show_network(unet)  # until the other one is there
+    assert shown() == ("other", other)
+    panel.keep_network(True)
+    panel.show_network(other)
+    panel.show_network(None)
+    assert shown() == ("other", other)
+    panel.show_network(mine)
+    assert shown() == (mine.name, mine)
+    panel.show_network(None)
+    assert shown() == ("other", other)
+
+
 # --- in a real window -------------------------------------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ class State:
     kind : what the class of the open object is called, or will be; "" for none
     header : what its journal says of it as a whole; None where none is kept
     made_with : other weights that it was made with, see `Session.made_with`; "" for the same
+    weights : the file of the network's weights; None where it does not say
     """
 
     label: int
@@ -87,6 +88,7 @@ class State:
     kind: str = ""
     header: Header | None = None
     made_with: str = ""
+    weights: Path | None = None
 
     @classmethod
     def of(cls, session: Session) -> State:
@@ -108,6 +110,7 @@ class State:
             session.kind,
             session.header,
             session.made_with,
+            session.weights,
         )
 
 

@@ -65,7 +65,8 @@ class ModelPanel(Fold):
             self.network.addItem(name, path)
         self.network.addItem(_OTHER)
         self.network.setCurrentIndex(max(self.network.findText(_DEFAULT), 0))
-        self._network = self._before = self.network.currentIndex()
+        self._network = self._before = self._own = self.network.currentIndex()
+        self._shown: Path | None = None
         self.network.activated.connect(self._on_network)
         self._versions = Catalogue()
         self._file: Path | None = None
@@ -127,6 +128,17 @@ class ModelPanel(Fold):
         """The file of the chosen network; None for the default."""
         path: Path | None = self.network.itemData(self._network)
         return None if self.network.itemText(self._network) == _DEFAULT else path
+
+    def show_network(self, weights: Path | None) -> None:
+        """Show the network of the open session, by the file of its weights; None for no session, which shows what the user chose again."""
+        if weights == self._shown:
+            return
+        index = self._own if weights is None else self._listed(weights)
+        if self._shown is None or index == self._network:
+            self._own = self._network
+        self._shown = weights
+        self._network = self._before = index
+        self.network.setCurrentIndex(index)
 
     def keep_network(self, changed: bool) -> None:
         """Stay at the network that was chosen, or, where it did not come, go back to the one before."""

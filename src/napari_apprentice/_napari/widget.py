@@ -465,6 +465,7 @@ class ApprenticeWidget(Dockable):
         self._session_controls.setEnabled(working and not self.bridge.opening)
         self.model.network.setEnabled(not self.bridge.opening)
         self.model.show_versions(state.versions if state is not None else None)
+        self.model.show_network(state.weights if state is not None else None)
         header = state.header if state is not None else None
         self.model.show_study(header.cohort if header is not None else None)
         self.more.show_policy((header.policy or DEFAULT_POLICY) if header is not None else None)
