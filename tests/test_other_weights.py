@@ -157,6 +157,24 @@ def test_only_remembered_objects_of_a_checkpoint_are_read_on_top_of_other_weight
         assert known(session).examples == 8
 
 
+def test_practice_is_not_repeated_on_top_of_other_weights(old, new, tmp_path, monkeypatch):
+    practice = replace(adaptation.POLICIES["practice"], practice=2, practice_batch=2)
+    monkeypatch.setattr(adaptation, "POLICIES", {**adaptation.POLICIES, "practice": practice})
+    folder = tmp_path / "session"
+    with closing(open_session(volume(), weights=old, policy="practice", device="cpu", folder=folder)) as session:
+        for deed in (Click((2, 15, 18)), "accept", Click((1, 15, 18))):
+            do(session, deed)
+        assert session.practise() == 2
+        for deed in ("accept", Click((3, 14, 17))):
+            do(session, deed)
+        before = said(session)
+    assert [event.report.practised for event in read_journal(folder)[1] if event.report is not None] == [0, 2]
+    with closing(resume_session(folder, volume(), weights=new, device="cpu")) as session:
+        assert (said(session)[:4], len(known(session).memory)) == (before[:4], 2)
+        assert known(session).practised is None
+        assert session.practise() == 2, "these practise on"
+
+
 # --- studies ----------------------------------------------------------------------------------------------------------------------------
 
 

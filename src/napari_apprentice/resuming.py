@@ -121,6 +121,7 @@ class Past:
         Where somebody else has the journal open, nothing can be changed from then on.
         """
         entries, done = effective(self._events)
+        ledger.made_with = self._made_with
         load, model = self._load, ledger.model
         start, snapshot = _known_model(entries, done, load, model.untaught)
         while start and entries[start - 1].action.kind in _WITHOUT_MODEL and entries[start - 1].learn is None:
@@ -140,7 +141,6 @@ class Past:
         while ledger.history.done > done - start:
             ledger.undo()
         ledger.journal, ledger.header, ledger.refusal = self.journal, self._header, self._refusal
-        ledger.made_with = self._made_with
         here = self.journal is not None
         if cohort is not None and here:
             cohort.take_back(self._header.key, {event.version.shared for event in self._events if event.version is not None})
@@ -221,7 +221,8 @@ def _repeat_learning(ledger: Ledger, event: Event, load: Load | None) -> None:
         model.segmenter.restore(snapshot)
         known = model.saved = snapshot
     elif load is not None:
-        outcome(model.policy.practising(model.segmenter, event.report.practised if event.report is not None else 0))
+        if event.report is not None and not ledger.made_with:  # practice takes as long as it took, and other weights will practise on
+            outcome(model.policy.practising(model.segmenter, event.report.practised))
         outcome(model.taught(state, None))
         known = model.segmenter.snapshot()
     if version is not None:
