@@ -475,6 +475,23 @@ def test_a_killed_run_with_muon_gives_the_weights_of_one_that_went_through(tmp_p
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
+def test_a_killed_run_reports_what_one_that_went_through_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_held_out_batch", SMALL_HELD_OUT)
+    often = TINY.replace("report_every = 2", "report_every = 3")
+    assert often != TINY
+    (tmp_path / "tiny.toml").write_text(often, "utf-8")
+    train(tmp_path / "tiny.toml", None, tmp_path / "through.safetensors", device="cpu", threads=1)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 3)  # after a report that its newest save, at 2, does not know of
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "tiny.toml", None, tmp_path / "w.safetensors", device="cpu", threads=1)
+    assert [row["step"] for row in rows_of(tmp_path / "w.csv")] == ["3"]
+    train(tmp_path / "tiny.toml", None, tmp_path / "w.safetensors", resume=True, device="cpu", threads=1)
+    through, went_on = ([row | {"seconds": ""} for row in rows_of(tmp_path / f"{name}.csv")] for name in ("through", "w"))
+    assert [row["step"] for row in through] == ["3", "5"]
+    assert went_on == through
+
+
 def test_without_resume_a_run_begins_anew(left_over, monkeypatch):
     begun = killed_at(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):

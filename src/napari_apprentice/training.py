@@ -365,6 +365,7 @@ class _Run:
                 self.network.mark_forward_method(name)
         self.average = _Average(self.plain, recipe.average)
         self.step, self.spent_s = 0, 0.0
+        self.losses: list[float] = []  # since the newest report
 
     def save(self) -> None:
         state = {
@@ -373,6 +374,7 @@ class _Run:
             "network": self.plain.state_dict(),
             "average": self.average.weights,
             "optimisers": [one.state_dict() for one in self.optimisers],
+            "losses": self.losses,
             "recipe": self.digest,
         }
         temporary = self.resume_path.with_suffix(".writing")
@@ -392,7 +394,7 @@ class _Run:
         self.average.weights = state["average"]
         for one, its in zip(self.optimisers, state["optimisers"], strict=True):
             one.load_state_dict(its)
-        self.step, self.spent_s = int(state["step"]), float(state["spent_s"])
+        self.step, self.spent_s, self.losses = int(state["step"]), float(state["spent_s"]), list(state.get("losses", ()))
 
     @cached_property
     def scenes(self) -> Mapping[str, Sequence[Scene]]:
@@ -459,19 +461,19 @@ class _Run:
         last = min(recipe.steps, recipe.stop_after or recipe.steps)
         batches = self.batches() if self.step < last else iter(())
         log_path = self.out.with_suffix(".csv")
-        fresh = self.step == 0 or not log_path.exists()
+        rows = _rows_until(self.step, log_path)
         columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn(), TimeRemainingColumn())
-        with log_path.open("w" if fresh else "a", newline="") as file, Progress(*columns) as progress:
+        with log_path.open("w", newline="") as file, Progress(*columns) as progress:
             log = csv.writer(file)
-            if fresh:
-                log.writerow(["step", "seconds", "loss", "rate", "iou@1", "iou@2", "iou@3", "iou@4", "iou@5"])
+            log.writerow(["step", "seconds", "loss", "rate", "iou@1", "iou@2", "iou@3", "iou@4", "iou@5"])
+            log.writerows(rows)
+            file.flush()
             task = progress.add_task("train", total=last, completed=self.step, said="")
-            losses: list[float] = []
             began = time.monotonic() - self.spent_s
             said = loss = ""
             while self.step < last:
                 rng = np.random.default_rng([recipe.seed, self.step, self.fabric.global_rank, 7])
-                losses.append(self.advance(Drawn(*next(batches)), rng))
+                self.losses.append(self.advance(Drawn(*next(batches)), rng))
                 self.step += 1
                 self.spent_s = time.monotonic() - began
                 if self.step % recipe.report_every == 0 or self.step == last:
@@ -481,17 +483,17 @@ class _Run:
                         [
                             self.step,
                             round(self.spent_s),
-                            f"{np.mean(losses):.4f}",
+                            f"{np.mean(self.losses):.4f}",
                             f"{recipe.learning_rate * _share(recipe, self.step):.2e}",
                             *(f"{v:.4f}" for v in ious),
                         ]
                     )
                     file.flush()
-                    losses = []
+                    self.losses = []
                 if self.step % recipe.save_every == 0:
                     self.save()
-                if losses:
-                    loss = f"loss {np.mean(losses[-50:]):.3f}"
+                if self.losses:
+                    loss = f"loss {np.mean(self.losses[-50:]):.3f}"
                 progress.update(task, completed=self.step, said=f"{loss} {said}")
         self.plain.load_state_dict(self.average.weights)
         self.plain.requires_grad_(True)
@@ -499,6 +501,14 @@ class _Run:
         save_weights(self.plain.eval(), self.out, facts, _importance(self.plain, recipe, self.scenes))
         self.resume_path.unlink(missing_ok=True)
         return self.out
+
+
+def _rows_until(step: int, log: Path) -> list[list[str]]:
+    """What an earlier run reported up to the step that it is gone on from, without the names of the columns: the rest is done again."""
+    if not step or not log.exists():
+        return []
+    with log.open(newline="") as file:
+        return [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= step]
 
 
 def _go_on_from(network: nn.Module, before: nn.Module, recipe: str) -> None:
