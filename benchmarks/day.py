@@ -106,7 +106,8 @@ class Hand:
         return main if focus is None else focus  # an empty list to choose from is not true
 
     def write(self, field: QWidget, words: str) -> None:
-        """Type words into a field, and Return."""
+        """Type words into a field, which may just have come, and Return."""
+        self.settle()
         QTest.mouseClick(field, _LEFT)
         assert self._keyboard in (field, field.focusProxy()), f"{field} is not where a click fell; expected it to be laid out"
         QTest.keyClicks(self._keyboard, words)

@@ -73,7 +73,6 @@ def begin(hand: Hand, sample: str, theme: str, *, study: str = "", again: bool =
     hand.settle()
     if study:
         hand.press(hand.widget.model.title)
-        hand.settle()
         hand.write(hand.widget.model.study.lineEdit(), study)
         hand.press(hand.widget.model.title)
     hand.press(hand.widget.resume if again else hand.widget.start)
