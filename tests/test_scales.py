@@ -52,14 +52,7 @@ def test_unusual_sizes_tell_against_a_look_once_objects_were_accepted():
     extent = math.log(24 * 2 / 256)  # of the square in the narrow window, over the slice's longer side
     usual, unusual = ((5 * e, 5 * e**2, 5.0) for e in (extent, extent - 2))
     assert alone(square(24), extent_log=usual) == pytest.approx(alone(square(24)))
-    assert alone(square(24), extent_log=unusual) < 0.3 * alone(square(24))
-
-
-@pytest.mark.parametrize("apart", [-8.0, -3.0, 3.0, 8.0])
-def test_no_size_is_ruled_out_by_what_was_accepted(apart):
-    extent = math.log(24 * 2 / 256) + apart
-    credible = alone(square(24), extent_log=(50 * extent, 50 * extent**2, 50.0)) / alone(square(24))
-    assert credible == pytest.approx(0.25, abs=0.01), "four times as credible otherwise, it is believed"
+    assert alone(square(24), extent_log=unusual) < 0.1 * alone(square(24))
 
 
 def test_what_the_next_scale_finds_too_is_believed_and_what_follows_the_window_is_not():

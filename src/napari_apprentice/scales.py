@@ -89,15 +89,12 @@ def _framing(mask: Tensor, window: Box, shape: tuple[int, int]) -> float:
     return max(1.0 - 2.5 * touching, 0.05) * (0.4 + 0.6 * tiny)
 
 
-_ANY_SIZE = 0.25  # what is left for a mask of any size: what is meant now may be something else than what was accepted
-
-
 def _usualness(mask: Tensor, window: Box, shape: tuple[int, int], extent_log: tuple[float, float, float]) -> float:
-    """How well the mask's extent fits the extents of accepted objects, `_ANY_SIZE`..1; 1 before anything was accepted."""
+    """How well the mask's extent fits the extents of accepted objects, 0..1; 1 before anything was accepted."""
     total, squares, count = extent_log
     if count < 1 or not bool(mask.any()):
         return 1.0
     extent = math.log(max(float(mask.sum()), 1.0) ** 0.5 * (window.bottom - window.top) / mask.shape[-1] / max(shape))
     mean = total / count
     spread = max(squares / count - mean**2, 0.0) + 0.6**2 + 1.0 / count**2
-    return _ANY_SIZE + (1 - _ANY_SIZE) * math.exp(-0.5 * (extent - mean) ** 2 / spread)
+    return math.exp(-0.5 * (extent - mean) ** 2 / spread)
