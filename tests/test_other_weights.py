@@ -17,6 +17,7 @@ from napari_apprentice.assembly import POLICIES, export_cohort, open_session, re
 from napari_apprentice.cohorts import Cohort, cohorts
 from napari_apprentice.journal import models, read_journal
 from napari_apprentice.networks import build
+from napari_apprentice.record import case_record, object_rows
 from napari_apprentice.replay import obstacles
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
 from napari_apprentice.session import Session
@@ -110,6 +111,7 @@ def test_a_session_goes_on_with_other_weights_and_nothing_of_it_is_lost(policy, 
     with closing(resume_session(folder, volume(), weights=new, device="cpu")) as session:
         assert said(session) == before
         assert session.made_with.startswith("unet:")
+        assert session.weights == new
         assert len(known(session).memory) == (2 if policy not in ("none", "ia", "mi") else 0)
         assert all(torch.equal(known(session).weights[k], v) for k, v in session._segmenter.base.weights.items()) == (
             policy in ("none", "recall", "practice")
@@ -134,6 +136,8 @@ def test_what_was_said_by_whom_stands_in_the_journal(old, new, tmp_path):
         here = assembly.model_of(session._segmenter)
         told = obstacles(*read_journal(folder), here, assembly.computer_of(session._segmenter))
     assert models(*read_journal(folder)) == (header.model, here)
+    (row, *_) = object_rows(case_record(folder))
+    assert row["model"] == f"{header.model}, {here}"
     assert any(header.model in reason and here in reason and "made with the weights" in reason for reason in told)
     with closing(resume_session(folder, volume(), weights=new, device="cpu")) as session:
         session.add(Click((3, 14, 21)))
@@ -238,6 +242,13 @@ def test_a_session_of_a_study_goes_on_and_teaches_it_on_top_of_what_it_remembers
     assert [record.cause for record in study.records] == ["carried over", "learnt"]
     with closing(open_session(volume(), weights=new, device="cpu", cohort="lesions")) as session:
         assert len(known(session).memory) == 4
+
+
+def test_a_session_that_began_with_a_taught_study_still_remembers_what_that_had_taught(old, new, tmp_path):
+    made(old, tmp_path / "first", "pi", cohort="lesions")
+    folder = made(old, tmp_path / "second", "pi", cohort="lesions", deeds=(Click((0, 15, 18)), "accept"))
+    with closing(resume_session(folder, volume(), weights=new, device="cpu")) as session:
+        assert len(known(session).memory) == 3
 
 
 def test_an_exported_model_with_pictures_is_worth_its_pictures(old, new, tmp_path):

@@ -238,8 +238,8 @@ def resume_session(folder: Path | str, image: Image | None = None, *, weights: P
     study = Cohort(header.cohort, segmenter.loaded.digest, store) if header.cohort else None
     if study is not None and model_of(segmenter) != made_with:
         study.adopt()
-    about: dict[str, Any] = {"computer": computer_of(segmenter), "model": model_of(segmenter) if made_with else ""}
-    return resume(Path(folder), image, segmenter, make_policy(header.policy or DEFAULT_POLICY), store, study, **about)
+    policy, model = make_policy(header.policy or DEFAULT_POLICY), model_of(segmenter) if made_with else ""
+    return resume(Path(folder), image, segmenter, policy, store, study, computer_of(segmenter), model)
 
 
 def _segmenter_of(model: str, weights: Path | str | None, device: str, budget: int) -> NetworkSegmenter:

@@ -27,6 +27,7 @@ from napari_apprentice._napari.launch import open_window
 from napari_apprentice._napari.panels import Chooser
 from napari_apprentice._napari.placement import METADATA_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.widget import ApprenticeWidget
+from napari_apprentice.fakes import DiskSegmenter
 from napari_apprentice.types import Click, Plane
 
 CONTROL = Qt.KeyboardModifier.ControlModifier
@@ -357,6 +358,16 @@ def test_resume_is_offered_for_the_same_image_and_brings_it_back(open_docked, sc
     assert widget.clicks.text() == "1 click"
     assert engine.wishes[-1].resume is not None
     assert [layer.name for layer in window.viewer.layers] == ["scan", "scan labels", "scan clicks"]
+
+
+def test_a_session_shows_its_own_network_as_long_as_it_is_open(open_docked, scan, engine, monkeypatch):
+    monkeypatch.setattr(DiskSegmenter, "weights_path", Path("mine.safetensors"), raising=False)
+    window = open_docked(scan)
+    network = window.widget.model.network
+    for shown in ("mine.safetensors", "unet"):
+        window.press(window.widget.start)
+        window.wait()
+        assert network.currentText() == shown
 
 
 def test_a_resumed_session_shows_its_own_study_and_policy(open_docked, scan, engine):
