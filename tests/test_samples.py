@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,32 @@ def test_borders_are_drawn_wider_and_tighter_by_another_hand():
         return [float(1 - (b & (t > 0.5)).sum() / (b | (t > 0.5)).sum()) for b, t in zip(bright, batch.target, strict=True)]
 
     assert np.median(off(1.0)) > 2 * np.median(off(0.0))
+
+
+def _long(target: torch.Tensor) -> bool:
+    """Whether an object (1, n, n) is more than three times as long as wide."""
+    at = torch.nonzero(target[0] > 0.5).float()
+    least, most = torch.linalg.eigvalsh(torch.cov(at.T))
+    return float(most) > 9 * float(least)
+
+
+def test_strangers_are_examples_that_all_show_another_kind():
+    bar = np.zeros((64, 64), np.int32)
+    bar[28:35, 5:60] = 1
+    bars = [Scene(np.repeat((200 * bar).astype(np.uint8)[None], 3, 0), (bar,), (1.0,), ("bar",)) for _ in range(2)]
+    disks = [replace(disk_scene(radius=radius), kinds=("disk",)) for radius in (12.0, 14.0)]
+
+    def shown(strangers: float, **scenes: list[Scene]) -> list[tuple[bool, list[bool]]]:
+        wanted = dict.fromkeys(scenes, 1.0)
+        drawn = SampleStream(scenes, wanted, 0.0, ((64, 60),), 5, views=((1.0, 0.3, 0.5),), examples=(0.0, 0.0, 1.0), strangers=strangers)
+        batch = next(iter(drawn))
+        return [(_long(target), [_long(one) for one in those]) for target, those in zip(batch.target, batch.example_target, strict=True)]
+
+    assert all(those == [not it, not it] for it, those in shown(1.0, bars=bars, disks=disks))
+    assert all(those == [it, it] for it, those in shown(0.0, bars=bars, disks=disks))
+    strange = [those == [not it, not it] for it, those in shown(0.4, bars=bars, disks=disks)]
+    assert 12 <= sum(strange) <= 36
+    assert all(those == [False, False] for it, those in shown(1.0, disks=disks)), "where there is no other kind, examples are as usual"
 
 
 def test_windows_come_from_afar_and_from_near():

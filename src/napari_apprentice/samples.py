@@ -5,7 +5,7 @@ Real images keep their own truths and gain new ones (superpixels, unions of neig
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 from pathlib import Path
@@ -356,7 +356,8 @@ class SampleStream(IterableDataset[Drawn]):
     pool of procedural scenes and replaces a scene after about ``reuse`` draws. Given seed and number of workers, the batch of a number is
     always the same, wherever the stream starts. ``examples`` : chances of 0, 1, 2, ... examples for each image of a batch. ``restyled`` :
     share of the samples that look as a small random network shows them, with their examples. ``borders`` : chance that an object without
-    examples is drawn wider or tighter than it is; one that has examples is by a chance of its own, and they with it.
+    examples is drawn wider or tighter than it is; one that has examples is by a chance of its own, and they with it. ``strangers`` :
+    share of the objects with examples of which all examples show something else, as those of another study do.
     """
 
     def __init__(
@@ -373,11 +374,13 @@ class SampleStream(IterableDataset[Drawn]):
         examples: Sequence[float] = (1.0,),
         restyled: float = 0.0,
         borders: float = 0.0,
+        strangers: float = 0.0,
     ) -> None:
         self.scenes, self.shares, self.synthetic = scenes, shares, synthetic
         self.seeds = (seed,) if isinstance(seed, int) else tuple(seed)
         self.sizes, self.start, self.pool_size, self.reuse = sizes, start, pool, reuse
         self.views, self.examples, self.restyled, self.borders = views, examples, restyled, borders
+        self.strangers = strangers
 
     def __iter__(self) -> Iterator[Drawn]:
         first, every = 0, 1
@@ -398,19 +401,27 @@ class SampleStream(IterableDataset[Drawn]):
             number = int(rng.choice(len(self.examples), p=np.asarray(self.examples) / sum(self.examples))) if len(self.examples) > 1 else 0
             found: list[Sample] = []
             beside: list[Sample] = []
-            while len(found) < batch:
+
+            def any_object(rng: Rng = rng) -> tuple[_Chosen | None, Sequence[Scene]]:
                 procedural = not names or rng.random() < self.synthetic
                 others = pool if procedural else self.scenes[names[rng.choice(len(names), p=chance)]]
-                of_scene = others[int(rng.integers(len(others)))]
-                chosen = _target(rng, of_scene)
+                return _target(rng, others[int(rng.integers(len(others)))]), others
+
+            while len(found) < batch:
+                chosen, others = any_object()
                 if chosen is None:
                     continue
                 look = int(rng.integers(2**31)) if number else None
                 of_look = None if look is None else np.random.default_rng(look)
                 sample = _seen(rng, chosen, size, True, self.views, of_look, self.restyled, self.borders)
-                if sample is not None:
-                    found.append(sample)
-                    beside += [_example(rng, chosen, others, alike, size, look or 0, self.restyled) for _ in range(number)]
+                if sample is None:
+                    continue
+                found.append(sample)
+                like, among = chosen, others
+                strange = number and self.strangers and rng.random() < self.strangers
+                if strange and (other := _stranger(chosen, any_object)):
+                    (like, among), look = other, int(rng.integers(2**31))
+                beside += [_example(rng, like, among, alike, size, look or 0, self.restyled) for _ in range(number)]
             yield Drawn(*_stacked(found), *(part.unflatten(0, (batch, number)) for part in _stacked(beside, size)))
 
 
@@ -429,6 +440,17 @@ def _alike(scenes: Sequence[Scene]) -> dict[str, list[tuple[Scene, int, int]]]:
             for number in _ids(one.layers[layer])[0] if kind else ():
                 found.setdefault(kind.format(number), []).append((one, layer, int(number)))
     return found
+
+
+def _stranger(
+    chosen: _Chosen, any_object: Callable[[], tuple[_Chosen | None, Sequence[Scene]]], tries: int = 50
+) -> tuple[_Chosen, Sequence[Scene]] | None:
+    """An object of another kind, in another image, and the scenes that it is from; None if there seems to be none."""
+    for _ in range(tries):
+        other, among = any_object()
+        if other is not None and other.scene is not chosen.scene and (not other.kind or other.kind != chosen.kind):
+            return other, among
+    return None
 
 
 def _example(

@@ -65,6 +65,7 @@ class Recipe(Exercises):
     restyled : share of the samples whose look a small random network changes, as if another device had taken them
     borders : share of the objects that are drawn wider or tighter than they are, as by another hand, where there are no examples; those
         that have some are anyway, in the same way as they
+    strangers : share of the objects with examples of which all examples show something else
     average : decay of the exponential moving average of the weights
     workers : processes that make samples
     report_every, save_every : in steps
@@ -96,6 +97,7 @@ class Recipe(Exercises):
     examples: tuple[float, ...] = (1.0,)
     restyled: float = 0.0
     borders: float = 0.0
+    strangers: float = 0.0
     average: float = 0.998
     workers: int = 1
     report_every: int = 500
@@ -181,6 +183,7 @@ def _complaint(recipe: Recipe) -> str:
         "careless": recipe.careless,
         "restyled": recipe.restyled,
         "borders": recipe.borders,
+        "strangers": recipe.strangers,
     }
     for name, value in shares.items():
         if not 0 <= value <= 1:
@@ -415,6 +418,7 @@ class _Run:
             examples=recipe.examples,
             restyled=recipe.restyled,
             borders=recipe.borders,
+            strangers=recipe.strangers,
         )
         loader = DataLoader(
             stream, batch_size=None, num_workers=recipe.workers, prefetch_factor=4 if recipe.workers else None, persistent_workers=False
