@@ -67,7 +67,9 @@ def situations(draw):
     answers = {}
     for axis in draw(st.lists(st.integers(0, 2), max_size=4)):
         plane = Plane(axis, draw(st.integers(0, SHAPE[axis] - 1)))
-        answers[plane] = replace(answer_of(draw(hnp.arrays(bool, in_plane_shape(axis)))), given=draw(st.booleans()))
+        answers[plane] = replace(
+            answer_of(draw(hnp.arrays(bool, in_plane_shape(axis)))), given=draw(st.booleans()), familiar=draw(st.booleans())
+        )
     axis = draw(st.integers(0, 2))
     click = Click(tuple(draw(st.integers(0, s - 1)) for s in SHAPE), draw(st.booleans()), axis)
     return labels, State(label, None, 300, predictions=answers), click, draw(hnp.arrays(bool, in_plane_shape(axis)))
@@ -91,7 +93,7 @@ def test_the_model_is_told_what_the_labels_say(situation):
         assert (told is None) == (not mask.any())
         assert told is None or (told.given and (told.mask == mask).all())
         return
-    assert told.given == earlier.given  # whoever painted meanwhile
+    assert (told.given, told.familiar) == (earlier.given, earlier.familiar)  # whoever painted meanwhile
     foreign = (here != 0) & ~mask
     assert (told.mask == np.where(foreign, told.mask, mask)).all()
     full = np.full(mask.shape, -4.0)

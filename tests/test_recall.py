@@ -22,9 +22,20 @@ from napari_apprentice.samples import Drawn, SampleStream
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
 from napari_apprentice.session import Session
 from napari_apprentice.synthetic import Scene
-from napari_apprentice.training import read_recipe, train
-from napari_apprentice.types import Click, Image, ImageSlice, Lesson, Prompt, RecipeError, SessionError, WeightsError, WriteError
-from napari_apprentice.weights import LoadedWeights, load_weights
+from napari_apprentice.training import add_importance, read_recipe, train
+from napari_apprentice.types import (
+    Click,
+    Image,
+    ImageSlice,
+    Lesson,
+    Prediction,
+    Prompt,
+    RecipeError,
+    SessionError,
+    WeightsError,
+    WriteError,
+)
+from napari_apprentice.weights import LoadedWeights, load_weights, save_weights
 
 PLAIN = {"widths": [8, 16, 16, 16, 16], "groups": 4, "likeness": 2}
 READING = PLAIN | {"recall": 4}
@@ -152,6 +163,28 @@ def test_a_network_that_reads_none_says_so():
         build("unet", PLAIN).recollect(*shown())
 
 
+def test_an_image_is_as_much_like_itself_as_can_be():
+    network, (image, clicks, masks) = reader(), shown(batch=1, count=3)
+    with torch.no_grad():
+        known = network.recollect(image, clicks, masks)
+        same = network.likeness(image[0], clicks[0], known)
+        other = network.likeness(*asked(batch=4)[:2], known)
+    assert torch.allclose(same, torch.ones(3), atol=1e-5)
+    assert bool((other < 0.999).all())
+    assert bool((other >= -1).all())
+
+
+def test_likeness_is_that_of_images_whatever_the_masks_and_more_examples_are_never_less_alike():
+    network, (image, clicks, masks), (one, click, _) = reader(), shown(batch=1), asked(batch=2)
+    with torch.no_grad():
+        few, all_of_them, inverted = (
+            network.likeness(one, click, network.recollect(image[:, :count], clicks[:, :count], said))
+            for count, said in ((2, masks[:, :2]), (3, masks), (3, 1 - masks))
+        )
+    assert bool((all_of_them >= few).all())
+    assert torch.equal(all_of_them, inverted)
+
+
 # --- a session's model ------------------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +251,75 @@ def test_every_state_can_be_had_back_bit_for_bit(segmenter):
     for snapshot, said in reversed(states):
         segmenter.restore(snapshot)
         assert np.array_equal(answer(segmenter), said)
+
+
+LOOKS = ZoomConfig(size=64, first_size=64, late_size=64)
+
+
+@pytest.fixture
+def comparing(segmenter) -> NetworkSegmenter:
+    """A segmenter whose weights say what is alike, so that nothing is; see `clicked` for everything."""
+    segmenter.loaded = replace(segmenter.loaded, facts={"likeness": 1.5})
+    return segmenter
+
+
+def clicked(segmenter: NetworkSegmenter, *clicks: Click, unlike: float = 0.0) -> list[Prediction]:
+    """What is said after each click, where things may be so much less alike."""
+    segmenter.zoom, said = replace(LOOKS, unlike=unlike), []
+    for count in range(1, len(clicks) + 1):
+        said.append(segmenter.predict(picture(disk(), 9), Prompt(clicks[:count], said[-1] if said else None)))
+    return said
+
+
+def taught(segmenter: NetworkSegmenter, number: int) -> NetworkSegmenter:
+    for each in range(number):
+        small(full_doubt=0.0).on_accept(segmenter, lesson(24 + each, each))
+    return segmenter
+
+
+def test_where_nothing_is_like_the_examples_the_untaught_model_answers(comparing):
+    """Bit for bit, at every click; with its usual sizes, too, and at other scales."""
+    clicks = (Click(MIDDLE), Click((35, 70), positive=False), Click((30, 44)))
+    untaught = clicked(comparing, *clicks)
+    strange, alike = (clicked(taught(comparing, 3), *clicks, unlike=unlike) for unlike in (0.0, 9.0))
+    for at_first, other, like in zip(untaught, strange, alike, strict=True):
+        assert (other.familiar, like.familiar) == (False, True)
+        assert np.array_equal(other.logits, at_first.logits)
+        assert len(other.candidates) == len(at_first.candidates)
+        assert all(np.array_equal(a.logits, b.logits) for a, b in zip(other.candidates, at_first.candidates, strict=True))
+        assert not any(one.familiar for one in other.candidates)
+        assert not np.array_equal(like.logits, at_first.logits)
+
+
+def test_a_picture_of_the_examples_is_more_familiar_than_noise(comparing, monkeypatch):
+    taught(comparing, 3)
+    found, likeness = [], comparing.network.likeness
+    monkeypatch.setattr(comparing.network, "likeness", lambda *those: found.append(likeness(*those)) or found[-1])
+    noise = ImageSlice(np.random.default_rng(5).integers(0, 255, (1, *SHAPE)).astype(np.uint8))
+    asked = [(lesson(24, 0).image_slice, Prompt((Click((24, MIDDLE[1])),))), (noise, Prompt((Click(MIDDLE),)))]
+    for slice_and_prompt in asked:
+        comparing.predict(*slice_and_prompt)
+    seen, strange = (float(one.max()) for one in found)
+    assert seen > strange
+    comparing.loaded = replace(comparing.loaded, facts={"likeness": (seen + strange) / 2})
+    assert [comparing.predict(*one).familiar for one in asked] == [True, False]
+
+
+def test_few_examples_are_never_strange_nor_are_those_of_weights_that_do_not_say(comparing):
+    assert clicked(taught(comparing, 2), Click(MIDDLE))[0].familiar
+    assert not clicked(taught(comparing, 1), Click(MIDDLE))[0].familiar
+    comparing.loaded = replace(comparing.loaded, facts={})
+    assert clicked(comparing, Click(MIDDLE))[0].familiar
+
+
+def test_a_mask_that_was_given_is_corrected_with_the_examples(comparing):
+    """There is no first look, so nobody asks."""
+    prompt = Prompt((Click((30, 44)),), replace(Prediction.from_mask(disk(radius=12)), given=True))
+    taught(comparing, 3)
+    said = comparing.predict(picture(disk(), 9), prompt)
+    comparing.zoom = replace(LOOKS, unlike=9)
+    assert said.familiar
+    assert np.array_equal(said.logits, comparing.predict(picture(disk(), 9), prompt).logits)
 
 
 def test_a_policy_that_shows_nothing_answers_as_if_nothing_were_remembered(segmenter):
@@ -537,6 +639,16 @@ def recipe(tmp_path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY, "utf-8")
     return path
+
+
+def test_weights_say_how_like_things_of_one_kind_are(recipe, tmp_path):
+    """If they read examples, and the recipe asks what they know; and afterwards they say the same."""
+    told = load_weights(train(recipe, None, tmp_path / "told.safetensors", device="cpu", threads=1))
+    assert -1 < told.facts["likeness"] < 1
+    untold = save_weights(told.network, tmp_path / "untold.safetensors", {k: v for k, v in told.facts.items() if k != "likeness"})
+    assert load_weights(add_importance(untold, None)).facts["likeness"] == told.facts["likeness"]
+    recipe.write_text(TINY.replace("importance = 2", "importance = 0"), "utf-8")
+    assert "likeness" not in load_weights(train(recipe, None, tmp_path / "w.safetensors", device="cpu", threads=1)).facts
 
 
 def test_a_stage_can_train_one_part_alone(recipe, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import shutil
 import tomllib
 from dataclasses import fields, replace
@@ -95,6 +96,14 @@ def test_the_recipe_of_the_shipped_weights_can_be_read():
     assert found.sets
     assert 0 < found.synthetic < 1
     assert found.held_out > 0
+
+
+def test_the_shipped_weights_are_those_of_the_recipe():
+    path = Path(__file__).parents[1] / "recipes" / "default.toml"
+    facts, texts = load_weights().facts, [path.read_bytes(), (path.parent / "first.toml").read_bytes()]
+    assert facts["recipe_digest"] == hashlib.sha256(b"".join(texts)).hexdigest()[:12]
+    assert Recipe(**{k: training._tupled(v) for k, v in facts["recipe"].items()}) == read_recipe(path)
+    assert facts["steps"] == read_recipe(path).steps
 
 
 def test_a_recipe_takes_from_its_base_what_it_does_not_say(recipe, tmp_path):

@@ -23,9 +23,12 @@ from torch import Tensor
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.types import WeightsError, WriteError
 
-__all__ = ["Knowledge", "KnowledgeStore", "Remembered", "Shelf", "Tensors", "differ", "kind_of"]
+__all__ = ["ENOUGH_TO_COMPARE", "Knowledge", "KnowledgeStore", "Remembered", "Shelf", "Tensors", "differ", "kind_of"]
 
 FORMAT = "napari-apprentice-knowledge-1"
+
+ENOUGH_TO_COMPARE = 3
+"""Fewer remembered objects do not tell what things look like here."""
 
 
 class Tensors(Mapping[str, Tensor]):

@@ -47,7 +47,7 @@ def laid_over(
     view, score : of the new answer, see `Prediction`
     clicks : all of them, newest last
     """
-    given = previous is not None and previous.given
+    given, familiar = (previous.given, previous.familiar) if previous is not None else (False, True)
     if previous is not None and previous.mask_in_box.any():
         previous = _trimmed(previous)
         whole = union(box, previous.box)
@@ -60,7 +60,7 @@ def laid_over(
         row, col = click.voxel[0] - box.top, click.voxel[1] - box.left
         if 0 <= row < logits.shape[0] and 0 <= col < logits.shape[1]:
             logits[row, col] = max(logits[row, col], HELD_LOGIT) if click.positive else min(logits[row, col], -HELD_LOGIT)
-    return Prediction(logits, box, shape, view, score, given=given)
+    return Prediction(logits, box, shape, view, score, given=given, familiar=familiar)
 
 
 def obeys(prediction: Prediction, click: Click) -> bool:

@@ -46,7 +46,7 @@ def previous_answer(labels: LabelMap, state: State, plane: Plane) -> Prediction 
     corrected = Prediction.from_mask(mask)
     logits, box = corrected.logits.copy(), answer.box.slices
     logits[box] = np.where(by_hand[box], logits[box], answer.logits)
-    return replace(corrected, logits=logits, view=answer.view, score=answer.score, given=answer.given)
+    return replace(corrected, logits=logits, view=answer.view, score=answer.score, given=answer.given, familiar=answer.familiar)
 
 
 def only_crossed(labels: LabelMap, state: State, plane: Plane) -> bool:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from napari_apprentice.guidance import WindowClick, click_maps
-from napari_apprentice.knowledge import Knowledge, Remembered, Shelf, Tensors, kind_of
+from napari_apprentice.knowledge import ENOUGH_TO_COMPARE, Knowledge, Remembered, Shelf, Tensors, kind_of
 from napari_apprentice.merging import HELD_LOGIT, changed_near, extent_of_change, laid_over, probability_in_window, without_piece
 from napari_apprentice.networks import Output, Recalled
 from napari_apprentice.proposals import OTHER_SCALE_IOU, Proposal, distinct, of_scale, outdoes
@@ -206,6 +206,19 @@ class NetworkSegmenter:
             recalled: Sequence[Recalled] = network.recollect(images[None], guidance[None], targets[None])
         return recalled
 
+    def _examples(self, prompt: Prompt) -> Sequence[Recalled]:
+        """What the network is shown beside the clicks of a slice: nothing where that is not like the examples."""
+        known = prompt.previous is None or prompt.previous.familiar
+        return self.recollected(kind=kind_of(prompt.kind)) if known else ()
+
+    def _is_familiar(self, image: Tensor, guidance: Tensor, kind: str) -> bool:
+        """Whether any of the first looks (V, C, n, n) is as much like the examples as images of one kind are; true of too few examples."""
+        known, least = self._knowledge, self.loaded.facts.get("likeness")
+        if least is None or not self.reads_examples or len(known.like(kind, known.examples)) < ENOUGH_TO_COMPARE:
+            return True
+        network: Any = self.network
+        return float(network.likeness(image, guidance, self.recollected(kind=kind)).max()) >= float(least) - self.zoom.unlike
+
     def run(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> tuple[Tensor, Tensor]:
         """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one; ``examples`` as of `recollected`."""
         output = self._say(image, guidance, previous, examples)
@@ -279,7 +292,7 @@ class NetworkSegmenter:
         parts = _together(views)
         if self.zoom.mirror:
             parts = [torch.cat([p, p.flip(3)]) for p in parts]
-        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind_of(prompt.kind)))
+        output = self._say(parts[0], parts[1], parts[2], self._examples(prompt))
         logits, iou = output.logits, torch.sigmoid(output.iou_logits)
         if self.zoom.mirror:
             logits = (logits[: len(views)] + logits[len(views) :].flip(3)) / 2
@@ -331,9 +344,11 @@ class NetworkSegmenter:
         windows = self.zoom.first_looks(prompt.clicks, shape)
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
         parts = _together(views)
-        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind_of(prompt.kind)))
+        kind = kind_of(prompt.kind)
+        familiar = self._is_familiar(parts[0], parts[1], kind)
+        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind) if familiar else ())
         logits, iou = output.logits[:, 0], torch.sigmoid(output.iou_logits)
-        known = self._knowledge.extent_log
+        known = self._knowledge.extent_log if familiar else (0.0, 0.0, 0.0)
         scores = credibilities(logits, iou, windows, shape, stability_power=self.zoom.first_stability, extent_log=known)
         best = int(np.argmax(scores))
         pasted, box = paste(logits[best].float(), windows[best], shape)
@@ -342,7 +357,8 @@ class NetworkSegmenter:
             found = zip(scores, logits.float(), windows, iou.tolist(), strict=True)
             others = [of_scale(*one, shape, prompt.clicks) for number, one in enumerate(found) if number != best]
             proposals = [other for other in others if other is not None]
-        return Prediction(pasted, box, shape, None, float(iou[best])), proposals
+        proposals = [one._replace(prediction=replace(one.prediction, familiar=familiar)) for one in proposals]
+        return Prediction(pasted, box, shape, None, float(iou[best]), familiar=familiar), proposals
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

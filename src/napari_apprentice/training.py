@@ -30,12 +30,13 @@ from napari_apprentice.exercises import Exercises
 from napari_apprentice.foreign import load_foreign
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.importance import memory_aware_synapses
+from napari_apprentice.knowledge import ENOUGH_TO_COMPARE
 from napari_apprentice.losses import LOSSES
 from napari_apprentice.networks import build, config_of, configuration
 from napari_apprentice.optimisers import OPTIMISERS, optimisers
 from napari_apprentice.samples import VIEWS, Drawn, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
-from napari_apprentice.training_clicks import a_pixel
+from napari_apprentice.training_clicks import a_pixel, first_clicks
 from napari_apprentice.types import RecipeError
 from napari_apprentice.weights import load_weights, save_weights
 
@@ -74,7 +75,8 @@ class Recipe(Exercises):
         output (``NAME.toml`` makes ``NAME.safetensors``); empty to start from random weights
     only : the part of the network that is trained, by the beginning of its weights' names; empty for all of it
     foreign : file of a backbone's weights from elsewhere, beside this recipe (see `foreign`); empty for none
-    importance : samples that tell how much every weight matters (see `importance.memory_aware_synapses`); 0 leaves that out of the file
+    importance : samples that tell how much every weight matters (see `importance.memory_aware_synapses`), and, of a network that reads
+        examples, how like these objects of their kind are; 0 leaves both out of the file
     """
 
     network: str = "unet"
@@ -502,7 +504,8 @@ class _Run:
         self.plain.load_state_dict(self.average.weights)
         self.plain.requires_grad_(True)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
-        save_weights(self.plain.eval(), self.out, facts, _importance(self.plain, recipe, self.scenes))
+        importance = _importance(self.plain.eval(), recipe, self.scenes)
+        save_weights(self.plain, self.out, facts | _kinship(self.plain, recipe, self.scenes), importance)
         self.resume_path.unlink(missing_ok=True)
         return self.out
 
@@ -527,7 +530,9 @@ def _go_on_from(network: nn.Module, before: nn.Module, recipe: str) -> None:
 
 
 def add_importance(weights: Path | str, data_dir: Path | str | None, out: Path | str | None = None) -> Path:
-    """Tell a file of weights how much every weight matters, as `train` does at its end: from samples of the recipe that made them.
+    """Tell a file of weights how much every weight matters, and how like things of one kind are, as `train` does at its end.
+
+    Both from samples of the recipe that made them.
 
     Parameters
     ----------
@@ -545,8 +550,9 @@ def add_importance(weights: Path | str, data_dir: Path | str | None, out: Path |
         raise RecipeError(f"{weights} does not say by which recipe it was trained; expected weights that `apprentice train` wrote")
     known = {f.name for f in fields(Recipe)}
     recipe = Recipe(**{k: _tupled(v) for k, v in loaded.facts["recipe"].items() if k in known})
-    importance = _importance(loaded.network, recipe, _scenes(recipe, Path(data_dir) if data_dir is not None else None))
-    return save_weights(loaded.network, out or weights, loaded.facts, importance)
+    scenes = _scenes(recipe, Path(data_dir) if data_dir is not None else None)
+    importance = _importance(loaded.network, recipe, scenes)
+    return save_weights(loaded.network, out or weights, dict(loaded.facts) | _kinship(loaded.network, recipe, scenes), importance)
 
 
 def _tupled(value: Any) -> Any:
@@ -572,3 +578,30 @@ def _importance(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequenc
             yield image.to(device), asked.guidance, asked.previous
 
     return memory_aware_synapses(network, samples()) if recipe.importance else {}
+
+
+_UNLIKE = 0.05  # share of objects that are less like examples of their kind
+
+
+def _kinship(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequence[Scene]]) -> dict[str, float]:
+    """``likeness``: all but a few objects are at least as much like `ENOUGH_TO_COMPARE` examples of their kind.
+
+    Nothing if the recipe shows no examples, or does not ask for it.
+    """
+    if not sum(recipe.examples[1:]) or not recipe.importance:
+        return {}
+    device, (size, batch) = next(network.parameters()).device, recipe.sizes[0]
+    number = (*[0.0] * ENOUGH_TO_COMPARE, 1.0)
+    views, seed = recipe.views, recipe.seed + 102
+    stream = SampleStream(scenes, recipe.sets, recipe.synthetic, ((size, batch),), seed, 0, views=views, examples=number)
+    found: list[float] = []
+    for at, drawn in enumerate(stream):
+        if len(found) >= recipe.importance:
+            break
+        rng, there = np.random.default_rng([seed, at]), Drawn(*(part.to(device) for part in drawn))
+        clicks = [first_clicks(rng, truth) for truth in drawn.target[:, 0].numpy() > 0.5]
+        with torch.no_grad():
+            known = exercises.recollected(network, there, rng)
+            like = cast(Any, network).likeness(there.image, exercises.maps(clicks, size, network, device), known)
+        found += like.tolist()
+    return {"likeness": float(np.quantile(found[: recipe.importance], _UNLIKE))}

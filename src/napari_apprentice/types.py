@@ -360,6 +360,7 @@ class Prediction:
     candidates : the other masks that were proposed for the same prompt, best first, without candidates of their own
     rank : place of this one among all that were proposed; 0 is the best
     given : whether it goes back to a mask that was carried there, painted or read from a file, so that clicks correct that
+    familiar : whether what was accepted before counts here; it does not where the first looks found a slice that is not like the examples
     """
 
     logits: npt.NDArray[np.float32]
@@ -370,6 +371,7 @@ class Prediction:
     candidates: tuple[Prediction, ...] = ()
     rank: int = 0
     given: bool = False
+    familiar: bool = True
 
     def __post_init__(self) -> None:
         if self.logits.shape != self.box.shape:

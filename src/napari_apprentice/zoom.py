@@ -54,6 +54,7 @@ class ZoomConfig:
     closer_clicks : from which click on
     late_clicks : from this click on the window is looked at at ``late_size``, and no wider one beside it; 0 for never
     late_size : working size then
+    unlike : so much less (as a cosine) than images of one kind may a slice be like the examples to be answered with them
     """
 
     size: int = 128
@@ -77,6 +78,7 @@ class ZoomConfig:
     closer_clicks: int = 2
     late_clicks: int = 7
     late_size: int = 192
+    unlike: float = 0.0
 
     @staticmethod
     def is_late(prompt: Prompt, clicks: int) -> bool:

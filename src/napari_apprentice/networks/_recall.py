@@ -66,16 +66,27 @@ class Recall(nn.Module):
         keys, values = self.key(normed), self.value(torch.cat([normed, 2 * masks - 1], dim=1))
         return Recalled(*(self._places(part, batch, count) for part in (F.normalize(self._heads(keys), dim=2), self._heads(values))))
 
+    def likeness(self, features: Tensor, known: Recalled) -> Tensor:
+        """(B,) how much images (B, width, h, w) look like the examples, whatever their masks hold: -1 to 1.
+
+        It is the mean over places and heads of the cosine with the likest place of any example.
+        """
+        return (self._wanted(features).transpose(2, 3) @ known.keys).amax(3).mean((1, 2))
+
     def forward(self, features: Tensor, known: Recalled) -> Tensor:
         """See the class."""
         batch, _, height, width = features.shape
-        wanted = F.normalize(self._heads(self.key(self._normed(features))), dim=2)  # (B, heads, d, h w)
+        wanted = self._wanted(features)
         sharpness = self.log_sharpness.exp()[None, :, None, None]
         alike = sharpness * (wanted.transpose(2, 3) @ known.keys)  # (B, heads, h w, places)
         none = (sharpness * self.nothing[None, :, None, None]).expand(batch, -1, alike.shape[2], 1)
         share = torch.softmax(torch.cat([alike, none + torch.log(torch.tensor(float(alike.shape[3])))], dim=3), dim=3)[..., :-1]
         said = known.values @ share.transpose(2, 3)  # (B, heads, d, h w)
         return self.mix(said.reshape(batch, -1, height, width))  # type: ignore[no-any-return]
+
+    def _wanted(self, features: Tensor) -> Tensor:
+        """(B, heads, d, h w): what every place asks for, of length 1."""
+        return F.normalize(self._heads(self.key(self._normed(features))), dim=2)
 
     def _normed(self, x: Tensor) -> Tensor:
         """Of contiguous features: in channels_last, a gradient of the norm without one of the features ends the process (PyTorch 2.13)."""

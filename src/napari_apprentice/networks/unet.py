@@ -297,6 +297,13 @@ class UNet(Headed):
             for read, level in zip(self.recall, self.config.recall_levels, strict=True)
         )
 
+    def likeness(self, image: Tensor, guidance: Tensor, known: Sequence[Recalled]) -> Tensor:
+        """(B,) how much images (B, 3, h, w) with clicks (B, 2, h, w) look like examples, -1 to 1: see `Recall.likeness`."""
+        level = self.config.recall_levels[0]
+        x = torch.cat([image, guidance, torch.zeros_like(image[:, :1])], dim=1)
+        found = self.levels(x, self._beside(image, guidance, ()), level + 1)[level]
+        return cast(Recall, self.recall[0]).likeness(found, known[0])
+
     def decode(self, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled] = ()) -> Output:
         """Mask and estimated IoU for one set of clicks per image; ``known`` : examples, as `recollect` reads them."""
         if not self.config.sees_previous:
