@@ -253,19 +253,16 @@ def test_every_state_can_be_had_back_bit_for_bit(segmenter):
         assert np.array_equal(answer(segmenter), said)
 
 
-LOOKS = ZoomConfig(size=64, first_size=64, late_size=64)
-
-
 @pytest.fixture
 def comparing(segmenter) -> NetworkSegmenter:
-    """A segmenter whose weights say what is alike, so that nothing is; see `clicked` for everything."""
+    """A segmenter whose weights say what is alike, so that nothing is."""
     segmenter.loaded = replace(segmenter.loaded, facts={"likeness": 1.5})
     return segmenter
 
 
-def clicked(segmenter: NetworkSegmenter, *clicks: Click, unlike: float = 0.0) -> list[Prediction]:
-    """What is said after each click, where things may be so much less alike."""
-    segmenter.zoom, said = replace(LOOKS, unlike=unlike), []
+def clicked(segmenter: NetworkSegmenter, *clicks: Click, least: float = 1.5) -> list[Prediction]:
+    """What is said after each click, where weights say that things of one kind are at least so much alike."""
+    segmenter.loaded, said = replace(segmenter.loaded, facts={"likeness": least}), []
     for count in range(1, len(clicks) + 1):
         said.append(segmenter.predict(picture(disk(), 9), Prompt(clicks[:count], said[-1] if said else None)))
     return said
@@ -281,7 +278,7 @@ def test_where_nothing_is_like_the_examples_the_untaught_model_answers(comparing
     """Bit for bit, at every click; with its usual sizes, too, and at other scales."""
     clicks = (Click(MIDDLE), Click((35, 70), positive=False), Click((30, 44)))
     untaught = clicked(comparing, *clicks)
-    strange, alike = (clicked(taught(comparing, 3), *clicks, unlike=unlike) for unlike in (0.0, 9.0))
+    strange, alike = (clicked(taught(comparing, 3), *clicks, least=least) for least in (1.5, -1.5))
     for at_first, other, like in zip(untaught, strange, alike, strict=True):
         assert (other.familiar, like.familiar) == (False, True)
         assert np.array_equal(other.logits, at_first.logits)
@@ -301,7 +298,7 @@ def test_a_picture_of_the_examples_is_more_familiar_than_noise(comparing, monkey
         comparing.predict(*slice_and_prompt)
     seen, strange = (float(one.max()) for one in found)
     assert seen > strange
-    comparing.loaded = replace(comparing.loaded, facts={"likeness": (seen + strange) / 2})
+    comparing.loaded = replace(comparing.loaded, facts={"likeness": (seen + strange) / 2 - comparing.zoom.familiar})
     assert [comparing.predict(*one).familiar for one in asked] == [True, False]
 
 
@@ -309,7 +306,7 @@ def test_few_examples_are_never_strange_nor_are_those_of_weights_that_do_not_say
     assert clicked(taught(comparing, 2), Click(MIDDLE))[0].familiar
     assert not clicked(taught(comparing, 1), Click(MIDDLE))[0].familiar
     comparing.loaded = replace(comparing.loaded, facts={})
-    assert clicked(comparing, Click(MIDDLE))[0].familiar
+    assert comparing.predict(picture(disk(), 9), Prompt((Click(MIDDLE),))).familiar
 
 
 def test_a_mask_that_was_given_is_corrected_with_the_examples(comparing):
@@ -317,7 +314,7 @@ def test_a_mask_that_was_given_is_corrected_with_the_examples(comparing):
     prompt = Prompt((Click((30, 44)),), replace(Prediction.from_mask(disk(radius=12)), given=True))
     taught(comparing, 3)
     said = comparing.predict(picture(disk(), 9), prompt)
-    comparing.zoom = replace(LOOKS, unlike=9)
+    comparing.loaded = replace(comparing.loaded, facts={})
     assert said.familiar
     assert np.array_equal(said.logits, comparing.predict(picture(disk(), 9), prompt).logits)
 

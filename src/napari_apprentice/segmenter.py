@@ -217,7 +217,7 @@ class NetworkSegmenter:
         if least is None or not self.reads_examples or len(known.like(kind, known.examples)) < ENOUGH_TO_COMPARE:
             return True
         network: Any = self.network
-        return float(network.likeness(image, guidance, self.recollected(kind=kind)).max()) >= float(least) - self.zoom.unlike
+        return float(network.likeness(image, guidance, self.recollected(kind=kind)).max()) >= float(least) + self.zoom.familiar
 
     def run(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> tuple[Tensor, Tensor]:
         """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one; ``examples`` as of `recollected`."""

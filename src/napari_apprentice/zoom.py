@@ -54,7 +54,8 @@ class ZoomConfig:
     closer_clicks : from which click on
     late_clicks : from this click on the window is looked at at ``late_size``, and no wider one beside it; 0 for never
     late_size : working size then
-    unlike : so much less (as a cosine) than images of one kind may a slice be like the examples to be answered with them
+    familiar : by so much (of a cosine) more than the weights' ``likeness``, which is one of single windows, is the best of the first looks
+        like the examples where these are used
     """
 
     size: int = 128
@@ -78,7 +79,7 @@ class ZoomConfig:
     closer_clicks: int = 2
     late_clicks: int = 7
     late_size: int = 192
-    unlike: float = 0.0
+    familiar: float = 0.04
 
     @staticmethod
     def is_late(prompt: Prompt, clicks: int) -> bool:

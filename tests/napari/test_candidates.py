@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,18 @@ def test_without_a_choice_there_is_something_to_say(qtbot, volume, make_engine, 
     finally:
         one.bridge.close()
         assert one.bridge.worker.join(60)
+
+
+def test_an_answer_without_what_was_accepted_says_so(desk, monkeypatch):
+    desk.bridge.click(FIRST)
+    desk.wait()
+    assert "nothing accepted looks like this" not in desk.said[-1]
+    answered = DiskSegmenter.predict
+    monkeypatch.setattr(DiskSegmenter, "predict", lambda *those: replace(answered(*those), familiar=False))
+    desk.bridge.click(Click((5, 30, 40)))
+    desk.wait()
+    assert desk.said[-1].startswith("nothing accepted looks like this, so the model answers as shipped; ")
+    assert "N shows another mask" in desk.said[-1]
 
 
 # --- another network --------------------------------------------------------------------------------------------------------------------

@@ -194,9 +194,13 @@ def act(session: Session, action: Callable[[Session], Change], words: str = "") 
     return Answer(State.of(session), _boxes(change), words)
 
 
+_UNFAMILIAR = "nothing accepted looks like this, so the model answers as shipped"
+
+
 def add(session: Session, click: Click, good: str, others: str, opens: str) -> Answer:
     """Answer a click; ``good`` is what to say when it succeeded, and ``others`` when the model proposes several masks.
 
+    Where the answer leaves out what was accepted (`Prediction.familiar`), that comes first.
     Within another object a click changes nothing, since objects do not overlap. It counts all the same, but what there is to say is whose
     the place is, and that the key ``opens`` opens it.
     """
@@ -204,7 +208,10 @@ def add(session: Session, click: Click, good: str, others: str, opens: str) -> A
     label = int(session.labels[click.voxel]) if answer.error is None else 0
     if label in (0, session.label):
         several = answer.error is None and answer.state.masks > 1
-        return replace(answer, words=others) if several else answer
+        newest = _newest_answer(session)
+        strange = answer.error is None and newest is not None and not newest.familiar
+        words = others if several else answer.words
+        return replace(answer, words=f"{_UNFAMILIAR}; {words}" if strange else words)
     name = session.legend.names.get(label)
     known = f"object {label} ({name})" if name else f"object {label}"
     why = "protected since it was accepted" if label in session.finished else "which is not the open one"
