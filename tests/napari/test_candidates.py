@@ -135,7 +135,7 @@ def test_an_answer_without_what_was_accepted_says_so(desk, monkeypatch):
     monkeypatch.setattr(DiskSegmenter, "predict", lambda *those: replace(answered(*those), familiar=False))
     desk.bridge.click(Click((5, 30, 40)))
     desk.wait()
-    assert desk.said[-1].startswith("nothing accepted looks like this, so the model answers as shipped; ")
+    assert desk.said[-1].startswith("nothing accepted looks like this, so it is answered without examples; ")
     assert "N shows another mask" in desk.said[-1]
 
 

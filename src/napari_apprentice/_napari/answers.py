@@ -194,7 +194,7 @@ def act(session: Session, action: Callable[[Session], Change], words: str = "") 
     return Answer(State.of(session), _boxes(change), words)
 
 
-_UNFAMILIAR = "nothing accepted looks like this, so the model answers as shipped"
+_UNFAMILIAR = "nothing accepted looks like this, so it is answered without examples"
 
 
 def add(session: Session, click: Click, good: str, others: str, opens: str) -> Answer:
