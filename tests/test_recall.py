@@ -18,6 +18,7 @@ from napari_apprentice.adaptation._memory import kept
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.knowledge import Knowledge, KnowledgeStore, Remembered, Tensors, kind_of
 from napari_apprentice.networks import Recalled, UNet, build
+from napari_apprentice.networks._recall import Recall
 from napari_apprentice.samples import Drawn, SampleStream
 from napari_apprentice.segmenter import NetworkSegmenter, ZoomConfig
 from napari_apprentice.session import Session
@@ -133,6 +134,32 @@ def test_what_is_read_depends_on_the_masks_and_on_the_images_of_the_examples():
         for other in ((image, clicks, 1 - mask), (image.flip(3), clicks, mask)):
             assert not torch.allclose(said, network.decode(*asked(), network.recollect(*other)).logits, atol=1e-3)
         assert not torch.allclose(said, network(*asked()).logits, atol=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 3), st.integers(1, 4), st.booleans())
+def test_what_is_read_is_the_mean_of_what_is_there_weighed_by_likeness_and_by_one_place_that_says_nothing(seed, batch, count, shared):
+    """The attention, written out: softmax over all places of all examples and one more, in double precision."""
+    torch.manual_seed(seed)
+    read = Recall(8, 4, 5, 4).double().requires_grad_(False)
+    nn.init.normal_(read.mix[-1].weight)
+    nn.init.normal_(read.nothing)
+    features = torch.randn(batch, 8, 6, 3, dtype=torch.float64)
+    of_examples = torch.randn(1 if shared else batch, count, 8, 4, 4, dtype=torch.float64)
+    targets = (torch.rand(*of_examples.shape[:2], 1, 16, 16) > 0.5).double()
+    known = read.examples(of_examples, targets)
+    expected = []
+    for number, normed in enumerate(read.norm(features)):
+        keys, values = (part[0 if shared else number] for part in known)
+        asked = nn.functional.normalize(read.key(normed[None]).reshape(Recall.HEADS, 5, 18).transpose(1, 2), dim=2)
+        heads = []
+        for head in range(Recall.HEADS):
+            sharp = read.log_sharpness[head].exp()
+            weights = (sharp * asked[head] @ keys[head].T).exp()  # (places, places of the examples)
+            nothing = (sharp * read.nothing[head]).exp() * keys.shape[1]
+            heads.append(weights @ values[head] / (weights.sum(1, keepdim=True) + nothing))
+        expected.append(read.mix(torch.stack(heads).transpose(1, 2).reshape(1, -1, 6, 3)))
+    assert torch.allclose(read(features, known), torch.cat(expected), atol=1e-9)
 
 
 def test_no_image_sees_the_examples_of_another():
@@ -349,7 +376,7 @@ def test_what_was_made_of_examples_is_kept_until_they_or_the_weights_change(segm
     small(full_doubt=0.0).on_accept(segmenter, lesson(30, 1))
     second = segmenter.recollected()
     assert second is not first
-    assert second[0].keys.shape[3] == 2 * first[0].keys.shape[3]
+    assert second[0].keys.shape[2] == 2 * first[0].keys.shape[2]
     known = segmenter.snapshot()
     segmenter.restore(replace(known, weights=type(known.weights)({k: v * 1.01 for k, v in known.weights.items()})))
     assert segmenter.recollected() is not second
@@ -502,7 +529,7 @@ def test_classes_that_take_turns_are_not_looked_at_anew(segmenter):
     assert segmenter.recollected(kind=DISC) is disc
     accepted(segmenter, "cup")
     assert segmenter.recollected(kind=DISC) is disc
-    assert 3 * segmenter.recollected(kind=CUP)[0].keys.shape[3] == 4 * cup[0].keys.shape[3]
+    assert 3 * segmenter.recollected(kind=CUP)[0].keys.shape[2] == 4 * cup[0].keys.shape[2]
 
 
 def test_weights_learn_the_same_whatever_the_classes(segmenter):
@@ -731,4 +758,5 @@ def test_examples_show_the_same_kind_as_a_rule():
 def test_the_type_of_what_is_recollected():
     known = reader().recollect(*shown())
     assert all(isinstance(part, Recalled) for part in known)
-    assert [part.keys.shape[:3] for part in known] == [(2, 4, 4), (2, 4, 4)]
+    for part, places in zip(known, (3 * 8 * 8, 3 * 4 * 4), strict=True):
+        assert part.keys.shape == part.values.shape == (2, Recall.HEADS, places, 4)

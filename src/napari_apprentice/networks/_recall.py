@@ -6,6 +6,7 @@ Attention from every place to all places of the examples, whose masks are part o
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class Recalled(NamedTuple):
 
     Attributes
     ----------
-    keys, values : (B, heads, dimensions, places) of all places of all examples; B may be 1 where all images have the same examples
+    keys, values : (B, heads, places, dimensions) of all places of all examples; B may be 1 where all images have the same examples
     """
 
     keys: Tensor
@@ -64,39 +65,43 @@ class Recall(nn.Module):
         normed = self._normed(features.flatten(0, 1))
         masks = F.pixel_unshuffle(targets.flatten(0, 1), self.cell)
         keys, values = self.key(normed), self.value(torch.cat([normed, 2 * masks - 1], dim=1))
-        return Recalled(*(self._places(part, batch, count) for part in (F.normalize(self._heads(keys), dim=2), self._heads(values))))
+        return Recalled(*(self._places(part, batch, count) for part in (F.normalize(self._heads(keys), dim=3), self._heads(values))))
 
     def likeness(self, features: Tensor, known: Recalled) -> Tensor:
         """(B,) how much images (B, width, h, w) look like the examples, whatever their masks hold: -1 to 1.
 
         It is the mean over places and heads of the cosine with the likest place of any example.
         """
-        return (self._wanted(features).transpose(2, 3) @ known.keys).amax(3).mean((1, 2))
+        asked, keys = self._wanted(features), known.keys.expand(len(features), -1, -1, -1)
+        # One image after the other: what one is compared with stays in the processor's cache.
+        return torch.stack([(of_one @ places.transpose(1, 2)).amax(2).mean() for of_one, places in zip(asked, keys, strict=True)])
 
     def forward(self, features: Tensor, known: Recalled) -> Tensor:
         """See the class."""
         batch, _, height, width = features.shape
-        wanted = self._wanted(features)
         sharpness = self.log_sharpness.exp()[None, :, None, None]
-        alike = sharpness * (wanted.transpose(2, 3) @ known.keys)  # (B, heads, h w, places)
-        none = (sharpness * self.nothing[None, :, None, None]).expand(batch, -1, alike.shape[2], 1)
-        share = torch.softmax(torch.cat([alike, none + torch.log(torch.tensor(float(alike.shape[3])))], dim=3), dim=3)[..., :-1]
-        said = known.values @ share.transpose(2, 3)  # (B, heads, d, h w)
-        return self.mix(said.reshape(batch, -1, height, width))  # type: ignore[no-any-return]
+        # One more place says nothing: all ask for the last dimension equally, and it alone has anything there.
+        none = sharpness * self.nothing[None, :, None, None] + math.log(known.keys.shape[2])
+        wanted = F.pad(sharpness * self._wanted(features), (0, 1), value=1.0)
+        keys = torch.cat([F.pad(known.keys, (0, 1)), F.pad(none, (wanted.shape[3] - 1, 0)).expand(len(known.keys), -1, -1, -1)], dim=2)
+        values = F.pad(known.values, (0, 1, 0, 1))
+        keys, values = (part.expand(batch, -1, -1, -1) for part in (keys, values))
+        said = F.scaled_dot_product_attention(wanted, keys, values, scale=1.0)[..., :-1]  # (B, heads, h w, d)
+        return self.mix(said.transpose(2, 3).reshape(batch, -1, height, width))  # type: ignore[no-any-return]
 
     def _wanted(self, features: Tensor) -> Tensor:
-        """(B, heads, d, h w): what every place asks for, of length 1."""
-        return F.normalize(self._heads(self.key(self._normed(features))), dim=2)
+        """(B, heads, h w, d): what every place asks for, of length 1."""
+        return F.normalize(self._heads(self.key(self._normed(features))), dim=3)
 
     def _normed(self, x: Tensor) -> Tensor:
         """Of contiguous features: in channels_last, a gradient of the norm without one of the features ends the process (PyTorch 2.13)."""
         return self.norm(x.contiguous())  # type: ignore[no-any-return]
 
     def _heads(self, x: Tensor) -> Tensor:
-        """(B, heads d, h, w) -> (B, heads, d, h w)."""
-        return x.reshape(len(x), self.HEADS, -1, x.shape[2] * x.shape[3])
+        """(B, heads d, h, w) -> (B, heads, h w, d)."""
+        return x.permute(0, 2, 3, 1).reshape(len(x), x.shape[2] * x.shape[3], self.HEADS, -1).transpose(1, 2)
 
     @staticmethod
     def _places(x: Tensor, batch: int, count: int) -> Tensor:
-        """(B R, heads, d, h w) -> (B, heads, d, R h w)."""
-        return x.reshape(batch, count, *x.shape[1:]).permute(0, 2, 3, 1, 4).flatten(3)
+        """(B R, heads, h w, d) -> (B, heads, R h w, d)."""
+        return x.reshape(batch, count, *x.shape[1:]).transpose(1, 2).flatten(2, 3)
