@@ -70,7 +70,7 @@ class Settings:
     post_rate: float = 1e-4
     full_error: float = 0.3
     mid_steps: int = 1
-    post_rounds: int = 6
+    post_rounds: int = 5
     size: int = 128
     click_weight: float = 0.2
     click_form: str = "ce"
