@@ -20,6 +20,7 @@ from napari_apprentice._napari.placement import (
     standing_image,
     state_spacing,
     straighten,
+    time_point,
 )
 from napari_apprentice.types import Image, ImageError
 
@@ -209,6 +210,30 @@ def test_zarr_arrays_can_be_used():
 def test_a_series_is_refused_with_one_sentence():
     with pytest.raises(ImageError, match=r"has 4 axes .* expected a 2D image or a 3D volume"):
         image_of(ImageLayer(np.zeros((2, 3, 4, 5)), name="movie"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_time_point_of_a_foreign_layer_stays_where_it_stood(seed):
+    """Whatever scale, turn, shear and affine put it there, also one that moves with the time."""
+    rng = np.random.default_rng(seed)
+    rotate, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    affine = np.eye(5)
+    affine[1:-1, :] = rng.normal(size=(3, 5)) if seed else affine[1:-1, :]
+    turned = np.eye(4)
+    turned[1:, 1:] = rotate if seed > 1 else np.eye(3)
+    shear = np.eye(4)
+    shear[1, 2:] = (0.3, -0.2) if seed == 3 else 0.0
+    place = {"scale": (2.0, *rng.uniform(0.5, 3, 3)), "translate": rng.normal(size=4), "affine": affine, "rotate": turned, "shear": shear}
+    series = ImageLayer(rng.random((3, 4, 5, 6)), units=("second", "mm", "mm", "mm"), axis_labels=("t", "z", "y", "x"), **place)
+    data, arguments = time_point(series, 2)
+    taken = ImageLayer(data, **arguments)
+    assert np.array_equal(taken.data, series.data[2])
+    assert (taken.units, taken.axis_labels) == (series.units[1:], series.axis_labels[1:])
+    for voxel in rng.uniform(0, 5, (8, 3)):
+        assert np.allclose(taken.data_to_world(voxel), np.asarray(series.data_to_world((2, *voxel)))[1:])
+    if not seed:  # what napari shows as numbers stays numbers
+        assert np.array_equal(taken.scale, series.scale[1:])
+        assert np.array_equal(taken.translate, series.translate[1:])
 
 
 def test_another_layer_stands_in_the_same_place(volume):

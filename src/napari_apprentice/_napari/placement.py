@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from napari.utils.transforms import Affine
 
 from napari_apprentice.files import unstated_spacing
 from napari_apprentice.geometry import PLACE_TOLERANCE_VOXELS
@@ -118,16 +119,9 @@ def straighten(layer: Layer, others: Sequence[Layer] = ()) -> bool:
 
 def layer_arguments(image: Image) -> dict[str, Any]:
     """The napari layer arguments of an image: name, placement, units, axis labels, and the image itself in the metadata."""
-    affine = _displayed_affine(image)
-    linear = affine[:-1, :-1]
-    placement: dict[str, Any]
-    if np.array_equal(linear, np.diag(np.diag(linear))):
-        placement = {"scale": tuple(np.diag(linear)), "translate": tuple(affine[:-1, -1])}
-    else:
-        placement = {"affine": affine}
     return {
         "name": image.name,
-        **placement,
+        **_transform(_displayed_affine(image)),
         "units": (image.units,) * image.ndim,
         "axis_labels": image.axis_labels,
         "metadata": {METADATA_KEY: image},
@@ -246,10 +240,12 @@ def time_points_of(layer: Layer) -> tuple[int, int]:
 
 def time_point(layer: Layer, time: int) -> tuple[Any, dict[str, Any]]:
     """One volume of a layer of four axes, and the arguments that put it where it stood."""
-    place = {name: getattr(layer, name)[1:] for name in ("scale", "translate", "units", "axis_labels")}
-    linear = np.asarray(layer.rotate)[1:, 1:]
+    affine = _in_world(layer)
+    affine[:, -1] += time * affine[:, 0]
+    affine = affine[1:, 1:]
+    named = {name: getattr(layer, name)[1:] for name in ("units", "axis_labels")}
     shown = {"contrast_limits": layer.contrast_limits, "rgb": getattr(layer, "rgb", False)}
-    return _full_resolution(layer)[time], {"name": f"{layer.name} [{time}]", "rotate": linear, **place, **shown}
+    return _full_resolution(layer)[time], {"name": f"{layer.name} [{time}]", **_transform(affine), **named, **shown}
 
 
 def hidden_axis(dims: Dims, ndim: int) -> int | None:
@@ -319,6 +315,14 @@ def _stands_oblique(layer: Layer) -> bool:
     return bool((np.abs(linear - np.diag(np.diag(linear))) > _OBLIQUE_TOLERANCE * lengths.min()).any())
 
 
+def _transform(affine: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """The layer arguments of a voxel → world matrix (n+1, n+1): scale and origin where that says it all, so that napari shows them."""
+    linear = affine[:-1, :-1]
+    if np.array_equal(linear, np.diag(np.diag(linear))):
+        return {"scale": tuple(np.diag(linear)), "translate": tuple(affine[:-1, -1])}
+    return {"affine": affine}
+
+
 def _put(layer: Layer, image: Image) -> None:
     """Put a volume's layer where its image is shown, in the units that the layer has."""
     affine = _displayed_affine(image)
@@ -365,13 +369,8 @@ def _world(layer: Layer) -> tuple[npt.NDArray[np.float64], str]:
 
 def _in_world(layer: Layer) -> npt.NDArray[np.float64]:
     """(n+1, n+1) voxel → world of a layer, in the units that it has."""
-    n = layer.ndim
-    origin = np.asarray(layer.data_to_world(np.zeros(n)), dtype=np.float64)
-    affine = np.eye(n + 1)
-    affine[:-1, -1] = origin
-    for axis in range(n):
-        affine[:-1, axis] = np.asarray(layer.data_to_world(np.eye(n)[axis])) - origin
-    return affine
+    own = Affine(**{name: getattr(layer, name) for name in ("scale", "translate", "rotate", "shear")})
+    return np.array(layer.affine.compose(own).affine_matrix)
 
 
 def _mm_per_unit(layer: Layer) -> npt.NDArray[np.float64]:
