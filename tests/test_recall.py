@@ -212,6 +212,23 @@ def test_likeness_is_that_of_images_whatever_the_masks_and_more_examples_are_nev
     assert torch.equal(all_of_them, inverted)
 
 
+def test_who_asks_how_alike_images_are_is_told_with_the_answer_and_answered_without_the_examples_where_they_are_not():
+    """Bit for bit what `likeness` says, and what is said with the examples or without them."""
+    network, (image, clicks, previous) = reader(), asked()
+    with torch.no_grad():
+        known = network.recollect(*shown())
+        alike = network.likeness(image, clicks, known)
+        previous = torch.zeros_like(previous)
+        with_them, without = network.decode(image, clicks, previous, known), network.decode(image, clicks, previous)
+        assert not torch.equal(with_them.logits, without.logits)
+        for least, expected in ((float(alike.max()), with_them), (float(alike.max()) + 1e-3, without)):
+            said = network.decode(image, clicks, previous, known, least)
+            assert torch.equal(said.likeness, alike)
+            assert torch.equal(said.logits, expected.logits)
+            assert torch.equal(said.iou_logits, expected.iou_logits)
+        assert with_them.likeness is None
+
+
 # --- a session's model ------------------------------------------------------------------------------------------------------------------
 
 
@@ -317,13 +334,13 @@ def test_where_nothing_is_like_the_examples_the_untaught_model_answers(comparing
 
 def test_a_picture_of_the_examples_is_more_familiar_than_noise(comparing, monkeypatch):
     taught(comparing, 3)
-    found, likeness = [], comparing.network.likeness
-    monkeypatch.setattr(comparing.network, "likeness", lambda *those: found.append(likeness(*those)) or found[-1])
+    found, decode = [], comparing.network.decode
+    monkeypatch.setattr(comparing.network, "decode", lambda *those: found.append(decode(*those)) or found[-1])
     noise = ImageSlice(np.random.default_rng(5).integers(0, 255, (1, *SHAPE)).astype(np.uint8))
     asked = [(lesson(24, 0).image_slice, Prompt((Click((24, MIDDLE[1])),))), (noise, Prompt((Click(MIDDLE),)))]
     for slice_and_prompt in asked:
         comparing.predict(*slice_and_prompt)
-    seen, strange = (float(one.max()) for one in found)
+    seen, strange = (float(one.likeness.max()) for one in found if one.likeness is not None)
     assert seen > strange
     comparing.loaded = replace(comparing.loaded, facts={"likeness": (seen + strange) / 2 - comparing.zoom.familiar})
     assert [comparing.predict(*one).familiar for one in asked] == [True, False]

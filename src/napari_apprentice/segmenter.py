@@ -211,22 +211,23 @@ class NetworkSegmenter:
         known = prompt.previous is None or prompt.previous.familiar
         return self.recollected(kind=kind_of(prompt.kind)) if known else ()
 
-    def _is_familiar(self, image: Tensor, guidance: Tensor, kind: str) -> bool:
-        """Whether any of the first looks (V, C, n, n) is as much like the examples as images of one kind are; true of too few examples."""
+    def _least_likeness(self, kind: str) -> float | None:
+        """How much a first look has to be like the examples to be answered with them; None of too few examples to compare with."""
         known, least = self._knowledge, self.loaded.facts.get("likeness")
         if least is None or not self.reads_examples or len(known.like(kind, known.examples)) < ENOUGH_TO_COMPARE:
-            return True
-        network: Any = self.network
-        return float(network.likeness(image, guidance, self.recollected(kind=kind)).max()) >= float(least) + self.zoom.familiar
+            return None
+        return float(least) + self.zoom.familiar
 
     def run(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> tuple[Tensor, Tensor]:
         """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one; ``examples`` as of `recollected`."""
         output = self._say(image, guidance, previous, examples)
         return output.logits, torch.sigmoid(output.iou_logits)
 
-    def _say(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> Output:
+    def _say(
+        self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = (), least: float | None = None
+    ) -> Output:
         network: Any = self.network
-        shown = (examples,) if examples else ()  # most networks read none
+        shown = (examples, least) if examples else ()  # most networks read none
         return network.decode(network.encode(image), guidance, previous, *shown)
 
     # --- the answer ---
@@ -345,8 +346,9 @@ class NetworkSegmenter:
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
         parts = _together(views)
         kind = kind_of(prompt.kind)
-        familiar = self._is_familiar(parts[0], parts[1], kind)
-        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind) if familiar else ())
+        least = self._least_likeness(kind)
+        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind), least)
+        familiar = least is None or output.likeness is None or float(output.likeness.max()) >= least
         logits, iou = output.logits[:, 0], torch.sigmoid(output.iou_logits)
         known = self._knowledge.extent_log if familiar else (0.0, 0.0, 0.0)
         scores = credibilities(logits, iou, windows, shape, stability_power=self.zoom.first_stability, extent_log=known)

@@ -25,6 +25,9 @@ from napari_apprentice.networks._recall import Recall, Recalled
 
 __all__ = ["Headed", "Likeness", "Trunk", "UNet", "UNetConfig"]
 
+Beside = Callable[[Tensor], Tensor]
+"""What is added to the features at some level of a trunk, made of these, of the same shape."""
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -170,9 +173,7 @@ class Trunk(nn.Module):
             self.decoder.append(Residual(widths[level], widths[level], groups))
         self.norm = nn.GroupNorm(groups, widths[0])
 
-    def levels(
-        self, x: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}), most: int | None = None
-    ) -> list[Tensor]:
+    def levels(self, x: Tensor, beside: Mapping[int, Beside] = MappingProxyType({}), most: int | None = None) -> list[Tensor]:
         """The features of every level of the encoder, or of the first ``most`` ones; ``beside`` as in `seen`."""
         x = self.stem(x)
         x = x + beside[0](x) if 0 in beside else x
@@ -183,7 +184,7 @@ class Trunk(nn.Module):
             found.append(x)
         return found
 
-    def seen(self, x: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> tuple[Tensor, Tensor]:
+    def seen(self, x: Tensor, beside: Mapping[int, Beside] = MappingProxyType({})) -> tuple[Tensor, Tensor]:
         """The features, and the mean of the deepest level (B, widths[-1]).
 
         ``beside`` : number of encoder levels passed -> what is added there, made of the features (B, widths[...], ...)
@@ -232,7 +233,7 @@ class Headed(Trunk):
                 module.initialise()
         nn.init.normal_(self.to_logits.weight, std=0.05)
 
-    def said(self, x: Tensor, inputs: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> Output:
+    def said(self, x: Tensor, inputs: Tensor, beside: Mapping[int, Beside] = MappingProxyType({})) -> Output:
         """The answer, from what the trunk takes, and from image, clicks and previous mask at full resolution (B, 6, h, w)."""
         x, deepest = self.seen(x, beside)
         full = F.relu(F.pixel_shuffle(self.to_full(x), 2))
@@ -304,16 +305,42 @@ class UNet(Headed):
         found = self.levels(x, self._beside(image, guidance, ()), level + 1)[level]
         return cast(Recall, self.recall[0]).likeness(found, known[0])
 
-    def decode(self, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled] = ()) -> Output:
-        """Mask and estimated IoU for one set of clicks per image; ``known`` : examples, as `recollect` reads them."""
+    def decode(
+        self, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled] = (), least: float | None = None
+    ) -> Output:
+        """Mask and estimated IoU for one set of clicks per image.
+
+        Parameters
+        ----------
+        known : examples, as `recollect` reads them
+        least : answer all images without the examples if none of them is at least so much like those (`Output.likeness`); None to read
+            them whatever they are like
+        """
         if not self.config.sees_previous:
             previous = torch.zeros_like(previous)
         inputs = torch.cat([features, guidance, previous], dim=1)
-        return self.said(inputs, inputs, self._beside(features, guidance, known))
+        if least is None or not known:
+            return self.said(inputs, inputs, self._beside(features, guidance, known))
+        found: list[Tensor] = []
+        output = self.said(inputs, inputs, self._if_alike(self._beside(features, guidance, ()), known, least, found))
+        return output._replace(likeness=found[0])
 
-    def _beside(self, image: Tensor, guidance: Tensor, known: Sequence[Recalled]) -> dict[int, Callable[[Tensor], Tensor]]:
+    def _if_alike(self, beside: dict[int, Beside], known: Sequence[Recalled], least: float, found: list[Tensor]) -> dict[int, Beside]:
+        """``beside``, and what examples say if any image is at least so much like them; how much each is comes into ``found``."""
+
+        def heard(read: Recall, of_level: Recalled, other: Beside | None, x: Tensor) -> Tensor:
+            total = torch.zeros_like(x) if other is None else other(x)
+            if not found:  # the first level that reads
+                found.append(read.likeness(x + total, of_level))
+            return total + read(x, of_level) if float(found[0].max()) >= least else total
+
+        for level, read, of_level in zip(self.config.recall_levels, self.recall, known, strict=True):
+            beside[level + 1] = partial(heard, cast(Recall, read), of_level, beside.get(level + 1))
+        return beside
+
+    def _beside(self, image: Tensor, guidance: Tensor, known: Sequence[Recalled]) -> dict[int, Beside]:
         """What is added to the features of the trunk: what looks like what was clicked, and what examples say."""
-        found: dict[int, list[Callable[[Tensor], Tensor]]] = {}
+        found: dict[int, list[Beside]] = {}
         if self.config.likeness:
             found[0] = [lambda _: self.like_patches(self.patches(image), guidance)]
             found[self.config.likeness_level + 1] = [lambda x: self.like_features(x, guidance)]
@@ -327,7 +354,7 @@ class UNet(Headed):
         return self.decode(self.encode(image), guidance, previous)
 
 
-def _sum(parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
+def _sum(parts: Sequence[Beside], x: Tensor) -> Tensor:
     total = parts[0](x)
     for part in parts[1:]:
         total = total + part(x)
