@@ -43,8 +43,8 @@ class Signs(NamedTuple):
         return mixed._replace(away=min(self.away, other.away), open=0.0, apart=apart)
 
 
-_BIAS = -3.14
-_WEIGHTS = Signs(away=0.78, lost=2.27, against=0.66, doubted=1.65, small=1.74, open=1.49, apart=0.85)
+_BIAS = -3.53
+_WEIGHTS = Signs(away=0.91, lost=2.17, against=0.72, doubted=1.91, small=1.76, open=1.44, apart=1.00)
 
 
 def expected_error(signs: Signs) -> float:
@@ -67,8 +67,8 @@ class Ending(NamedTuple):
     doubted: float
 
 
-_GOING_ON = 1.71
-_AGAINST = 0.07, 1.26, 8.03  # of the logarithms of 1 + passed and of shrunk, and of doubted
+_GOING_ON = 1.80
+_AGAINST = 0.33, 0.75, 6.80  # of the logarithms of 1 + passed and of shrunk, and of doubted
 
 
 def expected_to_go_on(ending: Ending) -> float:
