@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +43,16 @@ class View:
     guidance: Tensor
     previous: Tensor
     clicks: tuple[WindowClick, ...]
+
+
+class _Read(NamedTuple):
+    """What the network makes of R examples: each in its closest view, and what each looks like from farther away (R, F)."""
+
+    recalled: Sequence[Recalled]
+    appearance: Tensor
+
+
+_NOTHING_READ = _Read((), torch.zeros(0, 1))
 
 
 def pick_device(name: str) -> torch.device:
@@ -100,7 +110,7 @@ class NetworkSegmenter:
         self._shelf = Shelf(undo_budget_bytes)
         self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.network.named_parameters()}, stays=True))
         self.base = self._knowledge
-        self._recalled: list[tuple[Tensors, Sequence[Tensor], Sequence[Recalled]]] = []
+        self._recalled: list[tuple[Tensors, Sequence[Tensor], _Read]] = []
 
     @property
     def weights_path(self) -> Path | None:
@@ -185,49 +195,56 @@ class NetworkSegmenter:
         examples : how many of them; None for as many as it is to be shown (`Knowledge.examples`)
         kind : of the object that they are for, see `Knowledge.like`
         """
+        return self._read(examples, kind).recalled
+
+    def _read(self, examples: int | None, kind: str) -> _Read:
         known = self._knowledge
         objects = known.like(kind, known.examples if examples is None else examples) if self.reads_examples else ()
         if not objects:
-            return ()
+            return _NOTHING_READ
         weights, pictures = known.weights, [one.images for one in objects]
         kept = [one for one in self._recalled if one[0] is weights]
         found = next((one for one in kept if _same(one[1], pictures)), None) or (weights, pictures, self._recollect(objects))
         self._recalled = [*(one for one in kept if one is not found), found][-self.CACHED_EXAMPLES :]
         return found[2]
 
-    def _recollect(self, objects: Sequence[Remembered]) -> Sequence[Recalled]:
-        closest = [one.view(len(one.clicks) - 1) for one in objects]
-        images = torch.cat([one.images for one in closest]).float().to(self.device)
-        firsts = [next((c for c in one.clicks[0] if c.positive), one.clicks[0][0]) for one in closest]
-        guidance = torch.cat([self.maps([click], images.shape[-1]) for click in firsts])
-        targets = torch.cat([one.targets for one in closest]).float().to(self.device)
+    def _recollect(self, objects: Sequence[Remembered]) -> _Read:
         network: Any = self.network
+        closest, farthest = [one.view(len(one.clicks) - 1) for one in objects], [one.view(0) for one in objects]
+        targets = torch.cat([one.targets for one in closest]).float().to(self.device)
         with torch.no_grad():
-            recalled: Sequence[Recalled] = network.recollect(images[None], guidance[None], targets[None])
-        return recalled
+            recalled = network.recollect(*(part[None] for part in (*self._clicked_once(closest), targets)))
+            return _Read(recalled, network.appearance(*self._clicked_once(farthest)))
+
+    def _clicked_once(self, views: Sequence[Remembered]) -> tuple[Tensor, Tensor]:
+        """Pixels (R, 3, n, n) of remembered objects in one view each, and a map (R, 2, n, n) of the first positive click in each."""
+        images = torch.cat([one.images for one in views]).float().to(self.device)
+        firsts = [next((c for c in one.clicks[0] if c.positive), one.clicks[0][0]) for one in views]
+        return images, torch.cat([self.maps([click], images.shape[-1]) for click in firsts])
 
     def _examples(self, prompt: Prompt) -> Sequence[Recalled]:
         """What the network is shown beside the clicks of a slice: nothing where that is not like the examples."""
         known = prompt.previous is None or prompt.previous.familiar
         return self.recollected(kind=kind_of(prompt.kind)) if known else ()
 
-    def _least_likeness(self, kind: str) -> float | None:
-        """How much a first look has to be like the examples to be answered with them; None of too few examples to compare with."""
-        known, least = self._knowledge, self.loaded.facts.get("likeness")
-        if least is None or not self.reads_examples or len(known.like(kind, known.examples)) < ENOUGH_TO_COMPARE:
-            return None
-        return float(least) + self.zoom.familiar
+    def _is_familiar(self, image: Tensor, guidance: Tensor, kind: str) -> bool:
+        """Whether any of the first looks (V, C, n, n) looks like any of the examples; true of too few examples."""
+        known = self._knowledge
+        if not self.reads_examples or len(known.like(kind, known.examples)) < ENOUGH_TO_COMPARE:
+            return True
+        network: Any = self.network
+        with torch.no_grad():
+            apart = network.appearance(image, guidance)[:, None] - self._read(None, kind).appearance
+        return float(apart.square().mean(2).sqrt().min()) <= self.zoom.familiar
 
     def run(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> tuple[Tensor, Tensor]:
         """``(logits (B, 1, n, n), estimated IoU (B,))``, with gradient if the caller wants one; ``examples`` as of `recollected`."""
         output = self._say(image, guidance, previous, examples)
         return output.logits, torch.sigmoid(output.iou_logits)
 
-    def _say(
-        self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = (), least: float | None = None
-    ) -> Output:
+    def _say(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> Output:
         network: Any = self.network
-        shown = (examples, least) if examples else ()  # most networks read none
+        shown = (examples,) if examples else ()  # most networks read none
         return network.decode(network.encode(image), guidance, previous, *shown)
 
     # --- the answer ---
@@ -346,9 +363,8 @@ class NetworkSegmenter:
         views = [self.look(image_slice, Prompt(prompt.clicks), w, size) for w in windows]
         parts = _together(views)
         kind = kind_of(prompt.kind)
-        least = self._least_likeness(kind)
-        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind), least)
-        familiar = least is None or output.likeness is None or float(output.likeness.max()) >= least
+        familiar = self._is_familiar(parts[0], parts[1], kind)
+        output = self._say(parts[0], parts[1], parts[2], self.recollected(kind=kind) if familiar else ())
         logits, iou = output.logits[:, 0], torch.sigmoid(output.iou_logits)
         known = self._knowledge.extent_log if familiar else (0.0, 0.0, 0.0)
         scores = credibilities(logits, iou, windows, shape, stability_power=self.zoom.first_stability, extent_log=known)

@@ -30,13 +30,12 @@ from napari_apprentice.exercises import Exercises
 from napari_apprentice.foreign import load_foreign
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.importance import memory_aware_synapses
-from napari_apprentice.knowledge import ENOUGH_TO_COMPARE
 from napari_apprentice.losses import LOSSES
 from napari_apprentice.networks import build, config_of, configuration
 from napari_apprentice.optimisers import OPTIMISERS, optimisers
 from napari_apprentice.samples import VIEWS, Drawn, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
-from napari_apprentice.training_clicks import a_pixel, first_clicks
+from napari_apprentice.training_clicks import a_pixel
 from napari_apprentice.types import RecipeError
 from napari_apprentice.weights import load_weights, save_weights
 
@@ -505,7 +504,7 @@ class _Run:
         self.plain.requires_grad_(True)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
         importance = _importance(self.plain.eval(), recipe, self.scenes)
-        save_weights(self.plain, self.out, facts | _kinship(self.plain, recipe, self.scenes), importance)
+        save_weights(self.plain, self.out, facts, importance)
         self.resume_path.unlink(missing_ok=True)
         return self.out
 
@@ -530,9 +529,7 @@ def _go_on_from(network: nn.Module, before: nn.Module, recipe: str) -> None:
 
 
 def add_importance(weights: Path | str, data_dir: Path | str | None, out: Path | str | None = None) -> Path:
-    """Tell a file of weights how much every weight matters, and how like things of one kind are, as `train` does at its end.
-
-    Both from samples of the recipe that made them.
+    """Tell a file of weights how much every weight matters, as `train` does at its end, from samples of the recipe that made them.
 
     Parameters
     ----------
@@ -552,7 +549,7 @@ def add_importance(weights: Path | str, data_dir: Path | str | None, out: Path |
     recipe = Recipe(**{k: _tupled(v) for k, v in loaded.facts["recipe"].items() if k in known})
     scenes = _scenes(recipe, Path(data_dir) if data_dir is not None else None)
     importance = _importance(loaded.network, recipe, scenes)
-    return save_weights(loaded.network, out or weights, dict(loaded.facts) | _kinship(loaded.network, recipe, scenes), importance)
+    return save_weights(loaded.network, out or weights, dict(loaded.facts), importance)
 
 
 def _tupled(value: Any) -> Any:
@@ -578,30 +575,3 @@ def _importance(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequenc
             yield image.to(device), asked.guidance, asked.previous
 
     return memory_aware_synapses(network, samples()) if recipe.importance else {}
-
-
-_UNLIKE = 0.05  # share of objects that are less like examples of their kind
-
-
-def _kinship(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequence[Scene]]) -> dict[str, float]:
-    """``likeness``: all but a few objects are at least as much like `ENOUGH_TO_COMPARE` examples of their kind.
-
-    Nothing if the recipe shows no examples, or does not ask for it.
-    """
-    if not sum(recipe.examples[1:]) or not recipe.importance:
-        return {}
-    device, (size, batch) = next(network.parameters()).device, recipe.sizes[0]
-    number = (*[0.0] * ENOUGH_TO_COMPARE, 1.0)
-    views, seed = recipe.views, recipe.seed + 102
-    stream = SampleStream(scenes, recipe.sets, recipe.synthetic, ((size, batch),), seed, 0, views=views, examples=number)
-    found: list[float] = []
-    for at, drawn in enumerate(stream):
-        if len(found) >= recipe.importance:
-            break
-        rng, there = np.random.default_rng([seed, at]), Drawn(*(part.to(device) for part in drawn))
-        clicks = [first_clicks(rng, truth) for truth in drawn.target[:, 0].numpy() > 0.5]
-        with torch.no_grad():
-            known = exercises.recollected(network, there, rng)
-            like = cast(Any, network).likeness(there.image, exercises.maps(clicks, size, network, device), known)
-        found += like.tolist()
-    return {"likeness": float(np.quantile(found[: recipe.importance], _UNLIKE))}

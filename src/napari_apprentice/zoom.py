@@ -54,8 +54,8 @@ class ZoomConfig:
     closer_clicks : from which click on
     late_clicks : from this click on the window is looked at at ``late_size``, and no wider one beside it; 0 for never
     late_size : working size then
-    familiar : by so much (of a cosine) more than the weights' ``likeness``, which is one of single windows, is the best of the first looks
-        like the examples where these are used
+    familiar : examples are used where one of the first looks differs no more from one of them in its appearance (`UNet.appearance`, root
+        of the mean squared difference)
     """
 
     size: int = 128
@@ -79,7 +79,7 @@ class ZoomConfig:
     closer_clicks: int = 2
     late_clicks: int = 7
     late_size: int = 192
-    familiar: float = 0.04
+    familiar: float = 0.14
 
     @staticmethod
     def is_late(prompt: Prompt, clicks: int) -> bool:

@@ -28,7 +28,6 @@ class Output(NamedTuple):
     scores : (B, M) of these, larger is better; ranked or not
     details : what the network's own ``loss`` needs beside them, by name; only in training mode
     candidate_iou_logits : (B, M) of the estimated IoU of each candidate, where the network estimates it
-    likeness : (B,) how much each image looks like the examples, where that was asked for
     """
 
     logits: Tensor
@@ -37,7 +36,6 @@ class Output(NamedTuple):
     scores: Tensor | None = None
     details: Mapping[str, Tensor] | None = None
     candidate_iou_logits: Tensor | None = None
-    likeness: Tensor | None = None
 
 
 def clicks_at(clicked: Tensor) -> list[list[WindowClick]]:

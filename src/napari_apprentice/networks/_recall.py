@@ -67,15 +67,6 @@ class Recall(nn.Module):
         keys, values = self.key(normed), self.value(torch.cat([normed, 2 * masks - 1], dim=1))
         return Recalled(*(self._places(part, batch, count) for part in (F.normalize(self._heads(keys), dim=3), self._heads(values))))
 
-    def likeness(self, features: Tensor, known: Recalled) -> Tensor:
-        """(B,) how much images (B, width, h, w) look like the examples, whatever their masks hold: -1 to 1.
-
-        It is the mean over places and heads of the cosine with the likest place of any example.
-        """
-        asked, keys = self._wanted(features), known.keys.expand(len(features), -1, -1, -1)
-        # One image after the other: what one is compared with stays in the processor's cache.
-        return torch.stack([(of_one @ places.transpose(1, 2)).amax(2).mean() for of_one, places in zip(asked, keys, strict=True)])
-
     def forward(self, features: Tensor, known: Recalled) -> Tensor:
         """See the class."""
         batch, _, height, width = features.shape

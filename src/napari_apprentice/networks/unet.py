@@ -25,9 +25,6 @@ from napari_apprentice.networks._recall import Recall, Recalled
 
 __all__ = ["Headed", "Likeness", "Trunk", "UNet", "UNetConfig"]
 
-Beside = Callable[[Tensor], Tensor]
-"""What is added to the features at some level of a trunk, made of these, of the same shape."""
-
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -86,6 +83,7 @@ class Residual(nn.Module):
 _CELL = 2  # pixels of the features over which what is under a click is averaged
 _FAR = 30.0  # squared distance to what was clicked where nothing was
 _NEVER = 1e6  # a squared distance that is never the smallest
+_FLAT = 1e-3  # standard deviation of a channel that says nothing
 
 
 class Likeness(nn.Module):
@@ -173,7 +171,9 @@ class Trunk(nn.Module):
             self.decoder.append(Residual(widths[level], widths[level], groups))
         self.norm = nn.GroupNorm(groups, widths[0])
 
-    def levels(self, x: Tensor, beside: Mapping[int, Beside] = MappingProxyType({}), most: int | None = None) -> list[Tensor]:
+    def levels(
+        self, x: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({}), most: int | None = None
+    ) -> list[Tensor]:
         """The features of every level of the encoder, or of the first ``most`` ones; ``beside`` as in `seen`."""
         x = self.stem(x)
         x = x + beside[0](x) if 0 in beside else x
@@ -184,7 +184,7 @@ class Trunk(nn.Module):
             found.append(x)
         return found
 
-    def seen(self, x: Tensor, beside: Mapping[int, Beside] = MappingProxyType({})) -> tuple[Tensor, Tensor]:
+    def seen(self, x: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> tuple[Tensor, Tensor]:
         """The features, and the mean of the deepest level (B, widths[-1]).
 
         ``beside`` : number of encoder levels passed -> what is added there, made of the features (B, widths[...], ...)
@@ -233,7 +233,7 @@ class Headed(Trunk):
                 module.initialise()
         nn.init.normal_(self.to_logits.weight, std=0.05)
 
-    def said(self, x: Tensor, inputs: Tensor, beside: Mapping[int, Beside] = MappingProxyType({})) -> Output:
+    def said(self, x: Tensor, inputs: Tensor, beside: Mapping[int, Callable[[Tensor], Tensor]] = MappingProxyType({})) -> Output:
         """The answer, from what the trunk takes, and from image, clicks and previous mask at full resolution (B, 6, h, w)."""
         x, deepest = self.seen(x, beside)
         full = F.relu(F.pixel_shuffle(self.to_full(x), 2))
@@ -298,49 +298,26 @@ class UNet(Headed):
             for read, level in zip(self.recall, self.config.recall_levels, strict=True)
         )
 
-    def likeness(self, image: Tensor, guidance: Tensor, known: Sequence[Recalled]) -> Tensor:
-        """(B,) how much images (B, 3, h, w) with clicks (B, 2, h, w) look like examples, -1 to 1: see `Recall.likeness`."""
-        level = self.config.recall_levels[0]
-        x = torch.cat([image, guidance, torch.zeros_like(image[:, :1])], dim=1)
-        found = self.levels(x, self._beside(image, guidance, ()), level + 1)[level]
-        return cast(Recall, self.recall[0]).likeness(found, known[0])
+    def appearance(self, image: Tensor, guidance: Tensor) -> Tensor:
+        """(B, 2 widths[1]) what images (B, 3, h, w) with clicks (B, 2, h, w) look like, whatever is where in them.
 
-    def decode(
-        self, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled] = (), least: float | None = None
-    ) -> Output:
-        """Mask and estimated IoU for one set of clicks per image.
-
-        Parameters
-        ----------
-        known : examples, as `recollect` reads them
-        least : answer all images without the examples if none of them is at least so much like those (`Output.likeness`); None to read
-            them whatever they are like
+        Mean and standard deviation of every channel of an early level are an image's style (Huang & Belongie 2017, adaptive instance
+        normalisation). Here it is the mean over the deviation, and the logarithm of the deviation.
         """
+        x = torch.cat([image, guidance, torch.zeros_like(image[:, :1])], dim=1)
+        deviation, mean = torch.std_mean(self.levels(x, self._beside(image, guidance, ()), 2)[1], dim=(2, 3))
+        return torch.cat([mean / (deviation + _FLAT), torch.log(deviation + _FLAT)], dim=1)
+
+    def decode(self, features: Tensor, guidance: Tensor, previous: Tensor, known: Sequence[Recalled] = ()) -> Output:
+        """Mask and estimated IoU for one set of clicks per image; ``known`` : examples, as `recollect` reads them."""
         if not self.config.sees_previous:
             previous = torch.zeros_like(previous)
         inputs = torch.cat([features, guidance, previous], dim=1)
-        if least is None or not known:
-            return self.said(inputs, inputs, self._beside(features, guidance, known))
-        found: list[Tensor] = []
-        output = self.said(inputs, inputs, self._if_alike(self._beside(features, guidance, ()), known, least, found))
-        return output._replace(likeness=found[0])
+        return self.said(inputs, inputs, self._beside(features, guidance, known))
 
-    def _if_alike(self, beside: dict[int, Beside], known: Sequence[Recalled], least: float, found: list[Tensor]) -> dict[int, Beside]:
-        """``beside``, and what examples say if any image is at least so much like them; how much each is comes into ``found``."""
-
-        def heard(read: Recall, of_level: Recalled, other: Beside | None, x: Tensor) -> Tensor:
-            total = torch.zeros_like(x) if other is None else other(x)
-            if not found:  # the first level that reads
-                found.append(read.likeness(x + total, of_level))
-            return total + read(x, of_level) if float(found[0].max()) >= least else total
-
-        for level, read, of_level in zip(self.config.recall_levels, self.recall, known, strict=True):
-            beside[level + 1] = partial(heard, cast(Recall, read), of_level, beside.get(level + 1))
-        return beside
-
-    def _beside(self, image: Tensor, guidance: Tensor, known: Sequence[Recalled]) -> dict[int, Beside]:
+    def _beside(self, image: Tensor, guidance: Tensor, known: Sequence[Recalled]) -> dict[int, Callable[[Tensor], Tensor]]:
         """What is added to the features of the trunk: what looks like what was clicked, and what examples say."""
-        found: dict[int, list[Beside]] = {}
+        found: dict[int, list[Callable[[Tensor], Tensor]]] = {}
         if self.config.likeness:
             found[0] = [lambda _: self.like_patches(self.patches(image), guidance)]
             found[self.config.likeness_level + 1] = [lambda x: self.like_features(x, guidance)]
@@ -354,7 +331,7 @@ class UNet(Headed):
         return self.decode(self.encode(image), guidance, previous)
 
 
-def _sum(parts: Sequence[Beside], x: Tensor) -> Tensor:
+def _sum(parts: Sequence[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
     total = parts[0](x)
     for part in parts[1:]:
         total = total + part(x)
