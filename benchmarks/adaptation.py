@@ -6,7 +6,7 @@
 *Sequences*: clicks in the second half of a sequence, with learning over without. *Shift*: the same lesions in one modality after the other.
 *Retention*: the taught model on held-out cases of the training sets. *Mistakes*: the same after accepting deliberately wrong masks, with
 and without the gate. *Ablations*: policies without the parts that their papers call necessary. *Long*: hundreds of objects on end.
-Experiments that were made before and stand in the JSON file are kept if ``--only`` names others.
+Experiments that were made before and stand in the JSON file are kept if ``--only`` names others; the page says of each at which commit.
 """
 
 from __future__ import annotations
@@ -367,7 +367,8 @@ def everything(options: argparse.Namespace, known: dict[str, Any]) -> Iterator[d
             yield known
 
 
-def told(options: argparse.Namespace, about: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+def told(options: argparse.Namespace, about: Mapping[str, Any], known: Mapping[str, Any], earlier: Mapping[str, Any]) -> str:
+    """The page; ``earlier`` : experiments that were kept -> the machine that they were made on."""
     parts = [
         "# Learning, measured",
         "\n".join(
@@ -387,7 +388,11 @@ def told(options: argparse.Namespace, about: Mapping[str, Any], known: Mapping[s
         ("ablations", lambda: told_ablations(known["ablations"])),
         ("long", lambda: told_long(known["long"])),
     )
-    return "\n\n".join([*parts, *(tell() for name, tell in telling if name in known)]) + "\n"
+    for name, tell in telling:
+        if name in known:
+            heading, _, rest = tell().partition("\n\n")
+            parts += [heading, *(["\n".join(report.host(earlier[name]))] if name in earlier else []), rest]
+    return "\n\n".join(parts) + "\n"
 
 
 def parsed() -> argparse.Namespace:
@@ -414,17 +419,21 @@ def parsed() -> argparse.Namespace:
 def main() -> int:
     options = parsed()
     about = report.machine("cpu", options.threads)
-    known = json.loads(options.json.read_text())["results"] if options.json and options.json.exists() else {}
+    before = json.loads(options.json.read_text()) if options.json and options.json.exists() else {"results": {}}
+    known = before["results"]
+    earlier = {
+        name: before.get("earlier", {}).get(name, before["machine"]) for name in known if name not in options.only and name != "home"
+    }
     try:
         for results in everything(options, known):
             if options.json:
-                write_text(options.json, json.dumps({"machine": about, "results": results}, indent=1) + "\n")
+                write_text(options.json, json.dumps({"machine": about, "earlier": earlier, "results": results}, indent=1) + "\n")
             if options.markdown:
-                write_text(options.markdown, told(options, about, results))
+                write_text(options.markdown, told(options, about, results, earlier))
     except ApprenticeError as error:
         print(error, file=sys.stderr)
         return 1
-    print(told(options, about, known))
+    print(told(options, about, known, earlier))
     return 0
 
 
