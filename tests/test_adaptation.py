@@ -88,7 +88,7 @@ def same(first: Prediction, second: Prediction) -> bool:
 @pytest.fixture(scope="module")
 def learnt(tiny_segmenter) -> Knowledge:
     """What a tiny network knows that gets one disk right."""
-    segmenter, policy = tiny_segmenter(), small("pi", post_rate=4e-3, gate_margin=float("inf"), rehearsed=0)
+    segmenter, policy = tiny_segmenter(), small("pi", post_rate=4e-3, gate_margin=float("inf"), rehearsed=0, post_rounds=6)
     for _ in range(8):
         policy.on_accept(segmenter, lesson())
     return segmenter.snapshot()
