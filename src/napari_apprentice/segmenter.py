@@ -233,8 +233,7 @@ class NetworkSegmenter:
         if not self.reads_examples or len(known.like(kind, known.examples)) < ENOUGH_TO_COMPARE:
             return True
         network: Any = self.network
-        with torch.no_grad():
-            apart = network.appearance(image, guidance)[:, None] - self._read(None, kind).appearance
+        apart = network.appearance(image, guidance)[:, None] - self._read(None, kind).appearance
         return float(apart.square().mean(2).sqrt().min()) <= self.zoom.familiar
 
     def run(self, image: Tensor, guidance: Tensor, previous: Tensor, examples: Sequence[Recalled] = ()) -> tuple[Tensor, Tensor]:

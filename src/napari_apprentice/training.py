@@ -74,8 +74,7 @@ class Recipe(Exercises):
         output (``NAME.toml`` makes ``NAME.safetensors``); empty to start from random weights
     only : the part of the network that is trained, by the beginning of its weights' names; empty for all of it
     foreign : file of a backbone's weights from elsewhere, beside this recipe (see `foreign`); empty for none
-    importance : samples that tell how much every weight matters (see `importance.memory_aware_synapses`), and, of a network that reads
-        examples, how like these objects of their kind are; 0 leaves both out of the file
+    importance : samples that tell how much every weight matters (see `importance.memory_aware_synapses`); 0 leaves that out of the file
     """
 
     network: str = "unet"
@@ -503,8 +502,7 @@ class _Run:
         self.plain.load_state_dict(self.average.weights)
         self.plain.requires_grad_(True)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
-        importance = _importance(self.plain.eval(), recipe, self.scenes)
-        save_weights(self.plain, self.out, facts, importance)
+        save_weights(self.plain.eval(), self.out, facts, _importance(self.plain, recipe, self.scenes))
         self.resume_path.unlink(missing_ok=True)
         return self.out
 
@@ -529,7 +527,7 @@ def _go_on_from(network: nn.Module, before: nn.Module, recipe: str) -> None:
 
 
 def add_importance(weights: Path | str, data_dir: Path | str | None, out: Path | str | None = None) -> Path:
-    """Tell a file of weights how much every weight matters, as `train` does at its end, from samples of the recipe that made them.
+    """Tell a file of weights how much every weight matters, as `train` does at its end: from samples of the recipe that made them.
 
     Parameters
     ----------
@@ -547,9 +545,8 @@ def add_importance(weights: Path | str, data_dir: Path | str | None, out: Path |
         raise RecipeError(f"{weights} does not say by which recipe it was trained; expected weights that `apprentice train` wrote")
     known = {f.name for f in fields(Recipe)}
     recipe = Recipe(**{k: _tupled(v) for k, v in loaded.facts["recipe"].items() if k in known})
-    scenes = _scenes(recipe, Path(data_dir) if data_dir is not None else None)
-    importance = _importance(loaded.network, recipe, scenes)
-    return save_weights(loaded.network, out or weights, dict(loaded.facts), importance)
+    importance = _importance(loaded.network, recipe, _scenes(recipe, Path(data_dir) if data_dir is not None else None))
+    return save_weights(loaded.network, out or weights, loaded.facts, importance)
 
 
 def _tupled(value: Any) -> Any:

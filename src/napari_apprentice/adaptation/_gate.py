@@ -17,14 +17,13 @@ from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.adaptation._plausible import contrast
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._source import Source, mark_now
-from napari_apprentice.knowledge import Knowledge, Remembered, Tensors
+from napari_apprentice.knowledge import ENOUGH_TO_COMPARE, Knowledge, Remembered, Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.types import LearningReport
 
 __all__ = ["Mark", "Update", "found_out", "gated", "implausible", "marks_now"]
 
 _AT_A_TIME = 3  # objects that are judged between two pauses
-_COMPARABLE = 3  # remembered objects from which on something is usual
 
 Mark = tuple[float, float]
 """IoU of an object, over its views, from the first click alone and from all the user's clicks."""
@@ -80,7 +79,7 @@ def implausible(settings: Settings, memory: Sequence[Remembered], new: Remembere
     memory : the remembered objects; a few are needed to know what is usual
     every : IoU of the answer to all its clicks
     """
-    if math.isinf(settings.gate_margin) or len(memory) < _COMPARABLE or every >= settings.plausible:
+    if math.isinf(settings.gate_margin) or len(memory) < ENOUGH_TO_COMPARE or every >= settings.plausible:
         return ""
     if contrast(new) >= settings.standing_out * median(map(contrast, memory)):
         return ""

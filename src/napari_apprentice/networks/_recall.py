@@ -73,16 +73,13 @@ class Recall(nn.Module):
         sharpness = self.log_sharpness.exp()[None, :, None, None]
         # One more place says nothing: all ask for the last dimension equally, and it alone has anything there.
         none = sharpness * self.nothing[None, :, None, None] + math.log(known.keys.shape[2])
-        wanted = F.pad(sharpness * self._wanted(features), (0, 1), value=1.0)
+        wanted = F.normalize(self._heads(self.key(self._normed(features))), dim=3)  # (B, heads, h w, d)
+        wanted = F.pad(sharpness * wanted, (0, 1), value=1.0)
         keys = torch.cat([F.pad(known.keys, (0, 1)), F.pad(none, (wanted.shape[3] - 1, 0)).expand(len(known.keys), -1, -1, -1)], dim=2)
         values = F.pad(known.values, (0, 1, 0, 1))
         keys, values = (part.expand(batch, -1, -1, -1) for part in (keys, values))
         said = F.scaled_dot_product_attention(wanted, keys, values, scale=1.0)[..., :-1]  # (B, heads, h w, d)
         return self.mix(said.transpose(2, 3).reshape(batch, -1, height, width))  # type: ignore[no-any-return]
-
-    def _wanted(self, features: Tensor) -> Tensor:
-        """(B, heads, h w, d): what every place asks for, of length 1."""
-        return F.normalize(self._heads(self.key(self._normed(features))), dim=3)
 
     def _normed(self, x: Tensor) -> Tensor:
         """Of contiguous features: in channels_last, a gradient of the norm without one of the features ends the process (PyTorch 2.13)."""
