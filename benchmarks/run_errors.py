@@ -45,10 +45,12 @@ class Seen(NamedTuple):
 
 
 def observed(folder: Path, pairs: int, threads: int) -> list[Seen]:
-    """The answers in one set."""
+    """The answers in one set; none where there is a single case, or none that can be compared."""
     torch.set_num_threads(threads)
     labelled, segmenter, rng = open_set(folder), load_segmenter(device="cpu"), np.random.default_rng(0)
-    found = []
+    found: list[Seen] = []
+    if len(labelled.cases) < 2:
+        return found
     for pair, (first, second) in enumerate(rng.choice(labelled.cases, 2, replace=False).tolist() for _ in range(pairs)):
         image, truth, ids = labelled.image(second), labelled.labels(second), labelled.labels(first)
         if len(np.unique(ids)) > MOST_OBJECTS + 1:
