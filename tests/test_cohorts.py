@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -446,3 +447,17 @@ def test_where_there_are_no_hard_links_records_are_exclusive_all_the_same(monkey
     assert study().append(version, basis=study().records[0].model) is None
     assert begins_with() == DiskWeights(8.0, 4)
     assert not math.isnan(begins_with().radius)
+
+
+@pytest.mark.parametrize("first", ["copy", "original"])
+def test_a_session_and_its_copy_take_back_no_lesson_of_one_another(tmp_path, first):
+    """A project that takes a session over works on a copy of its folder."""
+    session = teach(begin(folder=tmp_path / "original"))
+    session.close()
+    shutil.copytree(tmp_path / "original", tmp_path / "copy", ignore=shutil.ignore_patterns("in-use.*"))
+    for folder in sorted(["copy", "original"], key=lambda name: name != first):
+        again = go_on(tmp_path / folder)
+        teach(again)
+        again.close()
+    go_on(tmp_path / first).close()
+    assert [record.cause for record in study().records] == ["learnt"] * 3

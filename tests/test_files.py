@@ -732,6 +732,43 @@ def test_tiff_series_and_what_is_neither_grey_nor_rgb(tmp_path):
     one_sentence(error, "'5d.tif'", "(2, 3, 4, 5, 7)", "ZYX")
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"metadata": None}, {"contiguous": True}, None], ids=str)
+@pytest.mark.parametrize("large", [False, True])
+def test_pages_that_were_written_one_by_one_are_one_volume(tmp_path, monkeypatch, options, large):
+    values, path = RNG.integers(0, 255, (6, 40, 50)).astype(np.uint8), tmp_path / "loop.tif"
+    if options is None:
+        for page in values:
+            tifffile.imwrite(path, page, append=path.exists())
+    else:
+        with tifffile.TiffWriter(path) as file:
+            for page in values:
+                file.write(page, photometric="minisblack", **options)
+    if large:
+        monkeypatch.setattr(lazy, "LARGE_BYTES", 100)
+    np.testing.assert_array_equal(np.asarray(read(path).data), values[None])
+
+
+def test_images_that_would_be_left_out_are_not_left_out_in_silence(tmp_path):
+    values = RNG.integers(0, 255, (6, 40, 50)).astype(np.uint8)
+    pages = [PIL.Image.fromarray(page.astype(np.uint16) if at == 3 else page) for at, page in enumerate(values)]
+    pages[0].save(tmp_path / "mixed.tif", save_all=True, append_images=pages[1:])
+    with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
+        for half in (values[:3], values[3:]):
+            file.write(half, metadata={"axes": "ZYX"})
+    for name, shapes in (("mixed.tif", "(5, 40, 50), (40, 50)"), ("two.ome.tif", "(3, 40, 50), (3, 40, 50)")):
+        with pytest.raises(ReadError) as error:
+            read(tmp_path / name)
+        one_sentence(error, f"'{name}'", "holds 2 images", shapes, "expected one image")
+
+
+def test_a_small_picture_of_the_image_beside_it_is_passed_over(tmp_path):
+    values = RNG.integers(0, 255, (40, 50)).astype(np.uint8)
+    with tifffile.TiffWriter(tmp_path / "thumb.tif") as file:
+        file.write(values, photometric="minisblack")
+        file.write(values[::4, ::4], photometric="minisblack")
+    np.testing.assert_array_equal(read(tmp_path / "thumb.tif").data, values[None])
+
+
 # ---------------------------------------------------------------------------------------------- files of other programs: PNG, JPEG, ITK
 
 

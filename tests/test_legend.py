@@ -135,3 +135,12 @@ def test_files_that_are_not_there(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="cannot be written"):
         write_legend(tmp_path / "file" / "names.tsv", Legend())
+
+
+def test_a_colour_that_a_table_does_not_know_is_one_of_the_palette(tmp_path):
+    path = tmp_path / "labels.tsv"
+    path.write_text("index\tname\tcolor\n1\tcup\t#ff0000\n2\tdisc\tn/a\n3\trim\t\n", "utf-8")
+    found = read_legend(path)
+    assert found.names == {1: "cup", 2: "disc", 3: "rim"}
+    assert found.colors["cup"] == "#ff0000"
+    assert {found.colors["disc"], found.colors["rim"]} <= set(PALETTE)

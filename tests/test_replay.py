@@ -17,7 +17,7 @@ from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Event, Header, Journal, package_version, read_journal
 from napari_apprentice.replay import obstacles, read_recording, replay, starting_labels
 from napari_apprentice.session import Session, resume
-from napari_apprentice.types import Click, ClickError, Image, ImageError, SessionError
+from napari_apprentice.types import Box, Click, ClickError, Image, ImageError, Prediction, SessionError
 from napari_apprentice.versions import Version
 
 IMAGE = Image(np.random.default_rng(0).normal(100, 10, (1, 6, 24, 20)), np.diag([3.0, 1, 1, 1]), "mm", name="scan")
@@ -251,3 +251,57 @@ def test_a_session_goes_on_where_it_was_or_says_that_the_image_is_elsewhere(tmp_
     assert (again.image.spacing, again.image.units) == (IMAGE.spacing, "mm")
     np.testing.assert_array_equal(again.labels, session.labels)
     again.close()
+
+
+class Blind(DiskSegmenter):
+    """Finds nothing where the first click is at a certain place."""
+
+    def predict(self, image_slice, prompt):
+        if prompt.clicks[0].voxel == (10, 5):
+            return Prediction(np.zeros((0, 0), np.float32), Box(0, 0, 0, 0), image_slice.shape, score=0.0)
+        return super().predict(image_slice, prompt)
+
+
+def done_again(folder, actions, model):
+    """A session, and what another model makes of its journal."""
+    first = Session(IMAGE, DiskSegmenter(4.0), FakePolicy(0, 0), journal=Journal.create(folder, IMAGE))
+    actions(first)
+    first.close()
+    again = Session(IMAGE, model, FakePolicy(0, 0))
+    return first, again, replay(again, read_recording(folder))
+
+
+def test_what_another_model_cannot_split_moves_no_later_click_to_another_object(tmp_path):
+    def actions(session):
+        session.add(Click((2, 10, 8)))
+        session.accept()
+        session.split(1, [(2, 7, 8), (2, 13, 8)])
+        session.add(Click((4, 18, 10)))
+        session.accept()
+        session.add(Click((5, 5, 5)))
+        session.name(session.label, "vessel")
+        session.accept()
+
+    first, again, departed = done_again(tmp_path, actions, DiskSegmenter(1.0))
+    assert departed is not None
+    for voxel in ((4, 18, 10), (5, 5, 5)):
+        assert again.labels[voxel] == first.labels[voxel] > 0
+    assert again.legend.names == first.legend.names == {int(first.labels[5, 5, 5]): "vessel"}
+
+
+@pytest.mark.parametrize("more", ["propagate", "discard", "accept"])
+def test_what_another_model_does_not_find_stops_nothing(tmp_path, more):
+    def actions(session):
+        session.add(Click((2, 10, 5)))
+        session.accept()
+        if more == "propagate":
+            session.propagate(1, 0)
+        else:
+            session.select(1)
+            getattr(session, more)()
+        session.add(Click((4, 12, 15)))
+        session.accept()
+
+    first, again, departed = done_again(tmp_path, actions, Blind(4.0))
+    assert departed is not None
+    assert again.labels[4, 12, 15] == first.labels[4, 12, 15] > 0

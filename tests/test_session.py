@@ -1506,3 +1506,47 @@ def test_what_a_click_teaches_while_learning_pauses_stays_and_is_resumed_as_it_i
     again = resume(shutil.copytree(tmp_path, tmp_path.with_name("copy")), VOLUME, DiskSegmenter(2.0), policy, FakeStore())
     assert again._segmenter.snapshot() == session._segmenter.snapshot()
     assert observed(again) == observed(session)
+
+
+# --- what memory does not hold ---
+
+
+def test_what_was_undone_stays_undone_where_memory_holds_few_steps(tmp_path, monkeypatch):
+    monkeypatch.setitem(Session.__init__.__kwdefaults__, "undo_memory_bytes", 1200)
+    session = make(radius=4.0, policy=FakePolicy(0, 0), journal=Journal.create(tmp_path, VOLUME))
+    for number in range(6):
+        session.add(Click((number % SHAPE[0], 5, 5)))
+    assert session._ledger.history.done < 6
+    for _ in range(2):
+        session.undo()
+    seen, clicks = session.labels.copy(), session.clicks
+    session.close()
+    again = resume(tmp_path, VOLUME, DiskSegmenter(4.0), FakePolicy(0, 0))
+    assert again.clicks == clicks
+    assert (again.labels == seen).all()
+    again.redo()
+    assert len(again.clicks) == 5
+    again.undo()
+    again.add(Click((0, 1, 1)))
+    now = again.labels.copy()
+    again.close()
+    assert (replay_labels(tmp_path) == now).all()
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_lesson_that_was_not_learnt_yet_is_not_learnt_once_its_object_is_another(corrected):
+    session = make(policy=FakePolicy(0, 1.0))
+    session.add(Click((2, 5, 5)))
+    session.accept(learn=False)
+    session.select(1)
+    if corrected:
+        session.add(Click((2, 5, 6)))
+        session.accept(learn=False)
+        (lesson,) = session.pending
+        assert (lesson.mask == (session.labels[2] == 1)).all()
+    else:
+        session.discard()
+        assert session.pending == ()
+    session.undo()
+    session.undo()
+    assert len(session.pending) == 1

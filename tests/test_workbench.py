@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 
 import nibabel
 import numpy as np
@@ -251,6 +252,27 @@ def test_neither_teaching_nor_taking_over_replaces_labels_of_others(project, tmp
         take_case(project, "eye_0", tmp_path / "window", device="cpu")
     assert (project.status("eye_0").state, lessons(), truth.read_bytes()) == ("waiting", 0, kept)
     assert not list(project.case_folder("eye_0").glob("session-*"))
+
+
+def test_what_was_stated_of_a_session_that_is_taken_over_counts_in_all_that_is_written(project, tmp_path):
+    plain = files.read(project["eye_0"].image)
+    stated = replace(plain, affine=np.diag([0.5, 0.5, 1.0]), units="micrometer")
+    session = open_session(stated, folder=tmp_path / "window", device="cpu")
+    session.add(Click(CENTRES["eye_0"]))
+    session.accept()
+    session.close()
+
+    def areas():
+        (row,) = json.loads(project.report_path("eye_0").read_text("utf-8"))["table"]
+        return {key: value for key, value in row.items() if key.startswith("area")}
+
+    take_case(project, "eye_0", tmp_path / "window", device="cpu")
+    before = areas()
+    with open_case(project, "eye_0", device="cpu") as case:
+        assert case.image.spacing == (0.5, 0.5)
+        case.finish()
+    assert areas() == before
+    assert "area_micrometer2" in before
 
 
 def test_an_example_without_labels_does_not_stop_a_run(project):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -161,7 +163,9 @@ class State:
         """The same with the open object finished and the next free id open, for an object of the class ``kept``, if it is not empty."""
         highest = max(self.highest, self.label)
         finished = (*(i for i in self.finished if i != self.label), self.label)
-        return replace(self.opening(highest + 1), highest=highest, finished=finished, pending=(*self.pending, *lessons), kept=kept)
+        anew = {(lesson.label, lesson.image_slice.key) for lesson in lessons}
+        pending = (*(old for old in self.pending if (old.label, old.image_slice.key) not in anew), *lessons)
+        return replace(self.opening(highest + 1), highest=highest, finished=finished, pending=pending, kept=kept)
 
     def learnt(self, snapshot: Any, label: int, version: Version | None, report: LearningReport | None, effort: Effort | None) -> State:
         """The same after learning from what was pending, objects up to ``label``, which may have made a version of the model."""
@@ -193,8 +197,9 @@ class State:
         return replace(self, origins={**self.origins, label: self.origin(label).refilled(axis, carried, ended)})
 
     def discarded(self) -> State:
-        """The same without the open object's clicks and whatever is known of its slices."""
-        return replace(self.opening(self.label), origins=_without(self.origins, self.label))
+        """The same without the open object's clicks, whatever is known of its slices, and what was still to be learnt of it."""
+        origins, pending = _without(self.origins, self.label), self._pending_without(self.label)
+        return replace(self.opening(self.label), origins=origins, pending=pending)
 
     def approved(self, label: int, planes: Iterable[Plane]) -> State:
         """The same with slices of an object that the user found good."""
@@ -324,6 +329,15 @@ class History:
         while held > self._memory_bytes and len(self._steps) > 1:
             held -= self._steps[0].nbytes
             self._forget_oldest()
+
+    @contextmanager
+    def keeping_all(self) -> Iterator[None]:
+        """Forget nothing meanwhile, however much it is."""
+        bound, self._memory_bytes = self._memory_bytes, sys.maxsize
+        try:
+            yield
+        finally:
+            self._memory_bytes = bound
 
     def amend(self, after: State, checkpoint: str | None) -> None:
         """Give the newest action another outcome; what was undone can no longer be redone."""

@@ -107,10 +107,9 @@ class Header:
     format: int = FORMAT
     computer: Computer | None = None
 
-    @property
-    def key(self) -> str:
-        """Tells the session from all others."""
-        return f"{self.fingerprint} {self.time}"
+    def in_folder(self, folder: Path) -> str:
+        """What tells the session in a folder from all others, copies of it in other folders, too."""
+        return f"{self.fingerprint} {self.time} {hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]}"
 
     @classmethod
     def of(cls, image: Image, *, policy: str = "", model: str = "", cohort: str = "", computer: Computer | None = None) -> Header:

@@ -23,6 +23,7 @@ PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 
 _LONGEST_NAME = 80
 _COLUMNS = ("index", "name", "color")
+_NO_COLOR = (None, "", "n/a")  # the last is BIDS for what is missing
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -180,7 +181,7 @@ def read_legend(path: Path | str) -> Legend:
             if label < 0:
                 raise ValueError
             if label:  # 0 is background, which some programs list
-                legend = legend.naming(label, row["name"], row.get("color") or None)
+                legend = legend.naming(label, row["name"], None if row.get("color") in _NO_COLOR else row["color"])
         except LabelsError as error:
             raise ReadError(f"line {number} of {path} cannot be used: {error}") from error
         except (TypeError, ValueError) as error:

@@ -155,23 +155,26 @@ def _as_recorded(change: Change | None, patch: Patch | None) -> bool:
 
 
 def _do(session: Session, event: Event) -> Change | None:
-    """Do an action again; None where it changes no labels, or cannot be done with this model."""
-    if event.kind == "add" and event.click is not None:
+    """Do an action again; None where it changes no labels, or cannot be done with this model.
+
+    Where an object that the journal has could not be made, those after it have other numbers than a session would give them: each is
+    opened under its own.
+    """
+    if event.kind in _TO_THE_OPEN_ONE and event.label != session.label:
+        session.select(event.label)
+    if event.kind in ("accept", "discard", "propagate"):
+        with suppress(SessionError):  # of what this model did not find nothing can be kept, dropped or carried
+            return _do_to_mask(session, event)
+    elif event.kind == "add" and event.click is not None:
         return session.add(event.click)
     if event.kind == "choose" and event.number is not None:
         with suppress(SessionError):  # this model may propose fewer masks
             return session.choose(event.number)
-    elif event.kind == "accept":
-        return session.accept(learn=False, keep_class=bool(event.name))  # what was learnt, and when, is an action of its own
     elif event.kind == "learn":
         session.practise(event.report.practised if event.report is not None else None)
         session.learn()
     elif event.kind == "select":
         return session.select(event.label)
-    elif event.kind == "discard":
-        return session.discard()
-    elif event.kind == "propagate" and event.axis is not None:
-        return session.propagate(event.label, event.axis)[0]
     elif event.kind == "paint" and event.patch is not None:
         return session.paint(event.patch.region, event.patch.after)
     elif event.kind == "approve":
@@ -184,6 +187,17 @@ def _do(session: Session, event: Event) -> Change | None:
         with suppress(LabelsError, SessionError):  # what was not found cannot be split; older journals may rename background
             return _do_to_object(session, event)
     return None
+
+
+_TO_THE_OPEN_ONE = ("add", "choose", "accept", "discard")
+
+
+def _do_to_mask(session: Session, event: Event) -> Change | None:
+    if event.kind == "accept":
+        return session.accept(learn=False, keep_class=bool(event.name))  # what was learnt, and when, is an action of its own
+    if event.kind == "discard":
+        return session.discard()
+    return session.propagate(event.label, event.axis)[0] if event.axis is not None else None
 
 
 def _do_to_object(session: Session, event: Event) -> Change | None:

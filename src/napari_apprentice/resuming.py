@@ -136,16 +136,20 @@ class Past:
             ledger.state = replace(ledger.state, versions=ledger.state.versions.holding(current.number, known))
         earliest = ledger.state.versions
         ledger.history.forget(ledger.state.snapshot, [e.learn.checkpoint for e in entries[:start] if e.learn and e.learn.checkpoint])
-        for entry in entries[start:]:
+        for entry in entries[start:done]:
             _repeat(ledger, entry, load)
-        while ledger.history.done > done - start:
-            ledger.undo()
+        with ledger.history.keeping_all():  # what is undone next is no more than memory held before
+            for entry in entries[done:]:
+                _repeat(ledger, entry, load)
+            for _ in entries[done:]:
+                ledger.undo()
         ledger.journal, ledger.header, ledger.refusal = self.journal, self._header, self._refusal
+        by = self._header.in_folder(self._folder)
         here = self.journal is not None
         if cohort is not None and here:
-            cohort.take_back(self._header.key, {event.version.shared for event in self._events if event.version is not None})
+            cohort.take_back(by, {event.version.shared for event in self._events if event.version is not None})
         known, model.again = (earliest, ledger.state.versions), _learnt_again(self._events)
-        model.attach(self._folder if here else None, self._store, cohort if here else None, self._header.key, known)
+        model.attach(self._folder if here else None, self._store, cohort if here else None, by, known)
 
     def close(self) -> None:
         """Close the journal, where it is open."""

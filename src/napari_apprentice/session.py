@@ -89,7 +89,7 @@ class Session(Overview):
         folder = None if journal is None else journal.path.parent
         known = labels if isinstance(labels, LabelMap) else LabelMap(image.shape, labels, folder)
         model = Apprentice(image, segmenter, policy, start)
-        model.attach(folder, store, cohort, "" if journal is None else journal.header.key)
+        model.attach(folder, store, cohort, "" if journal is None else journal.header.in_folder(journal.path.parent))
         ids = known.ids() if labels is not None else ()
         highest = max(ids, default=0)
         if start is not None and model.checkpoints is not None:

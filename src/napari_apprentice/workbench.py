@@ -93,7 +93,7 @@ def open_case(project: Project, name: str, *, device: str = "auto") -> Iterator[
         try:
             if status.by != "hand" or status.state != "begun":
                 project.set_status(name, replace(status, state="begun", reason="", by="hand", session=folder.name))
-            yield OpenCase(project, name, image, session, folder.name)
+            yield OpenCase(project, name, session.image, session, folder.name)
         finally:
             session.close()
             if project.stored(name).state == "begun" and status.state != "begun" and _length(folder) == began:

@@ -233,6 +233,13 @@ def test_with_keys_and_mouse(make_napari_viewer, hands, monkeypatch, qtbot, engi
             window.wait()
             assert engine.session.legend.classes[name] == (1,)
         assert set(engine.session.legend.classes) == {"vein", "vessel"}
+        QApplication.setActiveWindow(viewer.window._qt_window)
+        qtbot.mouseClick(widget.objects.name.lineEdit(), LEFT)
+        qtbot.keyClicks(widget.objects.name.lineEdit(), "nerve")
+        window.press(widget.save)  # without Return
+        assert engine.session.legend.classes["nerve"] == (1,)
+        window.press(widget.undo)
+        assert engine.session.legend.classes["vessel"] == (1,)
         assert widget.objects.counts.text() == "1 × vessel"
         QApplication.processEvents()
         viewer.window.screenshot(str(shots / "objects.png"), canvas_only=False)

@@ -13,6 +13,7 @@ from napari_apprentice._napari.placement import (
     apart,
     hidden_axis,
     image_of,
+    in_its_world,
     same_placement,
     show_plane,
     shown_plane,
@@ -22,7 +23,7 @@ from napari_apprentice._napari.placement import (
     straighten,
     time_point,
 )
-from napari_apprentice.types import Image, ImageError
+from napari_apprentice.types import Image, ImageError, Plane
 
 
 def as_layer(image: Image) -> ImageLayer:
@@ -266,3 +267,34 @@ def test_a_photograph_beside_a_volume_is_seen_only_where_its_plane_is_shown(volu
 def test_the_key_under_which_the_image_travels_is_not_changed_lightly(volume):
     assert as_layer(volume).metadata == {METADATA_KEY: volume}
     assert METADATA_KEY == "napari-apprentice"
+
+
+def two_units() -> tuple[ViewerModel, ImageLayer]:
+    """A viewer that shows a stack of another program in µm beside an image in mm."""
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.random.default_rng(0).normal(size=(8, 40, 50)), scale=(3, 0.5, 0.5), translate=(6, 0, 0), units=("mm",) * 3)
+    viewer.add_image(np.zeros((8, 40, 50)), scale=(3000, 500, 500), units=("um",) * 3, visible=False)
+    return viewer, layer
+
+
+@pytest.mark.parametrize("index", [0, 3, 7])
+def test_layers_of_two_units_show_the_slice_that_is_asked_for(index):
+    viewer, layer = two_units()
+    show_plane(viewer.dims, layer, Plane(0, index))
+    assert shown_plane(viewer.dims, layer) == Plane(0, index)
+    layer.refresh()
+    np.testing.assert_array_equal(layer._slice.image.raw, layer.data[index])
+
+
+def test_a_place_in_a_viewer_of_two_units_is_the_voxel_that_is_there():
+    viewer, layer = two_units()
+    in_mm = np.asarray(layer.data_to_world((3, 20, 10)))
+    shared = float((1 * layer.units[0]).to(viewer.dims.units[0]).magnitude) if getattr(viewer.dims, "units", None) else 1.0
+    np.testing.assert_allclose(layer.world_to_data(in_its_world(layer, tuple(in_mm * shared), viewer.dims)), (3, 20, 10))
+
+
+@pytest.mark.parametrize("scale", [3, 3.5])
+def test_labels_in_other_units_lie_where_they_lie(scale):
+    image = ImageLayer(np.zeros((8, 40, 50)), scale=(3000, 500, 500), units=("um",) * 3)
+    labels = Labels(np.zeros((8, 40, 50), np.uint8), scale=(scale, 0.5, 0.5), units=("mm",) * 3)
+    assert (apart(labels, image) is None) == (apart(image, labels) is None) == (scale == 3)

@@ -10,7 +10,7 @@ import numpy as np
 from napari.layers import Points
 
 from napari_apprentice._napari.keys import ACCEPT, SWITCH_SIGN, readable
-from napari_apprentice._napari.placement import hidden_axis, same_placement
+from napari_apprentice._napari.placement import hidden_axis, in_its_world, same_placement
 from napari_apprentice.types import Click
 
 if TYPE_CHECKING:
@@ -143,7 +143,8 @@ class ClickLayer:
                 event.handled = True  # a trembling hand does not pan
             yield
         if np.linalg.norm(pressed_at - event.pos) < _DRAG_PX:
-            self._wish(layer.world_to_data(event.position), positive=self.positive and not negative)
+            place = in_its_world(layer, event.position, self._viewer.dims)
+            self._wish(layer.world_to_data(place), positive=self.positive and not negative)
 
     def _wish(self, point: Any, *, positive: bool) -> None:
         voxel = tuple(int(v) for v in np.rint(np.asarray(point)))

@@ -11,7 +11,7 @@ from napari_apprentice._napari.click_layer import ClickLayer
 from napari_apprentice._napari.leftovers import Seal, leave, take_over
 from napari_apprentice._napari.mask_layer import Box, MaskLayer
 from napari_apprentice._napari.outline import Outline
-from napari_apprentice._napari.placement import runs_backwards, show_plane, shown_plane
+from napari_apprentice._napari.placement import in_its_world, runs_backwards, show_plane, shown_plane
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.types import Click, Plane
 
@@ -171,7 +171,8 @@ class Desk:
     @property
     def label_here(self) -> int:
         """Id of the object under the pointer; 0 where there is none."""
-        return self.mask.label_at(self._viewer.cursor.position)
+        viewer, layer = self._viewer, self.mask.layer
+        return self.mask.label_at(in_its_world(layer, viewer.cursor.position, viewer.dims))
 
     def label_of(self, voxel: tuple[int, ...]) -> int:
         """Id of the object that is shown at a voxel of the image; 0 where there is none."""

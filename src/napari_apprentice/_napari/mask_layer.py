@@ -173,10 +173,10 @@ class MaskLayer:
             shown = {"use_selection": self.layer.show_selected_label, "selection": self.layer.selected_label}
             self.layer.colormap = CyclicLabelColormap(colors=_colors_of(colors, self._cycle), **shown)
 
-    def label_at(self, position: Sequence[float]) -> int:
-        """The label at a place in the world that the viewer shows; 0 for none."""
+    def label_at(self, position: npt.ArrayLike) -> int:
+        """The label at a place in the layer's world; 0 for none."""
         layer = self.layer
-        voxel = tuple(int(v) for v in np.rint(np.asarray(layer.world_to_data(position[-layer.ndim :]))))
+        voxel = tuple(int(v) for v in np.rint(np.asarray(layer.world_to_data(position))))
         inside = all(0 <= v < size for v, size in zip(voxel, layer.data.shape, strict=True))
         return int(layer.data[voxel]) if inside else 0
 

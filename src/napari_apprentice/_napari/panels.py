@@ -8,6 +8,7 @@ from typing import Any
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QFocusEvent, QHelpEvent, QMouseEvent, QPainter, QPaintEvent, QWheelEvent
 from qtpy.QtWidgets import (
+    QApplication,
     QButtonGroup,
     QCheckBox,
     QComboBox,
@@ -60,12 +61,20 @@ _ID_WIDTH_PX = 96
 
 
 def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
-    """A push button that leaves the keyboard to the canvas."""
+    """A push button that leaves the keyboard to the canvas, and that what is being typed counts before."""
     made = QPushButton(text)
+    made.pressed.connect(_end_typing)
     made.setToolTip(tooltip)
     made.setCheckable(checkable)
     made.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     return made
+
+
+def _end_typing() -> None:
+    """Let what is being typed into a field count, as when somebody leaves it, which a button alone does not make them do."""
+    field = QApplication.focusWidget()
+    if isinstance(field, QLineEdit) or (isinstance(field, QComboBox) and field.isEditable()):
+        field.clearFocus()
 
 
 def box(text: str) -> QCheckBox:

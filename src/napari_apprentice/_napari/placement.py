@@ -34,8 +34,10 @@ __all__ = [
     "METADATA_KEY",
     "SERIES_KEY",
     "apart",
+    "full_resolution",
     "hidden_axis",
     "image_of",
+    "in_its_world",
     "is_in_mm",
     "lacks_spacing",
     "layer_arguments",
@@ -193,7 +195,9 @@ def apart(labels: Layer, image: Layer) -> str | None:
     if isinstance(read, Image) and read.units == "pixel" and is_in_mm(image):
         return None
     corners = product(*((0, size - 1) for size in shapes[0]))
-    distance = max(np.abs(np.subtract(image.world_to_data(labels.data_to_world(corner)), corner)).max() for corner in corners)
+    per_unit = _mm_per_unit(labels) / _mm_per_unit(image) if is_in_mm(labels) and is_in_mm(image) else 1.0
+    lie = ((corner, image.world_to_data(np.asarray(labels.data_to_world(corner)) * per_unit)) for corner in corners)
+    distance = max(np.abs(np.subtract(place, corner)).max() for corner, place in lie)
     return f"lie up to {distance:.3g} voxels away from" if distance > PLACE_TOLERANCE_VOXELS else None
 
 
@@ -245,7 +249,7 @@ def time_point(layer: Layer, time: int) -> tuple[Any, dict[str, Any]]:
     affine = affine[1:, 1:]
     named = {name: getattr(layer, name)[1:] for name in ("units", "axis_labels")}
     shown = {"contrast_limits": layer.contrast_limits, "rgb": getattr(layer, "rgb", False)}
-    return _full_resolution(layer)[time], {"name": f"{layer.name} [{time}]", **_transform(affine), **named, **shown}
+    return full_resolution(layer)[time], {"name": f"{layer.name} [{time}]", **_transform(affine), **named, **shown}
 
 
 def hidden_axis(dims: Dims, ndim: int) -> int | None:
@@ -264,6 +268,21 @@ def hidden_axis(dims: Dims, ndim: int) -> int | None:
     return hidden[0] if len(hidden) == 1 else None
 
 
+def in_its_world(layer: Layer, position: Sequence[float], dims: Dims) -> npt.NDArray[np.float64]:
+    """(n,) a place in the world of the viewer, in units of a layer: napari 0.9 shows layers of several units of length in one of these."""
+    place = np.array(position[-layer.ndim :], float)
+    return place * _own_units(layer, dims)
+
+
+def _own_units(layer: Layer, dims: Dims) -> npt.NDArray[np.float64]:
+    """(n,) how many units of a layer are one of the viewer."""
+    shared = getattr(dims, "units", None)
+    if shared is None:
+        return np.ones(layer.ndim)
+    pairs = zip(shared[-layer.ndim :], layer.units, strict=True)
+    return np.array([float((1 * unit).to(own).magnitude) if unit.is_compatible_with(own) else 1.0 for unit, own in pairs])
+
+
 def shown_plane(dims: Dims, layer: Layer) -> Plane | None:
     """The plane of ``layer`` that the viewer shows; None if it does not show one."""
     axis = hidden_axis(dims, layer.ndim)
@@ -272,7 +291,7 @@ def shown_plane(dims: Dims, layer: Layer) -> Plane | None:
     if layer.ndim == 2:
         return Plane(0, 0)
     per_unit, at_origin = _slicing(layer, axis)
-    return Plane(axis, int(np.rint(per_unit * dims.point[axis - layer.ndim] + at_origin)))
+    return Plane(axis, int(np.rint(per_unit * in_its_world(layer, dims.point, dims)[axis] + at_origin)))
 
 
 def runs_backwards(layer: Layer, axis: int) -> bool:
@@ -290,7 +309,7 @@ def show_plane(dims: Dims, layer: Layer, plane: Plane) -> None:
         dims.order = (*(axis for axis in dims.order if axis < first), hidden, *(axis for axis in range(first, dims.ndim) if axis != hidden))
     per_unit, at_origin = _slicing(layer, plane.axis)
     if per_unit:  # else napari shows the same slice wherever the slider is
-        dims.set_point(hidden, (plane.index - at_origin) / per_unit)
+        dims.set_point(hidden, (plane.index - at_origin) / per_unit / _own_units(layer, dims)[plane.axis])
 
 
 def look_upright(viewer: ViewerModel, upright: bool) -> None:
@@ -338,17 +357,17 @@ def _put_on(layer: Layer, other: Layer) -> None:
         setattr(layer, name, value)
 
 
-def _full_resolution(layer: Layer) -> Any:
+def full_resolution(layer: Layer) -> Any:
     return layer.data[0] if layer.multiscale else layer.data
 
 
 def _spatial_shape(layer: Layer) -> tuple[int, ...]:
-    return tuple(_full_resolution(layer).shape[: layer.ndim])
+    return tuple(full_resolution(layer).shape[: layer.ndim])
 
 
 def _channels_first(layer: Layer) -> Any:
     """(C, *S) view of a layer's array; an alpha channel is left out."""
-    data = _full_resolution(layer)
+    data = full_resolution(layer)
     if not isinstance(data, np.ndarray) and not hasattr(data, "dask"):
         data = data if isinstance(data, LazyArray) else LazyArray(data)  # a zarr array, for one, can neither be transposed nor gain an axis
     if isinstance(data, LazyArray):

@@ -40,6 +40,7 @@ from napari_apprentice._napari.placement import (
     LEGEND_KEY,
     SERIES_KEY,
     apart,
+    full_resolution,
     image_of,
     is_in_mm,
     look_upright,
@@ -349,7 +350,7 @@ class ApprenticeWidget(Dockable):
 
     def _wish(self, resume: Path | None = None) -> Wish:
         layer = self._chosen_labels
-        labels, legend = (None, None) if layer is None else (layer.data, layer.metadata.get(LEGEND_KEY))
+        labels, legend = (None, None) if layer is None else (full_resolution(layer), layer.metadata.get(LEGEND_KEY))
         about = (self.model.cohort, self.model.knowledge, self.model.weights, legend)
         return Wish(self.more.policy.currentData(), self.more.device.currentText(), labels, resume, *about)
 

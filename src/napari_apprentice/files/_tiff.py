@@ -55,15 +55,28 @@ def begins(head: bytes, path: Path) -> bool:
 
 def check(path: Path) -> None:
     """Look at the directories of the pages, and whether what they point to lies in the file."""
-    with tifffile.TiffFile(path) as file:
-        _first_series(file, None, exact=False)
+    with _opened(path) as file:
+        _image_in(file, None, exact=False)
 
 
-def _first_series(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> tuple[tifffile.TiffPageSeries, str, int]:
-    """The first series of a whole file, our letters of its axes, and the chosen time point."""
+def _opened(path: Path) -> tifffile.TiffFile:
+    """A file whose pages were written one by one is one image, though tifffile notes the shape of each and takes it for an image."""
+    file = tifffile.TiffFile(path)
+    if not file.is_shaped or len(file.series) == 1:
+        return file
+    file.close()
+    return tifffile.TiffFile(path, is_shaped=False)
+
+
+def _image_in(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> tuple[tifffile.TiffPageSeries, str, int]:
+    """The image of a whole file, our letters of its axes, and the chosen time point. Smaller pictures of it beside it are passed over."""
     if not file.series:
         raise RefusedError("holds no image; expected at least one page")
     series = file.series[0]
+    beside = [other for other in file.series[1:] if _plane_of(other) == _plane_of(series)]
+    if beside:
+        depths = ", ".join(str(one.shape) for one in (series, *beside))
+        raise RefusedError(f"holds {1 + len(beside)} images of the same size, or pages that differ in kind ({depths}); expected one image")
     _check_complete(file, series)
     _check_compression(series.keyframe, exact=exact)
     names = _axes(series.axes, series.shape)
@@ -71,9 +84,9 @@ def _first_series(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> 
 
 
 def load(path: Path, time: int | None, *, exact: bool) -> Content:
-    """Read the first series of a TIFF file."""
-    with tifffile.TiffFile(path) as file:
-        series, names, chosen = _first_series(file, time, exact=exact)
+    """Read the image of a TIFF file."""
+    with _opened(path) as file:
+        series, names, chosen = _image_in(file, time, exact=exact)
         shape = series.shape
         array = _mapped(file, path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
         if array.shape != shape:
@@ -89,12 +102,18 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     return Content(array, names, affine, units, Source(affine, calibration), alpha=alpha)
 
 
+def _plane_of(series: tifffile.TiffPageSeries) -> list[int]:
+    """Rows and columns of a series."""
+    return [size for axis, size in zip(series.axes, series.shape, strict=True) if axis in "YX"]
+
+
 def _mapped(file: tifffile.TiffFile, path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
     """A series that stays on the disk: mapped where it lies there as one piece, else read page by page, or tile by tile."""
-    in_one_piece = series.dataoffset is not None and not series.is_multifile and series.keyframe.parent is file
+    alone = len(series.pages) == 1 or file.is_shaped or file.is_imagej or file.is_ome  # else `memmap` may take a page for the image
+    in_one_piece = alone and series.dataoffset is not None and not series.is_multifile and series.keyframe.parent is file
     if in_one_piece and series.keyframe.is_memmappable:
         return LazyArray(tifffile.memmap(path, series=0, mode="r"))
-    return LazyArray(zarr.open_array(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r"))
+    return LazyArray(zarr.open_array(_opened(path).aszarr(series=0, level=0), mode="r"))
 
 
 def save(path: Path, array: npt.NDArray[Any], image: Image, *, labels: bool, go_on: Callable[[], None]) -> None:
