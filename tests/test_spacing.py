@@ -60,6 +60,15 @@ def test_nifti_whose_affine_has_no_inverse(tmp_path, rows):
     assert spacing_of(nifti(tmp_path / "a.nii", rows=rows, sform=1)) == UNKNOWN
 
 
+@pytest.mark.parametrize("rows", [np.diag([0.5, 0.75, 0.0, 1]), np.zeros((4, 4))])
+def test_nifti_whose_sform_was_left_empty_lies_where_its_qform_says(tmp_path, rows):
+    path = nifti(tmp_path / "a.nii", rows=rows, sform=1, qform=1)
+    assert spacing_of(path) == ("mm", pytest.approx(SPACING))
+    labels = (VOXELS > 100).astype(np.uint8)
+    write(tmp_path / "labels.nii", labels, like=read(path))
+    np.testing.assert_array_equal(read_labels(tmp_path / "labels.nii", like=read(path)), labels)
+
+
 def test_nifti_whose_affine_says_it_needs_no_pixdim(tmp_path):
     rows = affine_from_spacing(SPACING[::-1])
     assert spacing_of(nifti(tmp_path / "a.nii", pixdim=(0, 0, 0), rows=rows, sform=1)) == ("mm", pytest.approx(SPACING))

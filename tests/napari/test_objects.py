@@ -122,6 +122,23 @@ def test_objects_may_have_any_number_that_a_session_takes(qtbot, engine, tube, l
     assert widget.bridge.worker.join(60)
 
 
+def test_a_session_starts_from_the_full_resolution_of_labels(qtbot, engine, tube):
+    viewer = ViewerModel()
+    widget = widget_module.ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    data, arguments, _ = image_layer(tube)
+    layer = viewer.add_image(data, **arguments)
+    labels = np.zeros(tube.shape, np.uint8)
+    labels[5, 2:6, 3:6] = 4
+    viewer.add_labels([labels, labels[:, ::2, ::2]], name="earlier", multiscale=True, **same_placement(layer))
+    widget.more.labels.setCurrentText("earlier")
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    np.testing.assert_array_equal(engine.session.labels, labels)
+    widget.leave()
+    assert widget.bridge.worker.join(60)
+
+
 def test_objects_are_split_merged_renumbered_named_and_deleted(opened, engine):
     viewer, bridge = opened
     for column in (10, 14):

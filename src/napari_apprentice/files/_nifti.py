@@ -162,10 +162,15 @@ def _volume(loaded: nibabel.Nifti1Image, time: int | None, exact: bool) -> tuple
 
 
 def _affine(header: nibabel.Nifti1Header, said: nibabel.Nifti1Header, n_axes: int) -> npt.NDArray[np.float64]:
-    """Voxel -> world in mm, slowest axis first; NaN where ``said``, the header before nibabel mended it, states no voxel size."""
-    affine = np.array(header.get_best_affine(), dtype=np.float64)
+    """Voxel -> world in mm, slowest axis first; NaN where ``said``, the header before nibabel mended it, states no voxel size.
+
+    Where the sform, which some programs leave empty, says no direction for an axis, and there is a qform, that one counts.
+    """
+    whole = bool(header.get_sform()[:3, :n_axes].any(axis=0).all())
+    by_qform = bool(header["qform_code"]) and not (header["sform_code"] and whole)
+    affine = np.array(header.get_qform() if by_qform else header.get_best_affine(), dtype=np.float64)
     affine[:3] *= _MM_PER_UNIT.get(_unit(header), 1.0)
-    if not header["sform_code"]:  # then the sizes are those of pixdim
+    if by_qform or not header["sform_code"]:  # then the sizes are those of pixdim
         affine[:3, [axis for axis in range(n_axes) if not is_length(said["pixdim"][axis + 1])]] = np.nan
     if n_axes == 3:
         return reverse_axes(affine)
