@@ -755,7 +755,11 @@ def test_images_that_would_be_left_out_are_not_left_out_in_silence(tmp_path):
     with tifffile.TiffWriter(tmp_path / "two.ome.tif", ome=True) as file:
         for half in (values[:3], values[3:]):
             file.write(half, metadata={"axes": "ZYX"})
-    for name, shapes in (("mixed.tif", "(5, 40, 50), (40, 50)"), ("two.ome.tif", "(3, 40, 50), (3, 40, 50)")):
+    with tifffile.TiffWriter(tmp_path / "stacks.tif") as file:
+        for half in (values[:3], values[3:]):
+            file.write(half, photometric="minisblack")
+    two = "(3, 40, 50), (3, 40, 50)"
+    for name, shapes in (("mixed.tif", "(5, 40, 50), (40, 50)"), ("two.ome.tif", two), ("stacks.tif", two)):
         with pytest.raises(ReadError) as error:
             read(tmp_path / name)
         one_sentence(error, f"'{name}'", "holds 2 images", shapes, "expected one image")

@@ -270,8 +270,7 @@ def hidden_axis(dims: Dims, ndim: int) -> int | None:
 
 def in_its_world(layer: Layer, position: Sequence[float], dims: Dims) -> npt.NDArray[np.float64]:
     """(n,) a place in the world of the viewer, in units of a layer: napari 0.9 shows layers of several units of length in one of these."""
-    place = np.array(position[-layer.ndim :], float)
-    return place * _own_units(layer, dims)
+    return np.array(position[-layer.ndim :], float) * _own_units(layer, dims)
 
 
 def _own_units(layer: Layer, dims: Dims) -> npt.NDArray[np.float64]:

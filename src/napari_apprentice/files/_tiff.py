@@ -62,7 +62,7 @@ def check(path: Path) -> None:
 def _opened(path: Path) -> tifffile.TiffFile:
     """A file whose pages were written one by one is one image, though tifffile notes the shape of each and takes it for an image."""
     file = tifffile.TiffFile(path)
-    if not file.is_shaped or len(file.series) == 1:
+    if not file.is_shaped or len(file.series) == 1 or any(len(series.pages) > 1 for series in file.series):
         return file
     file.close()
     return tifffile.TiffFile(path, is_shaped=False)
@@ -75,8 +75,8 @@ def _image_in(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> tupl
     series = file.series[0]
     beside = [other for other in file.series[1:] if _plane_of(other) == _plane_of(series)]
     if beside:
-        depths = ", ".join(str(one.shape) for one in (series, *beside))
-        raise RefusedError(f"holds {1 + len(beside)} images of the same size, or pages that differ in kind ({depths}); expected one image")
+        shapes = ", ".join(str(one.shape) for one in (series, *beside))
+        raise RefusedError(f"holds {1 + len(beside)} images of the same size, or pages that differ in kind ({shapes}); expected one image")
     _check_complete(file, series)
     _check_compression(series.keyframe, exact=exact)
     names = _axes(series.axes, series.shape)
