@@ -162,10 +162,7 @@ def _do(session: Session, event: Event) -> Change | None:
     """
     if event.kind in _TO_THE_OPEN_ONE and event.label != session.label:
         session.select(event.label)
-    if event.kind in ("accept", "discard", "propagate"):
-        with suppress(SessionError):  # of what this model did not find nothing can be kept, dropped or carried
-            return _do_to_mask(session, event)
-    elif event.kind == "add" and event.click is not None:
+    if event.kind == "add" and event.click is not None:
         return session.add(event.click)
     if event.kind == "choose" and event.number is not None:
         with suppress(SessionError):  # this model may propose fewer masks
@@ -184,7 +181,7 @@ def _do(session: Session, event: Event) -> Change | None:
     elif event.kind in ("forget", "go_back", "pin", "unpin"):
         _do_to_version(session, event)
     else:
-        with suppress(LabelsError, SessionError):  # what was not found cannot be split; older journals may rename background
+        with suppress(LabelsError, SessionError):  # what was not found cannot be accepted or split; older journals may rename background
             return _do_to_object(session, event)
     return None
 
@@ -192,15 +189,13 @@ def _do(session: Session, event: Event) -> Change | None:
 _TO_THE_OPEN_ONE = ("add", "choose", "accept", "discard")
 
 
-def _do_to_mask(session: Session, event: Event) -> Change | None:
+def _do_to_object(session: Session, event: Event) -> Change | None:
     if event.kind == "accept":
         return session.accept(learn=False, keep_class=bool(event.name))  # what was learnt, and when, is an action of its own
     if event.kind == "discard":
         return session.discard()
-    return session.propagate(event.label, event.axis)[0] if event.axis is not None else None
-
-
-def _do_to_object(session: Session, event: Event) -> Change | None:
+    if event.kind == "propagate" and event.axis is not None:
+        return session.propagate(event.label, event.axis)[0]
     if event.kind == "delete":
         return session.delete(event.label)
     if event.kind == "relabel" and event.into is not None:

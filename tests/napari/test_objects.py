@@ -92,16 +92,14 @@ def test_accepting_corrections_carries_them_on(opened, engine):
     np.testing.assert_array_equal(bridge.labels(), engine.session.labels)
 
 
-@pytest.mark.parametrize("largest", [7, 70_000, 3_000_000_000])
-def test_objects_may_have_any_number_that_a_session_takes(qtbot, engine, tube, largest):
+def begun_from(labels, qtbot, engine, tube, **options):
+    """A widget with a session that started from a labels layer, and `wait`."""
     viewer = ViewerModel()
     widget = widget_module.ApprenticeWidget(viewer, engine)
     qtbot.addWidget(widget)
     data, arguments, _ = image_layer(tube)
     layer = viewer.add_image(data, **arguments)
-    labels = np.zeros(tube.shape, np.uint32)
-    labels[1, 2, 3], labels[5, 2:6, 3:6] = 2, largest
-    viewer.add_labels(labels, name="earlier", **same_placement(layer))
+    viewer.add_labels(labels, name="earlier", **options, **same_placement(layer))
     widget.more.labels.setCurrentText("earlier")
 
     def wait():
@@ -109,6 +107,14 @@ def test_objects_may_have_any_number_that_a_session_takes(qtbot, engine, tube, l
 
     widget.start.click()
     wait()
+    return widget, wait
+
+
+@pytest.mark.parametrize("largest", [7, 70_000, 3_000_000_000])
+def test_objects_may_have_any_number_that_a_session_takes(qtbot, engine, tube, largest):
+    labels = np.zeros(tube.shape, np.uint32)
+    labels[1, 2, 3], labels[5, 2:6, 3:6] = 2, largest
+    widget, wait = begun_from(labels, qtbot, engine, tube)
     assert widget.object.value() == engine.session.label == largest + 1
     widget.object.setValue(largest)
     wait()
@@ -123,17 +129,9 @@ def test_objects_may_have_any_number_that_a_session_takes(qtbot, engine, tube, l
 
 
 def test_a_session_starts_from_the_full_resolution_of_labels(qtbot, engine, tube):
-    viewer = ViewerModel()
-    widget = widget_module.ApprenticeWidget(viewer, engine)
-    qtbot.addWidget(widget)
-    data, arguments, _ = image_layer(tube)
-    layer = viewer.add_image(data, **arguments)
     labels = np.zeros(tube.shape, np.uint8)
     labels[5, 2:6, 3:6] = 4
-    viewer.add_labels([labels, labels[:, ::2, ::2]], name="earlier", multiscale=True, **same_placement(layer))
-    widget.more.labels.setCurrentText("earlier")
-    widget.start.click()
-    qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    widget, _ = begun_from([labels, labels[:, ::2, ::2]], qtbot, engine, tube, multiscale=True)
     np.testing.assert_array_equal(engine.session.labels, labels)
     widget.leave()
     assert widget.bridge.worker.join(60)

@@ -357,6 +357,7 @@ def _put_on(layer: Layer, other: Layer) -> None:
 
 
 def full_resolution(layer: Layer) -> Any:
+    """The array of a layer, of a multiscale one that of its first level."""
     return layer.data[0] if layer.multiscale else layer.data
 
 
