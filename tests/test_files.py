@@ -1027,6 +1027,14 @@ def test_vectors_in_a_nrrd_are_no_colours(tmp_path):
         np.testing.assert_array_equal(read(save_image(tmp_path / "b.nrrd", image)).data, image.data)
 
 
+def test_a_nrrd_slice_that_lies_in_space_is_read_without_its_place(tmp_path):
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    path = write_nrrd(tmp_path / "a.nrrd", values, "domain domain", "(0.5,0,0) (0,0.7,0)")  # two axes in a space of three
+    image = read(path)
+    np.testing.assert_array_equal(image.data[0], values)
+    assert (image.units, image.spacing) == ("pixel", (1.0, 1.0))
+
+
 def test_nrrd_in_another_world_frame_is_the_same_image(tmp_path):
     values = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     directions = {"left-posterior-superior": "(-1,0,0) (0,-2,0) (0,0,3)", "right-anterior-superior": "(1,0,0) (0,2,0) (0,0,3)"}

@@ -248,8 +248,8 @@ def _states_spacing(header: _Header) -> bool:
     n_axes, spatial = _axes(header)
     n = len(spatial)
     if (text := header.value(_VECTORS)) is not None:
-        vectors = [[_number(word) for word in vector.split(",")][:n] for vector in re.findall(r"\(([^)]*)\)", text)][:n]
-        return all(len(vector) == n for vector in vectors) and _spans(vectors, n)
+        vectors = [[_number(word) for word in vector.split(",")] for vector in re.findall(r"\(([^)]*)\)", text)][:n]
+        return all(len(vector) in (n, n_axes) for vector in vectors) and _spans([vector[:n] for vector in vectors], n)
     lengths, directions = header.numbers(*_SPACINGS), header.numbers(*_DIRECTIONS)
     if lengths is None or any(axis >= len(lengths) or not np.isfinite(lengths[axis]) or lengths[axis] == 0 for axis in spatial):
         return False
