@@ -847,6 +847,30 @@ def test_16_bit_grey_png_with_alpha_keeps_its_16_bits(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), values[..., 0])
 
 
+def test_palette_tiff_is_colour_as_an_image_and_indices_as_labels(tmp_path, monkeypatch):
+    indices, table = RNG.integers(0, 256, (5, 6, 7), dtype=np.uint8), RNG.integers(256, 2**16, (3, 256), dtype=np.uint16)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, indices, photometric="palette", colormap=table, metadata=None)
+    np.testing.assert_array_equal(read(path).data, (table >> 8)[:, indices])
+    np.testing.assert_array_equal(read_labels(path), indices)
+    picture = PIL.Image.fromarray(RNG.integers(0, 256, (9, 8, 3), dtype=np.uint8)).quantize(16)
+    for name in ("b.png", "b.tif"):
+        picture.save(tmp_path / name)
+    np.testing.assert_array_equal(read(tmp_path / "b.tif").data, read(tmp_path / "b.png").data)
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 10)
+    for look in (read, check_image):
+        with pytest.raises(ReadError) as error:
+            look(path)
+        one_sentence(error, "table of colours")
+    np.testing.assert_array_equal(read_labels(path), indices)
+
+
+def test_the_colours_that_imagej_shows_intensities_in_are_none_of_the_image(tmp_path):
+    values, fire = RNG.integers(0, 256, (6, 7), dtype=np.uint8), RNG.integers(0, 2**16, (3, 256), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, photometric="palette", colormap=fire)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif").data, values[None])
+
+
 def test_palette_png_is_colour_as_an_image_and_indices_as_labels(tmp_path):
     labels = RNG.integers(0, 4, (5, 7)).astype(np.uint8)
     picture = PIL.Image.fromarray(labels).convert("P")

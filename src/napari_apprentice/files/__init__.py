@@ -7,7 +7,7 @@ extensions       axes on disk                        geometry
 ===============  ==================================  ===========================================================================
 .nii .nii.gz     x, y[, z[, t]]; grey, RGB           full affine, any orientation; units converted to mm (see below for "unknown")
 .mha .mhd .nrrd  x, y[, z[, t]]; grey, RGB           full affine (LPS converted to RAS); units converted to mm, the default
-.tif .ome.tif    [T, Z,] Y, X; grey, RGB, 3 channels  spacing of OME, ImageJ or resolution tags; no rotation, no origin
+.tif .ome.tif    [T, Z,] Y, X; grey, RGB, palette    spacing of OME, ImageJ or resolution tags; no rotation, no origin
 .ome.zarr .zarr  [t, c,] [z,] y, x; grey, RGB        scale and translation of OME-Zarr; the whole affine in what we wrote ourselves
 .png             Y, X; grey, RGB, palette            spacing of the pHYs chunk, in whole pixels per metre
 .jpg             Y, X; grey, RGB                     none (its density says how to print it)
@@ -19,6 +19,8 @@ extensions       axes on disk                        geometry
 - A NIfTI file with one z slice stays a volume of one slice; one that declares two axes is a 2D image. TIFF cannot tell a volume of one
   slice from a 2D image: it is read as 2D; labels in TIFF or PNG are taken for those of either. The world axes of a 2D image are those of
   the file, without anatomical names.
+- Three channels of a TIFF count as RGB. Of a palette an image has the colours, and labels the numbers; a palette that ImageJ or OME wrote
+  says what intensities are shown in: the image has the intensities.
 - Alpha is dropped where a file says that it is alpha; other channels than grey or RGB are refused, never dropped. A fourth axis of length
   one is dropped; a longer one is a series, of which ``time=`` chooses one.
 - A spacing of which a file states no usable length for one of its axes (none at all, 0, not a number) counts as not stated: `Image.units`
@@ -545,6 +547,8 @@ def _in_one_sentence(path: Path, chosen: _Format) -> Iterator[ModuleType]:
     except PermissionError as error:
         raise ReadError(f"{str(path)!r} may not be read by this user; expected a readable {chosen.name} {chosen.kind}") from error
     except Exception as error:  # what the format libraries raise on damaged files has no common class
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            raise ReadError(f"{str(path)!r} is longer than names of files can be; expected a shorter one") from error
         raise ReadError(
             f"{path.name!r} is damaged or truncated ({_in_short(error)}); expected a complete {chosen.name} {chosen.kind}"
         ) from error

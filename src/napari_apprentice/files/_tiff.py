@@ -79,6 +79,8 @@ def _image_in(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> tupl
         raise RefusedError(f"holds {1 + len(beside)} images of the same size, or pages that differ in kind ({shapes}); expected one image")
     _check_complete(file, series)
     _check_compression(series.keyframe, exact=exact)
+    if not exact and series.nbytes > lazy.LARGE_BYTES and _is_painted_by_number(file, series.keyframe):
+        raise RefusedError("has a table of colours, and is too large to be turned into RGB here; expected grey or RGB")
     names = _axes(series.axes, series.shape)
     return series, names, chosen_time(series.shape[names.index("T")] if "T" in names else 1, time)
 
@@ -91,6 +93,8 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
         array = _mapped(file, path, series) if series.nbytes > lazy.LARGE_BYTES else series.asarray()
         if array.shape != shape:
             raise ValueError(f"{shape} voxels are stated, {array.shape} are there")
+        if not exact and _is_painted_by_number(file, series.keyframe):
+            array, names = _coloured(np.asarray(array), series.keyframe), names + "S"
         calibration, alpha = _calibration(file), _has_alpha(series.keyframe)
     if "T" in names:
         at, names = names.index("T"), names.replace("T", "")
@@ -152,6 +156,21 @@ def _axes(axes: str, shape: tuple[int, ...]) -> str:
 def _has_alpha(page: tifffile.TiffPage) -> bool:
     """Whether the samples of a pixel are grey or RGB, and one more that is said to be alpha."""
     return page.samplesperpixel == _COLOURS.get(page.photometric, 0) + 1 and page.extrasamples in ((1,), (2,))
+
+
+def _is_painted_by_number(file: tifffile.TiffFile, page: tifffile.TiffPage) -> bool:
+    """Whether values are places in a table of colours, which say nothing themselves.
+
+    The tables of ImageJ and OME are what intensities are shown in (Fire, say, or green), and intensities are what is there.
+    """
+    return page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None and not (file.is_imagej or file.is_ome)
+
+
+def _coloured(array: npt.NDArray[Any], page: tifffile.TiffPage) -> npt.NDArray[Any]:
+    """(*S, 3) 8-bit RGB: the colours that an array (*S) names."""
+    table = np.asarray(page.colormap).T  # (2^bits, 3) of 16 bits; some programs write 8
+    colours: npt.NDArray[Any] = (table >> 8 if table.max() > 255 else table).astype(np.uint8)[array]
+    return colours
 
 
 def _check_complete(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
