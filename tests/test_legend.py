@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from napari_apprentice.legend import PALETTE, Legend, legend_path, read_legend, write_beside, write_legend
 from napari_apprentice.types import LabelsError, ReadError, WriteError
 
-printable = st.text(st.characters(blacklist_categories=("C", "Z")), min_size=1, max_size=12)
+printable = st.text(st.characters(blacklist_categories=("Cc", "Cs", "Z")), min_size=1, max_size=12)
 named = st.dictionaries(st.integers(1, 2**32 - 1), printable, max_size=6)
 
 
@@ -46,6 +46,13 @@ def test_what_else_a_table_says_of_its_objects_stays(tmp_path):
     assert [(row["index"], row["abbreviation"], row["mapping"]) for row in said] == [("0", "bg", "0"), ("2", "cp", "17"), ("7", "", "")]
 
 
+def test_the_number_of_an_object_may_be_written_in_several_ways(tmp_path):
+    path = tmp_path / "scan_labels.tsv"
+    path.write_text("index\tname\tabbreviation\n00\tbackground\tbg\n02\tcup\tcp\n 5\trim\trm\n")
+    write_legend(path, legend_of({2: "optic cup", 5: "rim"}))
+    assert [line.split("\t")[-1] for line in path.read_text().splitlines()] == ["abbreviation", "bg", "cp", "rm"]
+
+
 def test_a_table_of_something_else_is_not_replaced(tmp_path):
     path = tmp_path / "scan_labels.tsv"
     path.write_text("subject\tage\n1\t70\n")
@@ -69,7 +76,27 @@ def test_a_colour_is_that_of_the_class():
     assert legend.classes == {"disc": (1, 3), "cup": (2,)}
 
 
-@pytest.mark.parametrize(("name", "color", "message"), [("a\nb", None, "one line"), ("x" * 81, None, "80"), ("x", "red", "colour 'red'")])
+@pytest.mark.parametrize("name", ["\u05d0\u200f", "\U0001f468\u200d\U0001f52c", "co\u00adop"])
+def test_a_name_may_hold_marks_that_nobody_sees(name):
+    assert Legend().naming(1, name).names == {1: name}
+
+
+def test_the_spaces_of_a_word_processor_are_spaces():
+    assert legend_of({1: "l\u00e9sion gauche", 2: "l\u00e9sion\u00a0gauche", 3: "\u3000l\u00e9sion\u202fgauche "}).classes == {
+        "l\u00e9sion gauche": (1, 2, 3)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "color", "message"),
+    [
+        ("a\nb", None, "one line"),
+        ("a\u2028b", None, "one line"),
+        ("\ud800", None, "one line"),
+        ("x" * 81, None, "80"),
+        ("x", "red", "colour 'red'"),
+    ],
+)
 def test_what_is_no_name_and_no_colour_is_refused(name, color, message):
     with pytest.raises(LabelsError, match=message):
         Legend().naming(1, name, color)
@@ -96,6 +123,7 @@ def test_tables_of_other_programs_are_read(tmp_path):
         ("index,name\n1,x\n", "has the columns index,name; expected index and name, separated by tabs"),
         ("index\tname\n1\tx\none\tx\n", "line 3 of {path} says 'one', 'x'; expected the number of an object"),
         ("index\tname\n-1\tx\n", "line 2 of {path} says '-1', 'x'; expected the number of an object"),
+        ("index\tname\n1\tleft\n01\tright\n", "line 3 of {path} names 1 again; expected one line for every object"),
         ("index\tname\n1\n", "line 2 of {path} cannot be used: the class name None arrived; expected one line"),
         ("index\tname\tcolor\n1\tx\tred\n", "line 2 of {path} cannot be used: the colour 'red' arrived; expected one like"),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ PALETTE = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#c
 _LONGEST_NAME = 80
 _COLUMNS = ("index", "name", "color")
 _NO_COLOR = (None, "", "n/a")  # the last is BIDS for what is missing
+_UNPRINTED = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of surrogate pairs, and what ends a line or a paragraph
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 
 
@@ -60,7 +62,7 @@ class Legend:
         ------
         LabelsError : the name is not one line of at most 80 characters, or the colour is not like "#e69f00"
         """
-        if not isinstance(name, str) or len(name := name.strip()) > _LONGEST_NAME or not name.isprintable():
+        if not isinstance(name, str) or len(name := _spaced(name)) > _LONGEST_NAME or not _UNPRINTED.isdisjoint(_categories(name)):
             raise LabelsError(f"the class name {name!r} arrived; expected one line of at most {_LONGEST_NAME} characters")
         if color is not None and not (isinstance(color, str) and _COLOR.fullmatch(color := color.lower())):
             raise LabelsError(f"the colour {color!r} arrived; expected one like {PALETTE[0]!r}")
@@ -82,6 +84,15 @@ class Legend:
         """The colour that the fewest classes have."""
         taken = list(self.colors.values())
         return min(PALETTE, key=taken.count)
+
+
+def _spaced(name: str) -> str:
+    """Without what a word processor writes instead of spaces, which nobody sees, and without spaces around it."""
+    return "".join(" " if unicodedata.category(letter) == "Zs" else letter for letter in name).strip()
+
+
+def _categories(name: str) -> set[str]:
+    return {unicodedata.category(letter) for letter in name}
 
 
 def legend_path(labels: Path | str) -> Path:
@@ -127,14 +138,14 @@ def write_legend(path: Path | str, legend: Legend) -> Path:
     """
     path, text = Path(path), io.StringIO()
     columns, known = _known(path)
-    others = {row["index"]: {key: value for key, value in row.items() if key and value} for row in known}
+    others = {_number(row): {key: value for key, value in row.items() if key and value} for row in known}
     writer = csv.DictWriter(text, [*_COLUMNS, *(c for c in columns if c not in _COLUMNS)], delimiter="\t", lineterminator="\n")
     writer.writeheader()
-    if "0" in others:  # the background, which some programs list
-        writer.writerow(others["0"])
+    if 0 in others:  # the background, which some programs list
+        writer.writerow(others[0])
     for label in sorted(legend.names):
         said = dict(zip(_COLUMNS, (label, legend.names[label], legend.color(label)), strict=True))
-        writer.writerow(others.get(str(label), {}) | said)
+        writer.writerow(others.get(label, {}) | said)
     write_text(path, text.getvalue())
     return path
 
@@ -147,6 +158,14 @@ def _known(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         return [], []
     except ReadError as error:
         raise WriteError(f"the names of the objects cannot be written to {path}, which is something else: {error}") from error
+
+
+def _number(row: Mapping[str, str]) -> int | None:
+    """Of the object that a row is about."""
+    try:
+        return int(row["index"])
+    except (TypeError, ValueError):
+        return None
 
 
 def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -175,11 +194,14 @@ def read_legend(path: Path | str) -> Legend:
         _, rows = _rows(path)
     except FileNotFoundError as error:
         raise ReadError(f"the names in {path} cannot be read ({error}); expected a table with the columns index and name") from error
+    met: set[int] = set()
     for number, row in enumerate(rows, start=2):
         try:
-            label = int(row["index"])
-            if label < 0:
+            if (label := int(row["index"])) < 0:
                 raise ValueError
+            if label in met:
+                raise ReadError(f"line {number} of {path} names {label} again; expected one line for every object")
+            met.add(label)
             if label:  # 0 is background, which some programs list
                 legend = legend.naming(label, row["name"], None if row.get("color") in _NO_COLOR else row["color"])
         except LabelsError as error:
