@@ -104,6 +104,24 @@ def test_a_full_standard_output_is_told_in_a_sentence():
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_a_full_standard_error_ends_no_work(volume, tmp_path):
+    code = "import sys; from napari_apprentice.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["segment", str(volume), "--clicks", str(write_clicks(tmp_path)), "--policy", "none"]
+    with open("/dev/full", "w") as full:
+        codes = [
+            subprocess.run([sys.executable, "-c", code, *arguments, "--out", str(out)], stderr=full, check=False).returncode
+            for out in (tmp_path / "labels.nii.gz", tmp_path / "labels.xyz")
+        ]
+    assert codes == [0, 2]
+    assert (tmp_path / "labels.nii.gz").exists()
+
+
+@pytest.mark.parametrize("before", ["info", "segment {volume} --out {folder}/a.nii --clicks", "report --out {folder}/a.html"])
+def test_what_the_system_takes_for_no_name_is_told_in_a_sentence(volume, tmp_path, capsys, before):
+    assert "(File name too long)" in refused(capsys, *before.format(volume=volume, folder=tmp_path).split(), "x" * 300)
+
+
 def test_an_image_is_no_label_file_of_its_own(volume, tmp_path, capsys):
     assert "expected a label file beside the image" in refused(capsys, "measure", volume, volume, "--out", tmp_path / "t.csv")
     assert not (tmp_path / "t.csv").exists()
@@ -631,6 +649,13 @@ def test_how_many_is_a_whole_number_from_one(arguments, number, capsys):
         cli.main([*arguments[:-1], f"{arguments[-1]}={number}"])
     assert stopped.value.code == 2
     assert f"argument {arguments[-1]}: {number!r} arrived; expected a whole number from 1" in capsys.readouterr().err
+
+
+def test_threads_are_not_more_than_a_process_can_have(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["benchmark", "set", "--threads", "99999"])
+    assert stopped.value.code == 2
+    assert "'99999' arrived; expected a whole number from 1 to 1024" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

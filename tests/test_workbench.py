@@ -395,6 +395,16 @@ def test_a_table_takes_the_place_of_no_project(project, capsys):
     assert {project.status(name).state for name in NAMES} == {"waiting"}
 
 
+def test_a_table_takes_the_place_of_no_names_that_the_run_has_written(images, capsys, tmp_path):
+    assert command("new", "p", images[0], "--study", "s", "--name", "1=disc") == 0
+    capsys.readouterr()
+    names = tmp_path / "p" / "labels" / "eye_0_labels.tsv"
+    assert command("run", "p", "--clicks", "first.json", "--device", "cpu", "--table", names) == 2
+    assert "where the names of the objects in 'eye_0_labels.png' belong" in capsys.readouterr().err
+    assert names.read_text().startswith("index\tname\tcolor\n1\tdisc")
+    assert open_project(tmp_path / "p").status("eye_0").state == "done"
+
+
 def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):
     for name in ("nowhere", "first.json"):
         assert f"no project in {tmp_path / name}" in refused(capsys, "status", name)

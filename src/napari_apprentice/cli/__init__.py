@@ -12,6 +12,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, suppress
+from typing import Any
 
 from napari_apprentice import __version__
 from napari_apprentice.cli._images import add_demo, add_measure, add_propagate, add_segment
@@ -41,20 +43,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("tifffile").addHandler(_QUIET)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be in any encoding
-    try:
+    with redirect_stderr(sys.stderr and _AsMuchAsFits(sys.stderr)):
         try:
-            return _run(argv)
-        finally:
-            print(end="", flush=True)
-    except BrokenPipeError:
-        _write_no_more()
-        return 141
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO):
-            raise
-        _write_no_more()
-        print(f"apprentice: not all could be written ({error.strerror}); expected free space, also for standard output", file=sys.stderr)
-        return 2
+            try:
+                return _run(argv)
+            finally:
+                print(end="", flush=True)
+        except BrokenPipeError:
+            _write_no_more()
+            return 141
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EIO):
+                _write_no_more()
+                return _refused(f"not all could be written ({error.strerror}); expected free space, also for standard output")
+            if error.filename is None:
+                raise
+            return _refused(f"{os.fsdecode(error.filename)!r} cannot be used ({error.strerror}); expected a name that this user can reach")
+
+
+class _AsMuchAsFits:
+    """Standard error, whatever becomes of what is written there: a full disk under a log must not end hours of work."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def _refused(sentence: str) -> int:
+    print(f"apprentice: {sentence}", file=sys.stderr)
+    return 2
 
 
 def _write_no_more() -> None:
@@ -67,8 +95,7 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         code: int | None = arguments.run(arguments)
     except ApprenticeError as error:
-        print(f"apprentice: {error}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except KeyboardInterrupt:
         print("apprentice: interrupted", file=sys.stderr)
         return 130

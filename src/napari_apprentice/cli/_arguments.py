@@ -42,10 +42,12 @@ __all__ = [
     "read_image",
     "remark",
     "seed",
+    "threads",
     "write_labels",
 ]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_MOST_THREADS = 1024
 UNITS = ("mm", "um", "nm")
 _READ = (".jsonl", ".toml", ".safetensors", ".checkpoint")
 POLICIES = "none, ia, sa, ia+sa, mi, pi, mi+pi, ia+pi, recall or practice"
@@ -163,6 +165,13 @@ def check_output(*paths: Path | None) -> None:
 
 def count(text: str) -> int:
     return _from(1, text)
+
+
+def threads(text: str) -> int:
+    """More of them than this, and the process may end without a word."""
+    if (number := count(text)) > _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} arrived; expected a whole number from 1 to {_MOST_THREADS}")
+    return number
 
 
 def seed(text: str) -> int:

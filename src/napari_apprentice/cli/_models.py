@@ -24,6 +24,7 @@ from napari_apprentice.cli._arguments import (
     orders,
     progress_bar,
     seed,
+    threads,
 )
 from napari_apprentice.types import InputError, WeightsError
 
@@ -72,7 +73,7 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, each as soon as it is there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="rows measured at once, each in a process (default: 1)")
-    parser.add_argument("--threads", type=count, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    parser.add_argument("--threads", type=threads, default=2, metavar="N", help="threads of a process (default: %(default)s)")
     add_device(parser)
     parser.set_defaults(run=_benchmark)
 
@@ -234,7 +235,7 @@ def add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder that holds the sets which the recipe names")
     parser.add_argument("--out", type=model_file, required=True, metavar="FILE", help="the .safetensors file to write")
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run with this FILE stopped")
-    parser.add_argument("--threads", type=count, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=threads, metavar="N", help="CPU threads (default: PyTorch's choice)")
     add_device(parser)
     parser.set_defaults(run=_train)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar, remark
+from napari_apprentice.cli._arguments import POLICIES, add_device, add_unit, check_texts, count, progress_bar, remark, threads
 from napari_apprentice.texts import counted
 from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError, SessionError
 
@@ -89,7 +89,7 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser.add_argument("--only", nargs="+", default=(), metavar="CASE", help="only these cases")
     parser.add_argument("--again", action="store_true", help="also those that a run has done already")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="cases at once, each in a process (default: %(default)s)")
-    parser.add_argument("--threads", type=count, default=2, metavar="N", help="threads of a process (default: %(default)s)")
+    parser.add_argument("--threads", type=threads, default=2, metavar="N", help="threads of a process (default: %(default)s)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="do it on the Dask cluster of this scheduler, such as tcp://10.0.0.1:8786")
     parser.add_argument("--table", type=Path, metavar="TABLE.csv", help=f"the table to write (default: {TABLE_NAME} in the project)")
     add_device(parser)
@@ -212,7 +212,6 @@ def _take(arguments: argparse.Namespace) -> None:
 def _table(arguments: argparse.Namespace) -> None:
     from napari_apprentice.projects import open_project
 
-    check_texts(arguments.out)
     print(_written_table(open_project(arguments.project), arguments.out, arguments.unit))
 
 
@@ -222,6 +221,7 @@ def _written_table(project: Project, path: Path | None, unit: str | None = None)
     from napari_apprentice.outcomes import cohort_table
     from napari_apprentice.texts import write_text
 
+    check_texts(path)  # by now labels may lie there that were not there before
     rows, path = cohort_table(project, unit), path or project.folder / TABLE_NAME
     write_text(path, as_csv(rows))
     return f"Objects: {len(rows)}. Table: {path}"
