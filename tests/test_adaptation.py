@@ -251,14 +251,45 @@ def test_a_corrected_click_is_needed_less_the_next_time(tiny_segmenter, seed):
     assert logit() > before
 
 
-def test_the_answer_is_that_of_the_model_after_learning(segmenter):
+def test_a_click_is_answered_at_once_and_the_next_one_by_what_was_learnt(segmenter):
     pixels = picture()
     prompt = two_clicks(segmenter, pixels)
     plain = segmenter.predict(pixels, prompt)
-    answer = small("mi", mid_rate=1e-3).on_click(segmenter, pixels, prompt)
+    assert same(small("mi", mid_rate=1e-3).on_click(segmenter, pixels, prompt), plain)
+    assert not same(segmenter.predict(pixels, prompt), plain)
+
+
+def test_in_the_paper_the_answer_is_that_of_the_model_after_learning(segmenter):
+    pixels = picture()
+    prompt = two_clicks(segmenter, pixels)
+    plain = segmenter.predict(pixels, prompt)
+    answer = small("mi", mid_rate=1e-3, mid_part="all", mid_again=True).on_click(segmenter, pixels, prompt)
     assert same(answer, segmenter.predict(pixels, prompt))
     assert not same(answer, plain)
     assert answer.mask[28, 44]
+
+
+def test_a_click_teaches_what_comes_after_the_encoder(segmenter):
+    before = parameters(segmenter)
+    small("mi", mid_rate=1e-3, anchor=0.0).on_click(segmenter, picture(), two_clicks(segmenter, picture()))
+    moved = {key.split(".")[0] for key, value in parameters(segmenter).items() if not torch.equal(value, before[key])}
+    assert moved == {key.split(".")[0] for key in before} - {*segmenter.network.ENCODER, "to_iou"}  # which judges and is not judged
+    assert all(parameter.requires_grad for parameter in segmenter.network.parameters())
+
+
+def test_the_features_of_the_encoder_do_not_depend_on_what_a_click_teaches(segmenter):
+    """What `ENCODER` promises: with its parameters the features are the same bit for bit."""
+    known = segmenter.look(picture(), two_clicks(segmenter, picture()))
+    shown = torch.cat([known.image, known.guidance, known.previous], 1)
+
+    def features() -> list[torch.Tensor]:
+        with torch.no_grad():
+            return segmenter.network.levels(shown, segmenter.network._beside(known.image, known.guidance, ()))
+
+    before = features()
+    small("mi", mid_rate=1e-3).on_click(segmenter, picture(), two_clicks(segmenter, picture()))
+    assert all(torch.equal(a, b) for a, b in zip(before, features(), strict=True))
+    assert segmenter.snapshot().steps == 1
 
 
 @pytest.mark.parametrize("lasts", [False, True])

@@ -361,7 +361,7 @@ def test_a_lesson_after_which_the_click_is_disobeyed_is_taken_back(segmenter, na
     plain = work(POLICIES["none"], segmenter, clicks)
     assert plain.logits[33 - plain.box.top, 42 - plain.box.left] > np.float32(HELD_LOGIT)
     first = work(POLICIES["none"], segmenter, clicks[:1])
-    backwards = small(name, mid_rate=-0.1, mid_steps=4, ia_rate=-0.01, anchor=0.0)
+    backwards = small(name, mid_rate=-0.1, mid_steps=4, mid_part="all", mid_again=True, ia_rate=-0.01, anchor=0.0)
     answer = backwards.on_click(segmenter, picture(), Prompt(clicks, first))
     assert np.array_equal(answer.logits, plain.logits)
     assert segmenter.snapshot() is known

@@ -39,9 +39,9 @@ class Adaptation(Settings):
     """A policy (implements `types.AdaptationPolicy`); its numbers are those of `Settings`."""
 
     def on_click(self, segmenter: NetworkSegmenter, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
-        """Predict; learn from the newest click (MI: from the second on) and predict again.
+        """Predict; learn from the newest click (MI: from the second on), and perhaps predict again.
 
-        A click that the model obeyed before it learnt must be obeyed afterwards, else the lesson is taken back.
+        A click that the model obeyed before it learnt must be obeyed when it predicts again, else the lesson is taken back.
         """
         if self.learns_for_object and begins_object(prompt):
             after_object(segmenter)
@@ -52,6 +52,8 @@ class Adaptation(Settings):
         learn = adapt_to_image if self.ia else learn_click
         with segmenter.timed("adapt"):
             learnt = learn(self, segmenter, image_slice, prompt, prediction)
+        if learnt and not self.ia and not self.mid_again:
+            return prediction
         if learnt:
             again = segmenter.predict(image_slice, prompt)
             if _obeys(again, prompt.clicks[-1]) or not _obeys(prediction, prompt.clicks[-1]):

@@ -17,7 +17,7 @@ from napari_apprentice.adaptation._memory import Batch
 from napari_apprentice.adaptation._object import for_this_object
 from napari_apprentice.adaptation._settings import Settings
 from napari_apprentice.adaptation._source import Source
-from napari_apprentice.adaptation._step import advance
+from napari_apprentice.adaptation._step import advance, learning
 from napari_apprentice.adaptation._targets import hardened, mask_in_window
 from napari_apprentice.guidance import WindowClick
 from napari_apprentice.knowledge import Knowledge, Remembered
@@ -37,10 +37,11 @@ def learn_click(settings: Settings, segmenter: NetworkSegmenter, image_slice: Im
     known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.size)
     clicks = tuple(click_in_window(c, window, settings.size) for c in prompt.clicks)
     target = hardened(mask_in_window(prediction.mask, window, settings.size), clicks, settings.hard_radius_px).to(segmenter.device)
-    for _ in range(settings.mid_steps):
-        logits, _ = segmenter.run(known.image, known.guidance, known.previous)
-        if not advance(segmenter, click_loss(settings, logits, target, [clicks[-1:]]), settings.mid_rate, settings.anchor):
-            return False
+    with learning(segmenter.network, settings.mid_part):
+        for _ in range(settings.mid_steps):
+            logits, _ = segmenter.run(known.image, known.guidance, known.previous)
+            if not advance(segmenter, click_loss(settings, logits, target, [clicks[-1:]]), settings.mid_rate, settings.anchor):
+                return False
     return True
 
 

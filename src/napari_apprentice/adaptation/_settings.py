@@ -8,7 +8,12 @@ from napari_apprentice.types import InputError
 
 __all__ = ["Settings"]
 
-_CHOICES = {"click_form": ("ce", "linear"), "sa_guidance": ("subset", "all"), "sa_regularise_to": ("initial", "accepted")}
+_CHOICES = {
+    "mid_part": ("decoder", "all"),
+    "click_form": ("ce", "linear"),
+    "sa_guidance": ("subset", "all"),
+    "sa_regularise_to": ("initial", "accepted"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Settings:
     mid_lasts : what clicks teach stays when their object is finished, as in the paper; else it is for that object alone
     full_error : error (1 - IoU) of the answer to the first click from which on `post_rate` counts in full; below in proportion, as
         what is right already need not be taught; 0 for in full always
+    mid_part : "all" weights learn from clicks (the paper), or those of the "decoder", where the network names its encoder
+    mid_again : a click is answered again by the model that has learnt from it (the paper), in place of the answer that it learnt
     mid_steps, post_rounds : steps after a click; rounds of two steps after a mask
     size : working size of the windows that are learnt from
     click_weight : weight of the click-centred Gaussian term beside dice-focal; 0 leaves it out
@@ -69,6 +76,8 @@ class Settings:
     mid_lasts: bool = False
     post_rate: float = 1e-4
     full_error: float = 0.3
+    mid_part: str = "decoder"
+    mid_again: bool = False
     mid_steps: int = 1
     post_rounds: int = 5
     size: int = 128

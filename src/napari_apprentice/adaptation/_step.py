@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from napari_apprentice.knowledge import Knowledge, Tensors
 from napari_apprentice.segmenter import NetworkSegmenter
 
-__all__ = ["advance", "step"]
+__all__ = ["advance", "learning", "step"]
 
 
 def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: float) -> bool:
-    """One `step` down a loss; False and no change if not finite."""
-    parameters = dict(segmenter.network.named_parameters())
+    """One `step` of all that learns down a loss; False and no change if not finite."""
+    parameters = {key: value for key, value in segmenter.network.named_parameters() if value.requires_grad}
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     if not bool(torch.isfinite(loss)):
         return False
@@ -26,6 +27,20 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
         return False
     segmenter.restore(learnt)
     return True
+
+
+@contextmanager
+def learning(network: nn.Module, part: str) -> Iterator[None]:
+    """Let ``part`` of a network learn meanwhile: "all", or the "decoder", for which nothing is kept or computed of what comes before it."""
+    encoder = getattr(network, "ENCODER", ()) if part == "decoder" else ()
+    still = [value for key, value in network.named_parameters() if key.split(".")[0] in encoder]
+    try:
+        for value in still:
+            value.requires_grad_(False)
+        yield
+    finally:
+        for value in still:
+            value.requires_grad_(True)
 
 
 def step(segmenter: NetworkSegmenter, grads: Mapping[str, Tensor], rate: float, anchor: float, second: float = 0.999) -> Knowledge | None:

@@ -8,6 +8,7 @@ A network is a `torch.nn.Module` with
 - ``decode(features, guidance, previous) -> Output``: what depends on the clicks;
 - perhaps ``recollect(image, guidance, target) -> examples``, which ``decode`` then takes as its fourth argument: objects whose masks are
   known, and ``config.recall`` above 0 where it does (see `unet.UNet`);
+- perhaps ``ENCODER``: the names of its parts on whose parameters alone the features depend that its decoder begins with;
 - perhaps ``loss(output, target, guidance) -> Tensor``: its own training objective, in place of the one that a recipe names.
 
 All tensors are ``(B, C, h, w)`` float32 at the working size, which must be a multiple of ``config.stride``. ``config.guidance`` and

@@ -260,6 +260,7 @@ class UNet(Headed):
     """See the module. Inputs: image (B, 3, h, w) standardised, guidance (B, 2, h, w) in 0..1, previous (B, 1, h, w) probability."""
 
     SIZES: ClassVar[dict[str, UNetConfig]] = {"small": UNetConfig()}
+    ENCODER: ClassVar[tuple[str, ...]] = ("stem", "encoder", "patches", "like_patches", "like_features", "recall")
 
     def __init__(self, config: UNetConfig | None = None) -> None:
         config = config or UNetConfig()
