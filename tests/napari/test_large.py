@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_what_is_read_is_lazy_and_shown_at_the_resolution_that_the_view_needs(tm
     image = image_of(layer)
     assert isinstance(image.data, LazyArray)
     np.testing.assert_array_equal(image.data[0, 3], volume.data[0, 3])
+
+
+def test_what_takes_the_place_of_an_array_on_the_disk_counts(volume):
+    there = replace(volume, data=LazyArray(volume.data))
+    data, arguments, _ = image_layer(there)
+    layer = ViewerModel().add_image(data, **arguments)
+    assert image_of(layer) is there
+    layer.data = np.asarray(layer.data) // 2
+    np.testing.assert_array_equal(image_of(layer).data, volume.data // 2)
 
 
 @pytest.mark.parametrize("rgb", [False, True])

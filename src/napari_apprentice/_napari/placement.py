@@ -162,8 +162,9 @@ def image_of(layer: Layer) -> Image:
 
 def _shows(layer: Layer, image: Image) -> bool:
     """Whether a layer still shows the pixels that it came with: not one of their channels, nor what somebody put in their place."""
-    if not isinstance(layer.data, np.ndarray) or not isinstance(image.data, np.ndarray):
-        return True  # read as it is needed
+    in_memory = isinstance(full_resolution(layer), np.ndarray)
+    if not in_memory or not isinstance(image.data, np.ndarray):
+        return in_memory == isinstance(image.data, np.ndarray)  # else read as it is needed
     if image.data.shape[0] != (3 if getattr(layer, "rgb", False) else 1):
         return False
     shown = _channels_first(layer)
