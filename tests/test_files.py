@@ -847,6 +847,16 @@ def test_16_bit_grey_png_with_alpha_keeps_its_16_bits(tmp_path):
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), values[..., 0])
 
 
+def test_a_picture_before_a_larger_one_is_not_taken_for_the_image(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        for side in (8, 16):
+            file.write(np.zeros((side, side), np.uint8), metadata=None)
+    for look in (read, check_image):
+        with pytest.raises(ReadError) as error:
+            look(tmp_path / "a.tif")
+        one_sentence(error, "holds 2 images, the first of which is not the largest")
+
+
 def test_palette_tiff_is_colour_as_an_image_and_indices_as_labels(tmp_path, monkeypatch):
     indices, table = RNG.integers(0, 256, (5, 6, 7), dtype=np.uint8), RNG.integers(256, 2**16, (3, 256), dtype=np.uint16)
     path = tmp_path / "a.tif"

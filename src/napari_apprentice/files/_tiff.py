@@ -73,10 +73,12 @@ def _image_in(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> tupl
     if not file.series:
         raise RefusedError("holds no image; expected at least one page")
     series = file.series[0]
-    beside = [other for other in file.series[1:] if _plane_of(other) == _plane_of(series)]
+    beside = [other for other in file.series[1:] if _pixels_of(other) >= _pixels_of(series)]
     if beside:
         shapes = ", ".join(str(one.shape) for one in (series, *beside))
-        raise RefusedError(f"holds {1 + len(beside)} images of the same size, or pages that differ in kind ({shapes}); expected one image")
+        raise RefusedError(
+            f"holds {1 + len(beside)} images, the first of which is not the largest, or unlike pages ({shapes}); expected one image"
+        )
     _check_complete(file, series)
     _check_compression(series.keyframe, exact=exact)
     if not exact and series.nbytes > lazy.LARGE_BYTES and _is_painted_by_number(file, series.keyframe):
@@ -106,9 +108,9 @@ def load(path: Path, time: int | None, *, exact: bool) -> Content:
     return Content(array, names, affine, units, Source(affine, calibration), alpha=alpha)
 
 
-def _plane_of(series: tifffile.TiffPageSeries) -> list[int]:
-    """Rows and columns of a series."""
-    return [size for axis, size in zip(series.axes, series.shape, strict=True) if axis in "YX"]
+def _pixels_of(series: tifffile.TiffPageSeries) -> int:
+    """How many pixels a plane of a series has."""
+    return math.prod(size for axis, size in zip(series.axes, series.shape, strict=True) if axis in "YX")
 
 
 def _mapped(file: tifffile.TiffFile, path: Path, series: tifffile.TiffPageSeries) -> LazyArray:
