@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from napari_apprentice.expectation import expected_to_go_on
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.ground import Slice, accepted_slices, worths
-from napari_apprentice.history import Origin
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.labelmap import LabelMap
+from napari_apprentice.origins import Origin
 from napari_apprentice.painting import implied, previous_answer
 from napari_apprentice.propagation import Carrying, Outcome, Stop, propagate
 from napari_apprentice.replay import replay

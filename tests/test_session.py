@@ -525,6 +525,27 @@ def test_planes_to_approve_may_be_plain_pairs():
     assert observed(session) == observed(other)
 
 
+def test_a_session_that_begins_with_the_objects_of_another_one_knows_where_their_slices_come_from(tmp_path):
+    first = make(policy=FakePolicy(0, 0))
+    first.add(Click((2, 5, 5)))
+    first.accept()
+    first.propagate()
+    first.approve(Plane(0, 3))
+    assert first.doubtful()
+    folders = {name: tmp_path / name for name in ("a", "b")}
+    session = make(labels=first.labels, origins=first.origins, policy=FakePolicy(0, 0), journal=Journal.create(folders["a"], VOLUME))
+    assert not session.can_undo
+    session.close()
+    again = resume(folders["a"], VOLUME, DiskSegmenter(2.0), FakePolicy(0, 0))
+    for each in (session, again):
+        assert each.doubtful() == first.doubtful()
+        assert each.slices(1) == first.slices(1)
+    _, outcome = again.propagate(1)
+    assert outcome.carried
+    assert {again.slices(1)[i] for i in (2, 3)} == {Slice.ACCEPTED}, "what the user has seen to is not filled anew"
+    again.close()
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_slice_that_cannot_be_used_is_refused_and_the_others_work(value):
     data = VOLUME.data.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from napari_apprentice.labelmap import as_ids, check_shape
 from napari_apprentice.lazy import LARGE_BYTES, LazyArray
 from napari_apprentice.legend import Legend
 from napari_apprentice.networks import NETWORKS
+from napari_apprentice.origins import Origin
 from napari_apprentice.replay import starting_labels
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.session import Session, resume
@@ -109,6 +111,7 @@ def open_session(
     knowledge: Path | str | None = None,
     cohort: str | None = None,
     legend: Legend | None = None,
+    origins: Mapping[int, Origin] | None = None,
 ) -> Session:
     """Start segmenting an image.
 
@@ -124,6 +127,8 @@ def open_session(
         weights, what it remembers
     cohort : name of the study that the model belongs to: the session begins with what it has learnt, and adds to it (see `cohorts`)
     legend : what the objects in ``labels`` are called, as `legend.read_legend` reads it
+    origins : where their slices come from, as another session has it (`Session.origins`): what was propagated and nobody looked at stays
+        doubtful. Without them all of the labels count as looked at
 
     Returns
     -------
@@ -162,7 +167,9 @@ def open_session(
     if folder is not None:
         about = {"policy": policy, "model": model_of(segmenter), "cohort": cohort or ""}
         journal = Journal.create(Path(folder), image, **about, computer=computer_of(segmenter))
-    return Session(image, segmenter, chosen, labels=labels, legend=legend, journal=journal, store=store, start=start, cohort=study)
+    return Session(
+        image, segmenter, chosen, labels=labels, legend=legend, origins=origins, journal=journal, store=store, start=start, cohort=study
+    )
 
 
 def _begun_with(store: KnowledgeStore, file: Path) -> Version:
@@ -289,8 +296,8 @@ def begin_again(
             )
         start = replace(start, snapshot=store.load(known))
     policy = make_policy(header.policy or DEFAULT_POLICY)
-    labels, legend = starting_labels(recording), opened.legend
-    return Session(image, segmenter, policy, labels=labels, legend=legend, store=store, start=start), segmenter
+    labels, legend, origins = starting_labels(recording), opened.legend, opened.origins
+    return Session(image, segmenter, policy, labels=labels, legend=legend, origins=origins, store=store, start=start), segmenter
 
 
 def model_of(segmenter: NetworkSegmenter) -> str:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from napari_apprentice.history import Origin, State
+from napari_apprentice.history import State
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.objects import presence
+from napari_apprentice.origins import Origin
 from napari_apprentice.painting import crossing_lines
 from napari_apprentice.shapes import bounding_box
 from napari_apprentice.types import Box, InputError, Plane, Prediction, SessionError

@@ -19,8 +19,8 @@ import math
 import operator
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from itertools import product
@@ -36,6 +36,7 @@ from napari_apprentice.geometry import PLACE_TOLERANCE_VOXELS, spaced, spacing_o
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.locks import FolderLock
+from napari_apprentice.origins import Origin
 from napari_apprentice.types import ApprenticeError, Click, Image, InUseError, LearningReport, Plane, ReadError, SessionError, WriteError
 from napari_apprentice.versions import Effort, Version
 
@@ -146,7 +147,7 @@ class Event:
     seeds : for ``split``: a voxel of every part
     name, color : for ``name``: of the object's class; "" and None for none. For ``accept`` the class that the next object
         is to have, for ``add`` and ``paint`` the one that it got so
-    legend : for ``open``: what the objects that the session began with are called
+    legend, origins : for ``open``: what the objects that the session began with are called, and where their slices come from
     computer, model : of the first action after the session was resumed: what the model has been running on since, and which one it is if
         that is another one than before
     by : "run" for what the run of a project did, in its own time; None for what a person did (or for all that older journals tell)
@@ -174,6 +175,7 @@ class Event:
     name: str | None = None
     color: str | None = None
     legend: Legend | None = None
+    origins: Mapping[int, Origin] = field(default_factory=dict)
     computer: Computer | None = None
     model: str | None = None
     by: str | None = None
@@ -546,6 +548,8 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
         record |= {"axis": event.axis, "carried": event.carried, "ended": event.ended}
     if event.legend is not None:
         record["legend"] = {"names": list(event.legend.names.items()), "colors": dict(event.legend.colors)}
+    if event.origins:
+        record["origins"] = [(label, origin.facts()) for label, origin in event.origins.items()]
     if (patch := event.patch) is not None:
         region = [(side.start, side.stop) for side in patch.region]
         record["patch"] = {"region": region, "dtype": patch.dtype, "values": base64.b64encode(patch.new).decode()}
@@ -562,6 +566,7 @@ def _decoded(record: dict[str, Any]) -> Event:
     facts["seeds"] = tuple(tuple(seed) for seed in record.get("seeds", ()))
     if legend := record.get("legend"):
         facts["legend"] = Legend(dict(map(tuple, legend["names"])), legend["colors"])
+    facts["origins"] = {label: Origin.from_facts(origin) for label, origin in record.get("origins", ())}
     if click := record.get("click"):
         facts["click"] = Click(click["voxel"], click["positive"], click["axis"])
     if report := record.get("report"):

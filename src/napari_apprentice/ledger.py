@@ -68,13 +68,13 @@ class Ledger:
         self.made_with = ""
 
     def begin(self, journal: Journal | None, start: Version | None, legend: Legend | None) -> None:
-        """Record from now on, and at once what the session begins with: its labels, and a version and a legend where they were given."""
+        """Record from now on, and at once what the session begins with: its labels, and what was given beside them."""
         self.journal, self.header = journal, journal.header if journal is not None else None
         events: list[Event] = []
-        if self.state.finished or start is not None or legend is not None:
+        if self.state.finished or self.state.origins or start is not None or legend is not None:
             patches: list[Patch | None] = [*self.labels.patches()] or [None]
             events = [Event("open", self.state.label, patch.changed if patch else 0, patch=patch) for patch in patches]
-            events[0] = replace(events[0], version=start, legend=legend)
+            events[0] = replace(events[0], version=start, legend=legend, origins=self.state.origins)
         self.write(self.state, *events)
 
     @property

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from napari_apprentice.history import Origin, State
+from napari_apprentice.history import State
 from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, extent
+from napari_apprentice.origins import Origin
 from napari_apprentice.types import SessionError
 
 __all__ = ["deletion", "fresh_ids", "merger", "parts", "presence", "relabelling", "remainder", "renumbered", "splitting", "taken_apart"]

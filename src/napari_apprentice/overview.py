@@ -17,6 +17,7 @@ from napari_apprentice.journal import Header
 from napari_apprentice.labelmap import LabelMap
 from napari_apprentice.ledger import Ledger
 from napari_apprentice.legend import Legend
+from napari_apprentice.origins import Origin
 from napari_apprentice.types import Click, Lesson, Plane, Prediction, Segmenter, SessionError
 from napari_apprentice.versions import Catalogue, Comparison
 
@@ -104,6 +105,11 @@ class Overview:
     def legend(self) -> Legend:
         """Names of the objects, and colours of their classes."""
         return self._state.legend
+
+    @property
+    def origins(self) -> Mapping[int, Origin]:
+        """Where the slices of objects come from, by id; of ids that are not there nothing is known."""
+        return self._state.origins
 
     @property
     def header(self) -> Header | None:

@@ -32,9 +32,9 @@ import numpy.typing as npt
 from napari_apprentice.expectation import Ending, Signs, expected_error, expected_to_go_on
 from napari_apprentice.geometry import clip, grow, union
 from napari_apprentice.ground import Ground, accepted_slices
-from napari_apprentice.history import Origin
 from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.motion import Motion
+from napari_apprentice.origins import Origin
 from napari_apprentice.shapes import between, bounding_box, deepest, large_pieces, overlap, signed_distance, standing_out
 from napari_apprentice.types import Box, Click, Image, ImageError, ImageSlice, Plane, Prediction, Prompt, Segmenter, SessionError
 

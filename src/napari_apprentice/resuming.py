@@ -7,7 +7,7 @@ model was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -25,6 +25,7 @@ from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.ledger import Ledger
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import remainder
+from napari_apprentice.origins import Origin
 from napari_apprentice.teaching import lessons_of
 from napari_apprentice.types import ApprenticeError, Image, InUseError, SessionError, outcome
 from napari_apprentice.versions import Version
@@ -99,6 +100,11 @@ class Past:
     def legend(self) -> Legend | None:
         """What the objects that the session began with are called."""
         return self._opened.legend
+
+    @property
+    def origins(self) -> Mapping[int, Origin]:
+        """Where their slices come from."""
+        return self._opened.origins
 
     @property
     def start(self) -> Version | None:

@@ -14,7 +14,7 @@ be asked of it is its `overview`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from napari_apprentice.labelmap import LabelMap, as_id, as_ids, as_region
 from napari_apprentice.ledger import Change, Ledger
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import deletion, merger, relabelling, renumbered, splitting
+from napari_apprentice.origins import Origin
 from napari_apprentice.overview import Overview
 from napari_apprentice.painting import repainting
 from napari_apprentice.propagation import Outcome, propagate
@@ -56,7 +57,7 @@ class Session(Overview):
     segmenter, policy : the model, and how it learns. The segmenter belongs to the session as long as that lives
     labels : (S) integers to start from, 0 is background; their ids are protected and count as finished. A `LabelMap` is taken
         over, not copied
-    legend : what these are called
+    legend, origins : what these are called, and where their slices come from: what propagation filled counts as not looked at
     journal : a new one; None keeps no record
     store : how the model is written beside the journal after every `learn`, which makes `resume` fast
     start : the version of the model to begin with; by default the segmenter as it comes, which is version 0 in any case
@@ -78,6 +79,7 @@ class Session(Overview):
         *,
         labels: npt.ArrayLike | LabelMap | None = None,
         legend: Legend | None = None,
+        origins: Mapping[int, Origin] | None = None,
         journal: Journal | None = None,
         store: SnapshotStore | None = None,
         start: Version | None = None,
@@ -96,7 +98,7 @@ class Session(Overview):
             start = replace(start, checkpoint="model-000000.checkpoint")
             model.checkpoints.save(model.saved, "model-000000.checkpoint")
         versions = Catalogue.beginning(model.untaught, start)
-        state = State(highest + 1, model.saved, highest, finished=ids, versions=versions, legend=legend or Legend())
+        state = State(highest + 1, model.saved, highest, finished=ids, versions=versions, legend=legend or Legend(), origins=origins or {})
         super().__init__(Ledger(known, state, model, History(undo_memory_bytes)))
         self._ledger.begin(journal, start, legend)
 
@@ -501,7 +503,7 @@ def resume(
     """
     past = Past(path, image, store, computer, model)
     try:
-        session = Session(past.image, segmenter, policy, labels=past.labels(), legend=past.legend, start=past.start)
+        session = Session(past.image, segmenter, policy, labels=past.labels(), legend=past.legend, origins=past.origins, start=past.start)
         past.relive(session._ledger, cohort)
         return session
     except BaseException:

@@ -42,7 +42,8 @@ class Networks:
             raise WeightsError(f"{wish.weights} cannot be read; expected weights")
         segmenter = DiskSegmenter(8.0 if wish.weights else 4.0, masks=3)
         journal = Journal.create(folder, image)
-        self.sessions.append(Session(image, segmenter, FakePolicy(0, 0), labels=wish.labels, journal=journal, store=FakeStore()))
+        given = {"labels": wish.labels, "origins": wish.origins, "journal": journal, "store": FakeStore()}
+        self.sessions.append(Session(image, segmenter, FakePolicy(0, 0), **given))
         return self.sessions[-1]
 
 
@@ -168,6 +169,23 @@ def test_another_model_keeps_labels_names_and_clicks_and_answers_anew(desk):
     desk.wait()
     assert len(desk.session.clicks) == 4
     np.testing.assert_array_equal(desk.labels, desk.session.labels)
+
+
+def test_slices_that_nobody_looked_at_stay_doubtful_under_another_model(desk):
+    desk.bridge.click(FIRST)
+    desk.bridge.accept()
+    desk.wait()
+    desk.bridge.propagate()
+    desk.wait()
+    doubtful, slices = desk.session.doubtful(), desk.session.slices(1)
+    assert doubtful
+    desk.bridge.change_model(Wish(weights=WIDE))
+    desk.wait()
+    assert len(desk.engine.sessions) == 2
+    assert desk.session.doubtful() == doubtful
+    assert desk.session.slices(1) == slices
+    desk.session.propagate(1)
+    assert desk.session.slices(1)[2] == slices[2], "what the user clicked in is not carried over"
 
 
 def test_what_was_painted_elsewhere_stays_under_another_model(desk):

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module, util
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.legend import Legend
+from napari_apprentice.origins import Origin
 from napari_apprentice.types import DEFAULT_POLICY, Image
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ class Wish:
     cohort : name of the study that the model belongs to, or None
     knowledge : file of what the model has learnt, to begin with, or None
     weights : file of the network, or None for the shipped default
-    legend : what the objects in ``labels`` are called, or None
+    legend, origins : what the objects in ``labels`` are called, and where their slices come from, or None
     """
 
     policy: str = DEFAULT_POLICY
@@ -63,6 +65,7 @@ class Wish:
     knowledge: Path | None = None
     weights: Path | None = None
     legend: Legend | None = None
+    origins: Mapping[int, Origin] | None = None
 
 
 def shipped_networks() -> dict[str, Path]:
@@ -91,6 +94,7 @@ def default_engine(image: Image, wish: Wish, folder: Path) -> Session:
         device=wish.device,
         labels=wish.labels,
         legend=wish.legend,
+        origins=wish.origins,
         folder=folder,
         knowledge=wish.knowledge,
         cohort=wish.cohort,

@@ -108,7 +108,7 @@ class Opener:
         def work() -> tuple[Opened, Exception | None]:
             try:
                 fresh = storage.fresh_folder(session.image)
-                again = replace(wish, resume=None, knowledge=None)
+                again = replace(wish, resume=None, knowledge=None, origins=session.origins)
                 chosen = continued(session, lambda labels: self._engine(session.image, replace(again, labels=labels), fresh))
             except Exception as error:
                 return Opened.of(session, folder), error
