@@ -122,7 +122,7 @@ def open_session(
     policy : how the model learns: one of `POLICIES`
     device : "auto", "cpu", "cuda" or "mps"
     labels : (S) finished objects to start from; they are protected
-    folder : where the journal of the session is kept (made if need be); None keeps none
+    folder : where the journal of the session is kept (made if need be; one without an earlier session); None keeps none
     knowledge : what an earlier session learnt, a file written by `Session.export`, to begin with; of one that was written on top of other
         weights, what it remembers
     cohort : name of the study that the model belongs to: the session begins with what it has learnt, and adds to it (see `cohorts`)
@@ -136,7 +136,7 @@ def open_session(
 
     Raises
     ------
-    ImageError, LabelsError, WeightsError, DeviceError, InputError, WriteError : something handed over cannot be used
+    ImageError, LabelsError, WeightsError, DeviceError, InputError, WriteError, SessionError : something handed over cannot be used
     """
     if not isinstance(image, Image):
         if not (hasattr(image, "shape") and hasattr(image, "dtype")):

@@ -250,6 +250,8 @@ class PaperDesk:
     def write_all(self, labels) -> None:
         self.labels = np.array(labels, dtype=int)
 
+    begin_anew = write_all
+
     def stroke_answered(self, stroke) -> None:
         self.answered.append(stroke)
 

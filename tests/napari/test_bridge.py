@@ -10,7 +10,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels, Points
 
 from napari_apprentice import files
-from napari_apprentice._napari.bridge import LAYERS_REMOVED, MADE_WITH, Bridge
+from napari_apprentice._napari.bridge import IMAGE_CHANGED, LAYERS_REMOVED, MADE_WITH, Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
 from napari_apprentice._napari.keys import KEYS
@@ -499,6 +499,66 @@ def test_an_answer_that_comes_after_the_array_was_replaced_is_not_lost(desk, tol
     assert told() == [LABELS_KEPT]
     assert len(desk.session.clicks) == 1
     assert desk.session.labels.any()
+    desk.check_equal()
+
+
+def test_what_is_painted_counts_where_another_layer_takes_the_button(desk):
+    desk.viewer.layers.selection.active = desk.labels
+    with desk.labels.block_history():  # as napari's brush, between press and release
+        desk.labels.paint((2, 30, 30), 1)
+        desk.viewer.layers.selection.active = desk.points
+        desk.wait()
+        assert desk.session.labels[2, 30, 30] == 1
+        desk.check_equal()
+    desk.click(2, 20, 20)
+    desk.wait()
+    desk.check_equal()
+
+
+def test_there_is_no_object_in_an_array_that_somebody_put_there(desk):
+    desk.click(2, 20, 20)
+    desk.wait()
+    shown = desk.bridge._sitting.desk
+    assert shown.label_of((2, 20, 20)) == 1
+    desk.labels.data = np.ones((3, 4, 5), dtype=np.uint8)
+    assert shown.label_of((2, 20, 20)) == 0
+    desk.wait()
+    assert shown.label_of((2, 20, 20)) == 1
+
+
+# --- an image that others move ---
+
+
+def test_labels_and_clicks_stay_on_the_image_whoever_is_moved(desk, told):
+    def together() -> bool:
+        at = [tuple(layer.data_to_world((1, 2, 3))) for layer in (desk.image_layer, desk.labels, desk.points)]
+        return np.allclose(at, at[0])
+
+    assert together()
+    desk.image_layer.translate = (0, 20, 3)
+    assert together()
+    desk.image_layer.affine = np.diag([1.0, 2.0, 1.0, 1.0])
+    assert together()
+    place = desk.image_layer.data_to_world((1, 2, 3))
+    desk.labels.translate = (5, 5, 5)
+    desk.points.affine = np.diag([1.0, 3.0, 1.0, 1.0])
+    assert together()
+    np.testing.assert_allclose(desk.image_layer.data_to_world((1, 2, 3)), place)
+    assert told() == []
+    desk.image_layer.scale = (-3, 1, 1)
+    assert together()
+    assert told() == [IMAGE_CHANGED]
+    labels = desk.labels
+    desk.bridge.stop()
+    labels.translate = (0, 0, 0)
+    assert not np.allclose(labels.data_to_world((1, 2, 3)), desk.image_layer.data_to_world((1, 2, 3))), "it is the user's now"
+
+
+def test_an_image_whose_pixels_were_replaced_is_told(desk, told):
+    desk.image_layer.data = desk.image_layer.data * 0
+    assert told() == [IMAGE_CHANGED]
+    desk.click(2, 20, 20)
+    desk.wait()
     desk.check_equal()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from napari.layers import Labels
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
@@ -186,6 +187,29 @@ def test_slices_that_nobody_looked_at_stay_doubtful_under_another_model(desk):
     assert desk.session.slices(1) == slices
     desk.session.propagate(1)
     assert desk.session.slices(1)[2] == slices[2], "what the user clicked in is not carried over"
+
+
+def test_strokes_around_a_change_of_the_model_are_in_the_session_and_only_there(desk):
+    layer = next(layer for layer in desk.viewer.layers if isinstance(layer, Labels))
+
+    def dab(column, label) -> None:
+        layer.data_setitem((np.array([3]), np.array([5]), np.array([column])), label)
+
+    desk.bridge.click(FIRST)
+    dab(5, 1)
+    desk.engine.gate.clear()
+    desk.bridge.change_model(Wish(weights=WIDE))
+    dab(9, 1)
+    desk.engine.gate.set()
+    desk.wait()
+    assert desk.session.labels[3, 5, 5] == desk.session.labels[3, 5, 9] == 1
+    np.testing.assert_array_equal(desk.labels, desk.session.labels)
+    for column in (5, 9):
+        dab(column, 0)
+    desk.bridge.click(Click((2, 10, 40)))
+    desk.wait()
+    assert not desk.session.labels[3].any()
+    np.testing.assert_array_equal(desk.labels, desk.session.labels)
 
 
 def test_what_was_painted_elsewhere_stays_under_another_model(desk):

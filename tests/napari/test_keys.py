@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from importlib import resources
 
 import pytest
@@ -15,13 +16,18 @@ from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtWidgets import QComboBox, QPushButton, QSpinBox
 
 from napari import settings as napari_settings
-from napari_apprentice._napari import keys
+from napari_apprentice._napari import keys, storage
 from napari_apprentice._napari import widget as widget_module
 from napari_apprentice._napari.bridge import Bridge
 from napari_apprentice._napari.contributions import image_layer
 from napari_apprentice._napari.engine import Wish
 from napari_apprentice._napari.keys import CHOICES, FIXED, KEYS, MEANINGS
 from napari_apprentice._napari.widget import ApprenticeWidget
+from napari_apprentice._napari.worker import Task
+from napari_apprentice.fakes import DiskSegmenter, FakePolicy
+from napari_apprentice.journal import Journal
+from napari_apprentice.session import Session
+from napari_apprentice.types import Click
 
 FREE = [wish for wish in KEYS if wish not in FIXED]
 HAS_SETTINGS = hasattr(napari_settings, "get_plugin_settings")
@@ -130,6 +136,26 @@ def test_a_key_that_is_chosen_in_the_preferences_works_at_once(qtbot, volume, en
 
 
 @pytest.mark.skipif(not HAS_SETTINGS, reason="this napari has no settings of plugins")
+@pytest.mark.parametrize("first", [0, 1])
+def test_two_sessions_on_one_layer_give_its_keys_back_in_either_order(first):
+    layer, pressed = Points(), []
+    layer.bind_key("G", lambda _: pressed.append("the user's"))
+    theirs = [keys.LayerKeys({"accept": "G"}, {"accept": lambda name=name: pressed.append(name)}) for name in "ab"]
+
+    def press() -> str:
+        for act in [act for key, act in layer.keymap.items() if str(key) == "G"]:
+            act(layer)
+        return pressed.pop() if pressed else ""
+
+    for each in theirs:
+        each.bind(layer)
+    assert press() == "b"
+    theirs[first].release()
+    assert press() == "ba"[first]
+    theirs[1 - first].release()
+    assert press() == "the user's"
+
+
 def test_buttons_tooltips_and_the_sheet_name_the_chosen_keys(qtbot, engine):
     napari_settings.get_plugin_settings("napari-apprentice").keys.accept = "Shift-E"
     widget = ApprenticeWidget(ViewerModel(), engine)
@@ -143,6 +169,28 @@ def test_buttons_tooltips_and_the_sheet_name_the_chosen_keys(qtbot, engine):
     assert all("Shift+S" in each.toolTip() for each in widget.sign.findChildren(QPushButton))
     assert widget.sheet.lines == list(keys.cheat_sheet(widget.bridge.keys))
     assert len(widget.sheet.lines) == len(KEYS) + 2
+    widget.leave()
+    assert widget.bridge.worker.join(60)
+
+
+def test_a_session_can_be_resumed_after_a_start_at_once_that_was_called_off(qtbot, engine, volume):
+    folder = storage.fresh_folder(volume)
+    session = Session(volume, DiskSegmenter(), FakePolicy(), journal=Journal.create(folder, volume))
+    session.add(Click((2, 20, 20)))
+    session.close()
+    widget, held = ApprenticeWidget(viewer := ViewerModel(), engine), threading.Event()
+    qtbot.addWidget(widget)
+    widget.bridge.worker.submit(Task(lambda: "held up", lambda: held.wait(30)))
+    data, arguments, _ = image_layer(volume)
+    viewer.add_image(data, **arguments)
+    widget.start.click()
+    assert widget.bridge.opening
+    widget._started_at = float("-inf")  # else a second click so soon is a double click
+    widget.start.click()
+    assert not widget.bridge.opening
+    held.set()
+    qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    assert widget.resume.isEnabled()
     widget.leave()
     assert widget.bridge.worker.join(60)
 

@@ -145,6 +145,18 @@ def test_a_spacing_can_be_stated_of_a_volume_that_stands_oblique():
     assert not straighten(layer)
 
 
+def test_the_plane_is_the_one_that_is_shown_half_way_between_two_as_well():
+    numbers = np.broadcast_to(np.arange(12.0)[:, None, None], (12, 4, 5))
+    viewer = ViewerModel()
+    coarse = viewer.add_image(numbers, scale=(-0.6, 1, 1), translate=(7.3, 0, 0), units=("mm",) * 3)
+    viewer.add_image(np.zeros((40, 4, 5)), scale=(0.3, 1, 1), translate=(0.7, 0, 0), units=("mm",) * 3)
+    for step in range(int(viewer.dims.nsteps[0])):
+        viewer.dims.set_current_step(0, step)
+        place = (viewer.dims.point[0], 1.0, 1.0)
+        if 0 <= (plane := shown_plane(viewer.dims, coarse)).index < 12:
+            assert coarse.get_value(place, world=True) == plane.index
+
+
 def test_reading_a_layer_back_gives_the_very_image(volume, photograph):
     for image in (volume, photograph):
         assert image_of(as_layer(image)) is image

@@ -54,9 +54,22 @@ def test_names_that_no_folder_can_have_are_made_plain(volume):
     assert storage.newest_folder(named) is not None
 
 
+def test_a_session_of_a_renamed_image_is_found_and_one_of_its_own_name_goes_before_it(volume):
+    named = begin(volume, clicks=1)
+    renamed = replace(volume, name="patient 1")
+    assert storage.newest_folder(renamed) == named
+    own = begin(renamed, clicks=1)
+    os.utime(own / JOURNAL_NAME, (1, 1))
+    assert storage.newest_folder(renamed) == own
+    assert storage.newest_folder(volume) == named
+
+
 def test_a_session_of_a_longer_name_is_another_one():
     image = Image(np.arange(100.0).reshape(1, 10, 10), name="a")
     longer = replace(image, name="a-b")
     folder = storage.fresh_folder(longer)
     Session(longer, DiskSegmenter(), FakePolicy(), journal=Journal.create(folder, longer)).add(Click((3, 3)))
-    assert storage.newest_folder(image) is None
+    own = begin(image, clicks=0)
+    Session(image, DiskSegmenter(), FakePolicy(), journal=Journal.create(own.with_name(f"{own.name}-2"), image)).add(Click((3, 3)))
+    assert storage.newest_folder(image) == own.with_name(f"{own.name}-2")
+    assert storage.newest_folder(longer) == folder

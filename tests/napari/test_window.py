@@ -280,6 +280,16 @@ def test_the_wheel_turns_a_number_only_after_a_click_into_it(window, engine):
     assert box.value() == engine.session.label == 1
 
 
+def test_clicks_whose_layer_is_hidden_can_be_undone(window, engine):
+    for column in (20, 25, 30):
+        window.click(window.plane, 20, column)
+    window.points.visible = False
+    for left, words in ((2, "2 clicks"), (1, "1 click"), (0, "no clicks yet")):
+        window.press(window.widget.undo)
+        assert len(engine.session.clicks) == len(window.points.data) == left
+        assert window.widget.clicks.text() == words
+
+
 def test_the_window_stays_alive_while_the_model_works(open_docked, scan, engine, slow_engine, turns, told):
     engine.segmenter = slow_engine(turns).segmenter
     window = open_docked(scan)

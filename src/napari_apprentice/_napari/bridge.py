@@ -57,6 +57,7 @@ MADE_WITH = (
 )
 MODEL_CHANGED = "working with another model; what the one before has learnt stays with its session"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
+IMAGE_CHANGED = "The session goes on with the image as it was when it began; close it and press Start to work on what is shown now."
 NO_SLICES = "Propagation goes from slice to slice of a volume; show one slice of a volume in 2D."
 STRAIGHT = "This volume stands oblique to the world axes, so it is shown straight; saved labels keep its true place."
 
@@ -117,6 +118,7 @@ class Bridge(QObject):
         self._carrier.progressed.connect(self.progressed)
         self._surveyor = Surveyor(self._errands)
         self._surveyor.found.connect(self.slices_found)
+        self._painted_meanwhile: list[Stroke] = []
         viewer.layers.events.removed.connect(self._on_layer_removed)
         viewer.layers.selection.events.active.connect(self._on_active)
 
@@ -186,6 +188,8 @@ class Bridge(QObject):
         if lacking and not self._closed:  # when it is resumed, its labels will be others than those that it leaves
             self.worker.submit(Task(lambda: "closing the session", seal.put))
         self._opener.close(sitting.session)
+        if self._closed:
+            return  # there may be no window any longer
         self.say("the session is closed")
         self.state_changed.emit(None)
 
@@ -200,6 +204,7 @@ class Bridge(QObject):
             return
         self._errands.drop_answers()
         self._let_go(sitting)
+        self._painted_meanwhile = []
         self._opener.change_model(sitting.session, sitting.desk.folder, wish, self._on_model_changed)
         self.state_changed.emit(sitting.state)
 
@@ -275,6 +280,9 @@ class Bridge(QObject):
         if not self._sitting.go_on_with(opened):
             self.stop()
             return
+        painted, self._painted_meanwhile = self._painted_meanwhile, []
+        for stroke in painted:
+            self._sitting.paint(stroke)
         self.say("the model stays as it was" if error is not None else MODEL_CHANGED)
         if error is not None:
             self.report(error)
@@ -309,7 +317,7 @@ class Bridge(QObject):
         if is_adding_aside(self._viewer):
             return
         if sitting is not None and layer != sitting.desk.mask.layer:
-            sitting.desk.mask.end_stroke()  # the release of its button goes to the other layer
+            sitting.desk.mask.break_stroke()  # the release of its button goes to the other layer
         if sitting is None or layer is None or sitting.state.read_only:
             return
         if layer == sitting.desk.clicks.layer:  # napari hands plugins a proxy
@@ -399,9 +407,22 @@ class Bridge(QObject):
         self._peeker.peek(on, self._open)
 
     def paint(self, stroke: Stroke) -> None:
-        """Let the session take over what was painted with napari's own tools."""
+        """Let the session take over what was painted with napari's own tools; the next one, where another model is awaited."""
         if self._open is not None:
             self._open.paint(stroke)
+        elif self._sitting is not None:
+            self._painted_meanwhile.append(stroke)
+
+    def image_moved(self, rescaled: bool) -> None:
+        """The image was moved in the viewer, or its voxels were said to be larger or smaller."""
+        self._sureness.close()
+        self._sureness.follow(self._open)
+        if rescaled:
+            self.tell(IMAGE_CHANGED)
+
+    def image_replaced(self) -> None:
+        """Somebody put other pixels into the layer of the image."""
+        self.tell(IMAGE_CHANGED)
 
     def put_back(self) -> None:
         """Show the session's labels again after somebody replaced the whole array."""

@@ -105,6 +105,7 @@ class ClickLayer:
         with self._own_edit():
             self.layer.selected_data = set()
             self.layer.data = np.array([click.voxel for click in self._drawn], dtype=float).reshape(-1, len(self._shape))
+            self.layer.set_view_slice()  # napari does not slice a hidden layer anew, and would look for points that are gone
             self.layer.features = {"positive": positive}
             if self._drawn:
                 self.layer.face_color = np.where(positive, POSITIVE_COLOR, NEGATIVE_COLOR)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_apprentice._napari import keys
 from napari_apprentice._napari.answers import Opened
@@ -11,7 +11,7 @@ from napari_apprentice._napari.click_layer import ClickLayer
 from napari_apprentice._napari.leftovers import Seal, leave, take_over
 from napari_apprentice._napari.mask_layer import Box, MaskLayer
 from napari_apprentice._napari.outline import Outline
-from napari_apprentice._napari.placement import in_its_world, runs_backwards, show_plane, shown_plane
+from napari_apprentice._napari.placement import PLACEMENT, in_its_world, put_on, runs_backwards, show_plane, shown_plane
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.types import Click, Plane
 
@@ -34,6 +34,12 @@ class Wishes(Protocol):
 
     def put_back(self) -> None:
         """Somebody replaced the whole array of the labels layer."""
+
+    def image_moved(self, rescaled: bool) -> None:
+        """The image layer was moved in the world, or its voxels have another size."""
+
+    def image_replaced(self) -> None:
+        """Somebody replaced the array of the image layer."""
 
     def undo(self) -> None:
         """The user wants the last action taken back."""
@@ -131,7 +137,8 @@ class Desk:
             },
             {keys.PEEK: wishes.peek},
         )
-        self._looking = False
+        self._wishes, self._looking, self._placing = wishes, False, False
+        self._moved = [getattr(layer.events, name) for layer in self._layers for name in PLACEMENT]
         self.outline = Outline(viewer, image_layer, image.shape)
         _raise_above_images(viewer, image_layer)
         if left is None:
@@ -142,6 +149,9 @@ class Desk:
         for layer in self._layers:
             self._keys.bind(layer)
         self.clicks.show_help(bound)
+        for event in self._moved:
+            event.connect(self._on_moved)
+        image_layer.events.data.connect(wishes.image_replaced)
 
     def change_keys(self, bound: Mapping[str, str]) -> None:
         """Listen to other keys."""
@@ -176,7 +186,7 @@ class Desk:
 
     def label_of(self, voxel: tuple[int, ...]) -> int:
         """Id of the object that is shown at a voxel of the image; 0 where there is none."""
-        return int(self.mask.layer.data[voxel])
+        return self.mask.label_of(voxel)
 
     @property
     def plane(self) -> Plane | None:
@@ -195,12 +205,29 @@ class Desk:
 
     def close(self) -> Seal:
         """Give keys, mouse and undo back to napari, and leave the labels; see `leave`."""
+        for event in self._moved:
+            event.disconnect(self._on_moved)
+        self.image_layer.events.data.disconnect(self._wishes.image_replaced)
         self._keys.release()
         self.clicks.close()
         if self._looking:
             self.mask.layer.editable = True
         self.mask.close()
         return leave(self.mask.layer, self.folder)
+
+    def _on_moved(self, event: Any) -> None:
+        """Labels and clicks lie on the image, whichever of the three somebody moved."""
+        if self._placing:
+            return
+        self._placing = True
+        try:
+            for layer in (self.mask.layer, self.clicks.layer):
+                put_on(layer, self.image_layer)
+        finally:
+            self._placing = False
+        self.outline.close()  # made anew, and there, when it is asked for
+        if event.source == self.image_layer:
+            self._wishes.image_moved(rescaled=event.type == "scale")
 
     def clear(self) -> None:
         """Take the layers away that nobody needs any longer."""

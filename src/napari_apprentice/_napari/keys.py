@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -93,6 +94,9 @@ _MOUSE = {
     "click": "This is the object",
     "Ctrl+click": "This is not",
 }
+_RETURNED: WeakKeyDictionary[Callable[..., Any], dict[int, Any]] = WeakKeyDictionary()
+"""What keys did that were given back -> layer -> what they did before: of two sessions of one image either may end first."""
+
 _PLUGIN, _SECTION = "napari-apprentice", "keys"
 
 
@@ -165,23 +169,28 @@ class LayerKeys:
     ) -> None:
         self._keys = keys
         self._actions = {wish: _calling(act) for wish, act in wishes.items()} | {wish: _holding(act) for wish, act in (held or {}).items()}
-        self._before: list[tuple[Layer, str, Any]] = []
+        self._before: list[tuple[Layer, str, Any, Any]] = []
 
     def bind(self, layer: Layer) -> None:
         """Bind every wish on ``layer``."""
         for wish, act in self._actions.items():
             key = self._keys[wish]
-            self._before.append((layer, key, layer.bind_key(key, act, overwrite=True)))
+            _RETURNED.pop(act, None)
+            self._before.append((layer, key, act, layer.bind_key(key, act, overwrite=True)))
 
     def release(self) -> None:
-        """Unbind everything, and bind again what was there before."""
-        for layer, key, before in reversed(self._before):
-            layer.bind_key(key, before, overwrite=True)  # None unbinds
+        """Unbind everything, and bind again what was there before; keys that somebody else has bound since stay theirs."""
+        for layer, key, act, before in reversed(self._before):
+            now = layer.bind_key(key, None, overwrite=True)  # None unbinds
+            _RETURNED.setdefault(act, {})[id(layer)] = before
+            while now in _RETURNED:
+                now = _RETURNED[now].get(id(layer))
+            layer.bind_key(key, now, overwrite=True)
         self._before.clear()
 
     def change(self, keys: Mapping[str, str]) -> None:
         """Use other keys from now on."""
-        layers = list(dict.fromkeys(layer for layer, _, _ in self._before))
+        layers = list(dict.fromkeys(layer for layer, *_ in self._before))
         self.release()
         self._keys = keys
         for layer in layers:

@@ -146,6 +146,11 @@ class MaskLayer:
         finally:
             self._writing = False
 
+    def begin_anew(self, labels: npt.NDArray[Any]) -> None:
+        """Put in the labels of another session: the answers to the strokes so far will not come."""
+        self._strokes.clear()
+        self.write_all(labels)
+
     def stroke_answered(self, stroke: Stroke) -> None:
         """The session has taken (or refused) this stroke: from now on its own answer is what counts."""
         if stroke in self._strokes:
@@ -175,10 +180,13 @@ class MaskLayer:
 
     def label_at(self, position: npt.ArrayLike) -> int:
         """The label at a place in the layer's world; 0 for none."""
-        layer = self.layer
-        voxel = tuple(int(v) for v in np.rint(np.asarray(layer.world_to_data(position))))
-        inside = all(0 <= v < size for v, size in zip(voxel, layer.data.shape, strict=True))
-        return int(layer.data[voxel]) if inside else 0
+        return self.label_of(tuple(int(v) for v in np.rint(np.asarray(self.layer.world_to_data(position)))))
+
+    def label_of(self, voxel: tuple[int, ...]) -> int:
+        """The label of a voxel; 0 for none, also where somebody replaced the array by one of another shape."""
+        data = self.layer.data
+        inside = len(voxel) == data.ndim and all(0 <= v < size for v, size in zip(voxel, data.shape, strict=True))
+        return int(data[voxel]) if inside else 0
 
     def close(self) -> None:
         """Stop listening and give napari its own undo back, with an empty history. The layer itself is left alone."""
@@ -197,10 +205,16 @@ class MaskLayer:
         yield
         while event.type == "mouse_move":
             yield
-        self.end_stroke()
+        self._end_stroke()
 
-    def end_stroke(self) -> None:
-        """The button is up, or nobody will tell when it is: put in what was held back."""
+    def break_stroke(self) -> None:
+        """Nobody will tell when the button is up: what is painted so far counts."""
+        with self.layer.block_history():  # at whose end napari tells of it
+            pass
+        self._end_stroke()
+
+    def _end_stroke(self) -> None:
+        """Put in what was held back."""
         held, self._held = self._held, None
         if held is not None:
             self.write(held)

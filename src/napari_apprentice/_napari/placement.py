@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LEGEND_KEY",
     "METADATA_KEY",
+    "PLACEMENT",
     "SERIES_KEY",
     "apart",
     "full_resolution",
@@ -42,6 +43,7 @@ __all__ = [
     "lacks_spacing",
     "layer_arguments",
     "look_upright",
+    "put_on",
     "runs_backwards",
     "same_placement",
     "show_plane",
@@ -65,6 +67,9 @@ _UNKNOWN_KEY = "napari-apprentice-spacing-unknown"
 
 LEGEND_KEY = "napari-apprentice-legend"
 """The metadata of a labels layer hold the `Legend` that lay beside its file under this key."""
+
+PLACEMENT = ("scale", "translate", "rotate", "shear", "affine")
+"""What says where in the world a layer stands; each has an event of its name."""
 
 _OBLIQUE_TOLERANCE = 1e-4
 """Off-diagonal elements of this fraction of the spacing move a voxel of a 1000-voxel axis by a tenth of a voxel: rounding of headers."""
@@ -115,7 +120,7 @@ def straighten(layer: Layer, others: Sequence[Layer] = ()) -> bool:
     _put(layer, image)
     for each, its in zip(upon, true, strict=True):
         each.metadata[METADATA_KEY] = its
-        _put_on(each, layer)
+        put_on(each, layer)
     return True
 
 
@@ -136,15 +141,8 @@ def same_placement(layer: Layer, first: Sequence[int] | None = None) -> dict[str
     if first is not None:
         in_world = np.subtract(layer.data_to_world(first), layer.data_to_world(moved))
         moved = np.linalg.solve(layer.affine.linear_matrix, in_world)
-    return {
-        "scale": layer.scale,
-        "translate": np.asarray(layer.translate) + moved,
-        "rotate": layer.rotate,
-        "shear": layer.shear,
-        "affine": layer.affine,
-        "units": layer.units,
-        "axis_labels": layer.axis_labels,
-    }
+    placed = {name: getattr(layer, name) for name in (*PLACEMENT, "units", "axis_labels")}
+    return {**placed, "translate": np.asarray(layer.translate) + moved}
 
 
 def image_of(layer: Layer) -> Image:
@@ -232,7 +230,7 @@ def state_spacing(layer: Layer, spacing_mm: tuple[float, ...] | None, labels: Se
     layer.units = (told.units,) * told.ndim
     _put(layer, told)
     for each in upon:
-        _put_on(each, layer)
+        put_on(each, layer)
 
 
 def time_points_of(layer: Layer) -> tuple[int, int]:
@@ -290,8 +288,11 @@ def shown_plane(dims: Dims, layer: Layer) -> Plane | None:
         return None
     if layer.ndim == 2:
         return Plane(0, 0)
+    place = in_its_world(layer, dims.point, dims)
+    if not _stands_oblique(layer):
+        return Plane(axis, int(np.rint(layer.world_to_data(place)[axis])))  # as napari rounds it, half way between two slices, too
     per_unit, at_origin = _slicing(layer, axis)
-    return Plane(axis, int(np.rint(per_unit * in_its_world(layer, dims.point, dims)[axis] + at_origin)))
+    return Plane(axis, int(np.rint(per_unit * place[axis] + at_origin)))
 
 
 def runs_backwards(layer: Layer, axis: int) -> bool:
@@ -351,7 +352,7 @@ def _put(layer: Layer, image: Image) -> None:
     layer.scale, layer.translate = np.diag(affine)[:-1], affine[:-1, -1]
 
 
-def _put_on(layer: Layer, other: Layer) -> None:
+def put_on(layer: Layer, other: Layer) -> None:
     """Put a layer exactly where another one is."""
     for name, value in same_placement(other).items():
         setattr(layer, name, value)
@@ -389,7 +390,7 @@ def _world(layer: Layer) -> tuple[npt.NDArray[np.float64], str]:
 
 def _in_world(layer: Layer) -> npt.NDArray[np.float64]:
     """(n+1, n+1) voxel → world of a layer, in the units that it has."""
-    own = Affine(**{name: getattr(layer, name) for name in ("scale", "translate", "rotate", "shear")})
+    own = Affine(**{name: getattr(layer, name) for name in PLACEMENT if name != "affine"})
     return np.array(layer.affine.compose(own).affine_matrix)
 
 

@@ -238,7 +238,7 @@ class Sitting:
         if not self.desk.whole:
             return False
         self.desk.outline.hide()
-        self.desk.mask.write_all(opened.labels)
+        self.desk.mask.begin_anew(opened.labels)
         self.show()
         self.practise()
         return True

@@ -12,16 +12,22 @@ from napari_apprentice.types import Image
 
 __all__ = ["fresh_folder", "home", "newest_folder"]
 
+_DIGITS = 12
+"""Of the fingerprint, in the name of a folder."""
+
 
 def newest_folder(image: Image) -> Path | None:
     """The folder of the newest session of this image in which something was done; None if there is none.
 
+    One of an image of this name goes before those of the same voxels under another name, as the layer had before it was renamed.
+
     Reads some blocks of the image, so it is for the worker.
     """
     stem = _stem(image)
-    folders = [folder for folder in stem.parent.glob(f"{stem.name}*") if re.fullmatch(rf"{re.escape(stem.name)}(-\d+)?", folder.name)]
+    ends = re.compile(rf".*{re.escape(stem.name[-_DIGITS - 1 :])}(-\d+)?")
+    folders = [folder for folder in stem.parent.glob("*") if ends.fullmatch(folder.name)]
     used = [folder for folder in folders if _has_actions(folder / JOURNAL_NAME)]
-    return max(used, key=lambda folder: (folder / JOURNAL_NAME).stat().st_mtime, default=None)
+    return max(used, key=lambda folder: (folder.name.startswith(stem.name), (folder / JOURNAL_NAME).stat().st_mtime), default=None)
 
 
 def fresh_folder(image: Image) -> Path:
@@ -33,7 +39,7 @@ def fresh_folder(image: Image) -> Path:
 
 def _stem(image: Image) -> Path:
     plain = re.sub(r"[^\w.-]+", "_", image.name)[:60] or "image"
-    return home() / "sessions" / f"{plain}-{fingerprint(image)[:12]}"
+    return home() / "sessions" / f"{plain}-{fingerprint(image)[:_DIGITS]}"
 
 
 def _has_actions(journal: Path) -> bool:

@@ -80,7 +80,8 @@ class ApprenticeWidget(Dockable):
         self._images: list[ImageLayer] = []
         self._labels: list[Labels] = []
         self._earlier: Path | None = None
-        self._working, self._started_at = False, float("-inf")
+        self._working = self._awaited = False
+        self._started_at = float("-inf")
         self.bridge = Bridge(napari_viewer, engine or default_engine)
         self._make_controls()
         self._arrange()
@@ -280,11 +281,12 @@ class ApprenticeWidget(Dockable):
     def _on_state(self, state: State | None) -> None:
         if state is not None and not self._working:
             self.more.labels.setCurrentIndex(0)  # they were for this start
-        closed, self._working = self._working and state is None, state is not None
+        ended = (self._working or self._awaited) and state is None and not self.bridge.opening
+        self._working, self._awaited = state is not None, self.bridge.opening
         self._show_state(state)
         self.bridge.find_slices()
-        if closed and not self.bridge.opening:
-            self._on_image_chosen()  # the session that was closed can be resumed
+        if ended:
+            self._on_image_chosen()  # the session that was closed can be resumed, or the one that was there when another was called off
 
     def _on_start(self) -> None:
         if self.bridge.opening and time.monotonic() - self._started_at < QApplication.doubleClickInterval() / 1000:

@@ -44,7 +44,11 @@ def add_cohort(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="begin with the model as shipped next time; the versions stay",
         description="Let a study begin with the model as shipped next time. Its versions stay on the disk, unless --erase is given.",
     )
-    forget.add_argument("--erase", action="store_true", help="delete all of the study from the disk, pictures included")
+    forget.add_argument(
+        "--erase",
+        action="store_true",
+        help="delete all of the study from the disk, with its pictures; the sessions that taught it keep theirs",
+    )
     export = actions.add_parser(
         "export",
         help="write the model of a study to a file, for --knowledge",

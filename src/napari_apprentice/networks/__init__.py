@@ -15,7 +15,7 @@ All tensors are ``(B, C, h, w)`` float32 at the working size, which must be a mu
 ``config.disk_radius_px`` name the click encoding that the network was made for (see `guidance.click_maps`). Nothing depends on the other
 images of a batch, and nothing but parameters is learnt: a step on a batch of one is safe, and training says what inference says.
 
-Adding a network means one file here and one line in `NETWORKS`; ``docs/networks.md`` shows how.
+Adding a network means one file here, its import and one line in `NETWORKS`; ``docs/networks.md`` shows how.
 """
 
 from __future__ import annotations
