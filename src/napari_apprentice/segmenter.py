@@ -86,6 +86,7 @@ class NetworkSegmenter:
 
     Attributes
     ----------
+    parameters : of the network, by name
     importance : parameter name -> how much each value matters to the source domain, see `weights.LoadedWeights`; empty if that is unknown
     """
 
@@ -108,7 +109,8 @@ class NetworkSegmenter:
         self.clock: dict[str, float] = {"encode": 0.0, "decode": 0.0, "adapt": 0.0}
         self._pixels: OrderedDict[Any, Tensor] = OrderedDict()
         self._shelf = Shelf(undo_budget_bytes)
-        self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.network.named_parameters()}, stays=True))
+        self.parameters = dict(self.network.named_parameters())
+        self._knowledge = Knowledge(Tensors({k: v.detach().clone() for k, v in self.parameters.items()}, stays=True))
         self.base = self._knowledge
         self._recalled: list[tuple[Tensors, Sequence[Tensor], _Read]] = []
 
@@ -126,11 +128,10 @@ class NetworkSegmenter:
     def restore(self, snapshot: Knowledge) -> None:
         """Go back to ``snapshot``, bit for bit."""
         current = self._knowledge.weights
-        parameters = dict(self.network.named_parameters())
         with torch.no_grad():
             for key, value in snapshot.weights.items():
                 if current[key] is not value:
-                    parameters[key].copy_(value)
+                    self.parameters[key].copy_(value)
         self._knowledge = snapshot
         self._shelf.keep(snapshot)
 

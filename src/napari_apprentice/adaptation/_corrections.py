@@ -61,7 +61,7 @@ def correction_loss(
 
 
 def _drift_of(segmenter: NetworkSegmenter, start: Mapping[str, Tensor]) -> Tensor:
-    return drift(dict(segmenter.network.named_parameters()), start, segmenter.importance)
+    return drift(segmenter.parameters, start, segmenter.importance)
 
 
 # --- one object -------------------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def learn_click(settings: Settings, segmenter: NetworkSegmenter, image_slice: Im
     known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.mid_size)
     clicks = tuple(click_in_window(c, window, settings.mid_size) for c in prompt.clicks)
     target = hardened(mask_in_window(prediction.mask, window, settings.mid_size), clicks, settings.hard_radius_px).to(segmenter.device)
-    with learning(segmenter.network, settings.mid_part):
+    with learning(segmenter, settings.mid_part):
         for _ in range(settings.mid_steps):
             logits, _ = segmenter.run(known.image, known.guidance, known.previous)
             if not advance(segmenter, click_loss(settings, logits, target, [clicks[-1:]]), settings.mid_rate, settings.anchor):

@@ -202,7 +202,7 @@ def _gradients(segmenter: NetworkSegmenter, drawn: Drawn, rng: np.random.Generat
     asked = exercises.asked(network, EXERCISES, features, drawn.target, rng, known)
     output = exercises.answered(network, features, asked.guidance, asked.previous, known)
     loss = exercises.loss_of(network, output, drawn.target, asked, EXERCISES)
-    parameters = dict(network.named_parameters())
+    parameters = segmenter.parameters
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {key: grad for key, grad in zip(parameters, grads, strict=True) if grad is not None}
 

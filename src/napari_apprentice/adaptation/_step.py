@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.adam import adam
 
 from napari_apprentice.knowledge import Knowledge, Tensors
@@ -18,7 +18,7 @@ __all__ = ["advance", "learning", "step"]
 
 def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: float) -> bool:
     """One `step` of all that learns down a loss; False and no change if not finite."""
-    parameters = {key: value for key, value in segmenter.network.named_parameters() if value.requires_grad}
+    parameters = {key: value for key, value in segmenter.parameters.items() if value.requires_grad}
     grads = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     if not bool(torch.isfinite(loss)):
         return False
@@ -30,10 +30,10 @@ def advance(segmenter: NetworkSegmenter, loss: Tensor, rate: float, anchor: floa
 
 
 @contextmanager
-def learning(network: nn.Module, part: str) -> Iterator[None]:
-    """Let ``part`` of a network learn meanwhile: "all", or the "decoder", for which nothing is kept or computed of what comes before it."""
-    encoder = getattr(network, "ENCODER", ()) if part == "decoder" else ()
-    still = [value for key, value in network.named_parameters() if key.split(".")[0] in encoder]
+def learning(segmenter: NetworkSegmenter, part: str) -> Iterator[None]:
+    """Let ``part`` of the network learn meanwhile: "all", or the "decoder", for which nothing of what comes before it is kept."""
+    encoder = getattr(segmenter.network, "ENCODER", ()) if part == "decoder" else ()
+    still = [value for key, value in segmenter.parameters.items() if key.split(".")[0] in encoder]
     try:
         for value in still:
             value.requires_grad_(False)
