@@ -257,6 +257,21 @@ def classes_in(volume, labels, table):
     return {int(row["label"]): row["class"] for row in rows_of(table)}
 
 
+def test_segment_knows_which_slices_a_session_began_with_that_nobody_had_looked_at(disks, volume, tmp_path):
+    image, folder = files.read(volume), tmp_path / "work"
+    first = Session(image, DiskSegmenter(4.0), FakePolicy(0, 0))
+    first.add(Click((2, 10, 12)))
+    first.accept()
+    first.propagate()
+    given = {"labels": first.labels, "origins": first.origins, "journal": Journal.create(folder, image)}
+    session = Session(image, DiskSegmenter(4.0), FakePolicy(0, 0), **given)
+    session.paint((slice(4, 5), slice(0, 6), slice(0, 6)), np.full((1, 6, 6), 1))
+    session.propagate(1)
+    session.close()
+    assert cli.main(["segment", str(volume), "--clicks", str(folder), "--out", str(tmp_path / "out.nii.gz"), "--policy", "none"]) == 0
+    np.testing.assert_array_equal(files.read_labels(tmp_path / "out.nii.gz"), session.labels)
+
+
 def test_segment_writes_what_the_objects_are_called_and_no_names_of_older_ones(disks, volume, tmp_path):
     session, out, table = named_session(volume, tmp_path / "work"), tmp_path / "labels.nii.gz", tmp_path / "table.csv"
     assert set(np.unique(session.labels)) == {0, 9, 10}

@@ -875,6 +875,22 @@ def test_palette_tiff_is_colour_as_an_image_and_indices_as_labels(tmp_path, monk
     np.testing.assert_array_equal(read_labels(path), indices)
 
 
+def test_palette_tiffs_of_other_kinds_are_read_or_refused(tmp_path):
+    picture = PIL.Image.fromarray(RNG.integers(0, 2, (9, 8), dtype=np.uint8)).convert("P")
+    picture.putpalette([200, 0, 0, 0, 100, 0])
+    pages = [picture, picture.copy()]
+    pages[1].putpalette([0, 0, 50, 60, 0, 0])
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(ReadError) as error:
+        read(tmp_path / "a.tif")
+    one_sentence(error, "2 tables of colours")
+    bits = np.asarray(picture, dtype=bool)
+    tifffile.imwrite(tmp_path / "b.tif", bits, metadata=None, extratags=[(320, "H", 6, (51200, 0, 0, 25600, 0, 0), True)])
+    with tifffile.TiffFile(tmp_path / "b.tif", mode="r+b") as file:  # which tifffile itself does not write
+        file.pages.first.tags[262].overwrite(3)
+    np.testing.assert_array_equal(read(tmp_path / "b.tif").data, np.moveaxis(np.array([[200, 0, 0], [0, 100, 0]])[bits.astype(int)], -1, 0))
+
+
 def test_the_colours_that_imagej_shows_intensities_in_are_none_of_the_image(tmp_path):
     values, fire = RNG.integers(0, 256, (6, 7), dtype=np.uint8), RNG.integers(0, 2**16, (3, 256), dtype=np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, photometric="palette", colormap=fire)

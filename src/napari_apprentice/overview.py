@@ -107,6 +107,11 @@ class Overview:
         return self._state.legend
 
     @property
+    def strokes(self) -> tuple[Plane, ...]:
+        """Planes in which the open object was painted by hand."""
+        return self._state.strokes
+
+    @property
     def origins(self) -> Mapping[int, Origin]:
         """Where the slices of objects come from, by id; of ids that are not there nothing is known."""
         return self._state.origins

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -16,10 +16,11 @@ from napari_apprentice.computers import Computer
 from napari_apprentice.journal import Event, Header, displacement, effective, models, package_version, read_journal
 from napari_apprentice.labelmap import Patch, as_id
 from napari_apprentice.legend import Legend
+from napari_apprentice.origins import Origin
 from napari_apprentice.session import Change, Session
 from napari_apprentice.types import Click, ClickError, Image, ImageError, LabelsError, ReadError, SessionError
 
-__all__ = ["obstacles", "read_recording", "replay", "starting_labels", "starting_legend"]
+__all__ = ["obstacles", "read_recording", "replay", "starting_labels", "starting_legend", "starting_origins"]
 
 _EXPECTED = 'expected {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}'
 _KEYS = ("voxel", "positive", "axis", "object")
@@ -72,11 +73,21 @@ def starting_labels(path: Path | str) -> npt.NDArray[np.unsignedinteger] | None:
 
 def starting_legend(path: Path | str) -> Legend:
     """What these are called; without names if there are none, or if it is a list of clicks."""
+    return next((event.legend for event in _beginning(path) if event.legend is not None), Legend())
+
+
+def starting_origins(path: Path | str) -> Mapping[int, Origin]:
+    """Where their slices come from, as far as that is known."""
+    return next((event.origins for event in _beginning(path)), {})
+
+
+def _beginning(path: Path | str) -> list[Event]:
+    """What a journal says of the beginning of its session; nothing for a list of clicks."""
     path = Path(path)
     if not (path.is_dir() or path.suffix == ".jsonl"):
-        return Legend()
+        return []
     _, events = read_journal(path)
-    return next((event.legend for event in events if event.kind == "open" and event.legend is not None), Legend())
+    return [event for event in events if event.kind == "open"]
 
 
 def replay(session: Session, events: Sequence[Event], on_action: Callable[[], None] | None = None) -> Event | None:

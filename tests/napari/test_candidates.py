@@ -189,6 +189,28 @@ def test_slices_that_nobody_looked_at_stay_doubtful_under_another_model(desk):
     assert desk.session.slices(1)[2] == slices[2], "what the user clicked in is not carried over"
 
 
+def test_clicks_that_were_made_anew_can_be_undone_with_all_that_is_known_of_them(desk):
+    desk.bridge.click(FIRST)
+    desk.wait()
+    desk.bridge.change_model(Wish(weights=WIDE))
+    desk.wait()
+    desk.session.undo()
+    assert not any(origin.own for origin in desk.session.origins.values())
+
+
+def test_what_is_painted_while_a_model_is_awaited_is_in_the_session_that_is_closed_meanwhile(desk):
+    desk.bridge.click(FIRST)
+    desk.wait()
+    layer, session = next(layer for layer in desk.viewer.layers if isinstance(layer, Labels)), desk.session
+    desk.engine.gate.clear()
+    desk.bridge.change_model(Wish(weights=WIDE))
+    layer.data_setitem((np.array([3]), np.array([5]), np.array([5])), 1)
+    desk.bridge.stop()
+    desk.engine.gate.set()
+    desk.wait()
+    assert session.labels[3, 5, 5] == 1
+
+
 def test_strokes_around_a_change_of_the_model_are_in_the_session_and_only_there(desk):
     layer = next(layer for layer in desk.viewer.layers if isinstance(layer, Labels))
 

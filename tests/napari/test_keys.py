@@ -150,6 +150,9 @@ def test_two_sessions_on_one_layer_give_its_keys_back_in_either_order(first):
     for each in theirs:
         each.bind(layer)
     assert press() == "b"
+    for each in theirs:
+        each.change({"accept": "G"})  # as when the user chooses another key in the preferences
+    assert press() == "b"
     theirs[first].release()
     assert press() == "ba"[first]
     theirs[1 - first].release()

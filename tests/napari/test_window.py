@@ -280,6 +280,25 @@ def test_the_wheel_turns_a_number_only_after_a_click_into_it(window, engine):
     assert box.value() == engine.session.label == 1
 
 
+def test_a_stroke_that_another_layer_ended_does_not_go_on_without_a_button(window, engine):
+    labels, native, plane = window.labels, window.canvas.native, window.plane
+    window.activate(labels)
+    labels.mode, labels.brush_size = "paint", 1
+    start, stop = window.pixel(plane, 5, 30), window.pixel(plane, 5, 36)
+    window.qtbot.mousePress(native, LEFT, NONE, start)
+    window.qtbot.mouseMove(native, stop)
+    window.activate(window.points)
+    window.qtbot.mouseRelease(native, LEFT, NONE, stop)
+    window.wait()
+    assert engine.session.labels.any()
+    window.activate(labels)
+    for point in (stop, window.pixel(plane, 20, 36), window.pixel(plane, 30, 20)):
+        window.qtbot.mouseMove(native, point)
+    window.wait()
+    np.testing.assert_array_equal(labels.data, engine.session.labels)
+    assert not labels._block_history
+
+
 def test_clicks_whose_layer_is_hidden_can_be_undone(window, engine):
     for column in (20, 25, 30):
         window.click(window.plane, 20, column)

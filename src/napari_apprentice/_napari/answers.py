@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.ground import Slice
 from napari_apprentice.journal import Header
 from napari_apprentice.legend import Legend, write_beside
+from napari_apprentice.origins import Origin
 from napari_apprentice.types import Click, Prediction
 from napari_apprentice.versions import Catalogue
 
@@ -252,14 +253,14 @@ def forget(session: Session) -> Answer:
     return act(session, lambda session: session.forget(), "the model is as it was shipped; Ctrl+Z brings back what it learnt")
 
 
-def continued(session: Session, opened: Callable[[Any], Session]) -> Session:
+def continued(session: Session, opened: Callable[[Any, Mapping[int, Origin]], Session]) -> Session:
     """A session of another model that goes on where ``session`` stands: the same objects, and the same clicks answered anew.
 
     Of the open object stays what the earlier model did not say: what was painted or propagated.
 
     Parameters
     ----------
-    opened : opens it with the labels (S) that it is given
+    opened : opens it with the labels (S) that it is given, and with where their slices come from
     """
     labels = own_copy(session.labels)
     for plane, answer in session.predictions.items():
@@ -267,7 +268,11 @@ def continued(session: Session, opened: Callable[[Any], Session]) -> Session:
         here = np.array(labels[where])
         here[answer.mask & (here == session.label)] = 0
         labels[where] = here
-    new = opened(labels)
+    clicked = {click.plane for click in session.clicks} - set(session.strokes)  # they are clicked in again, and may be undone
+    origins = dict(session.origins)
+    if (origin := origins.get(session.label)) is not None:
+        origins[session.label] = replace(origin, own=origin.own - clicked)
+    new = opened(labels, origins)
     try:
         for label, name in session.legend.names.items():
             new.name(label, name, session.legend.color(label))

@@ -11,6 +11,7 @@ labels, a `Peeker` shows the untaught answer, `Sureness` how sure the model is, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from napari.layers import Labels
 from napari.utils.notifications import show_info
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_apprentice._napari.answers import Opened, State, forget, next_mask
+from napari_apprentice._napari.answers import Opened, State, forget, next_mask, paint
 from napari_apprentice._napari.carrier import Carrier
 from napari_apprentice._napari.desk import Desk
 from napari_apprentice._napari.engine import Engine, Wish, default_engine
@@ -57,7 +58,11 @@ MADE_WITH = (
 )
 MODEL_CHANGED = "working with another model; what the one before has learnt stays with its session"
 LAYERS_REMOVED = "One of the session's layers was removed, so the session is closed; Resume brings it back."
-IMAGE_CHANGED = "The session goes on with the image as it was when it began; close it and press Start to work on what is shown now."
+IMAGE_REPLACED = (
+    "The session goes on with the pixels that the image had when it began; close it and press Start to work on what is shown now."
+)
+IMAGE_RESCALED = "The session goes on measuring with the size of voxels that it began with, whatever the layer's scale is now."
+_REST_MS = 100
 NO_SLICES = "Propagation goes from slice to slice of a volume; show one slice of a volume in 2D."
 STRAIGHT = "This volume stands oblique to the world axes, so it is shown straight; saved labels keep its true place."
 
@@ -119,6 +124,11 @@ class Bridge(QObject):
         self._surveyor = Surveyor(self._errands)
         self._surveyor.found.connect(self.slices_found)
         self._painted_meanwhile: list[Stroke] = []
+        self._told: set[str] = set()
+        self._rested = QTimer(self)
+        self._rested.setSingleShot(True)
+        self._rested.setInterval(_REST_MS)
+        self._rested.timeout.connect(lambda: self._sureness.follow(self._open))
         viewer.layers.events.removed.connect(self._on_layer_removed)
         viewer.layers.selection.events.active.connect(self._on_active)
 
@@ -185,6 +195,9 @@ class Bridge(QObject):
             return
         self._let_go(sitting)
         seal = sitting.desk.close()
+        for stroke in self._painted_meanwhile:
+            self.worker.submit(Task(lambda: "taking the painting over", partial(paint, sitting.session, stroke)))
+        self._painted_meanwhile = []
         if lacking and not self._closed:  # when it is resumed, its labels will be others than those that it leaves
             self.worker.submit(Task(lambda: "closing the session", seal.put))
         self._opener.close(sitting.session)
@@ -236,6 +249,7 @@ class Bridge(QObject):
             changed=self._on_answer,
             splitting=self.splitting_changed.emit,
         )
+        self._told.clear()
         sitting.show()
         sitting.practise()
         hidden = LABELS_HIDDEN * bool(hide_others(desk.folder, self._viewer.layers))  # they would lie over this image
@@ -316,8 +330,8 @@ class Bridge(QObject):
         sitting, layer = self._open, self._viewer.layers.selection.active
         if is_adding_aside(self._viewer):
             return
-        if sitting is not None and layer != sitting.desk.mask.layer:
-            sitting.desk.mask.break_stroke()  # the release of its button goes to the other layer
+        if self._sitting is not None and layer != self._sitting.desk.mask.layer:
+            self._sitting.desk.mask.break_stroke()  # the release of its button goes to the other layer
         if sitting is None or layer is None or sitting.state.read_only:
             return
         if layer == sitting.desk.clicks.layer:  # napari hands plugins a proxy
@@ -413,16 +427,18 @@ class Bridge(QObject):
         elif self._sitting is not None:
             self._painted_meanwhile.append(stroke)
 
-    def image_moved(self, rescaled: bool) -> None:
-        """The image was moved in the viewer, or its voxels were said to be larger or smaller."""
+    def image_moved(self) -> None:
+        """The image was moved in the viewer."""
         self._sureness.close()
-        self._sureness.follow(self._open)
-        if rescaled:
-            self.tell(IMAGE_CHANGED)
+        self._rested.start()
+
+    def image_rescaled(self) -> None:
+        """Its voxels were said to be larger or smaller."""
+        self._tell_once(IMAGE_RESCALED)
 
     def image_replaced(self) -> None:
         """Somebody put other pixels into the layer of the image."""
-        self.tell(IMAGE_CHANGED)
+        self._tell_once(IMAGE_REPLACED)
 
     def put_back(self) -> None:
         """Show the session's labels again after somebody replaced the whole array."""
@@ -583,6 +599,12 @@ class Bridge(QObject):
     def tell(self, sentence: str) -> None:
         """Show one sentence as a notification."""
         self._errands.tell(sentence)
+
+    def _tell_once(self, sentence: str) -> None:
+        """Of this session."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self.tell(sentence)
 
     def report(self, error: Exception) -> None:
         """Tell the user of an error in one sentence."""

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from napari_apprentice._napari import keys
 from napari_apprentice._napari.answers import Opened
 from napari_apprentice._napari.click_layer import ClickLayer
 from napari_apprentice._napari.leftovers import Seal, leave, take_over
 from napari_apprentice._napari.mask_layer import Box, MaskLayer
 from napari_apprentice._napari.outline import Outline
-from napari_apprentice._napari.placement import PLACEMENT, in_its_world, put_on, runs_backwards, show_plane, shown_plane
+from napari_apprentice._napari.placement import (
+    PLACEMENT,
+    full_resolution,
+    in_its_world,
+    put_on,
+    runs_backwards,
+    show_plane,
+    shown_plane,
+    voxel_lengths,
+)
 from napari_apprentice._napari.strokes import Stroke
 from napari_apprentice.types import Click, Plane
 
@@ -35,8 +46,11 @@ class Wishes(Protocol):
     def put_back(self) -> None:
         """Somebody replaced the whole array of the labels layer."""
 
-    def image_moved(self, rescaled: bool) -> None:
-        """The image layer was moved in the world, or its voxels have another size."""
+    def image_moved(self) -> None:
+        """The image layer was moved in the world."""
+
+    def image_rescaled(self) -> None:
+        """Its voxels have another size in the world than when the session began."""
 
     def image_replaced(self) -> None:
         """Somebody replaced the array of the image layer."""
@@ -138,7 +152,8 @@ class Desk:
             {keys.PEEK: wishes.peek},
         )
         self._wishes, self._looking, self._placing = wishes, False, False
-        self._moved = [getattr(layer.events, name) for layer in self._layers for name in PLACEMENT]
+        self._pixels, self._lengths = full_resolution(image_layer), voxel_lengths(image_layer)
+        self._moved = [getattr(layer.events, name) for layer in self._layers for name in (*PLACEMENT, "units")]
         self.outline = Outline(viewer, image_layer, image.shape)
         _raise_above_images(viewer, image_layer)
         if left is None:
@@ -151,7 +166,7 @@ class Desk:
         self.clicks.show_help(bound)
         for event in self._moved:
             event.connect(self._on_moved)
-        image_layer.events.data.connect(wishes.image_replaced)
+        image_layer.events.data.connect(self._on_replaced)
 
     def change_keys(self, bound: Mapping[str, str]) -> None:
         """Listen to other keys."""
@@ -207,7 +222,7 @@ class Desk:
         """Give keys, mouse and undo back to napari, and leave the labels; see `leave`."""
         for event in self._moved:
             event.disconnect(self._on_moved)
-        self.image_layer.events.data.disconnect(self._wishes.image_replaced)
+        self.image_layer.events.data.disconnect(self._on_replaced)
         self._keys.release()
         self.clicks.close()
         if self._looking:
@@ -227,7 +242,15 @@ class Desk:
             self._placing = False
         self.outline.close()  # made anew, and there, when it is asked for
         if event.source == self.image_layer:
-            self._wishes.image_moved(rescaled=event.type == "scale")
+            self._wishes.image_moved()
+            if not np.allclose(voxel_lengths(self.image_layer), self._lengths):
+                self._lengths = voxel_lengths(self.image_layer)
+                self._wishes.image_rescaled()
+
+    def _on_replaced(self) -> None:
+        if full_resolution(self.image_layer) is not self._pixels:
+            self._pixels = full_resolution(self.image_layer)
+            self._wishes.image_replaced()
 
     def clear(self) -> None:
         """Take the layers away that nobody needs any longer."""

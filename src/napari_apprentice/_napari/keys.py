@@ -94,8 +94,8 @@ _MOUSE = {
     "click": "This is the object",
     "Ctrl+click": "This is not",
 }
-_RETURNED: WeakKeyDictionary[Callable[..., Any], dict[int, Any]] = WeakKeyDictionary()
-"""What keys did that were given back -> layer -> what they did before: of two sessions of one image either may end first."""
+_BOUND: WeakKeyDictionary[Layer, dict[str, list[Any]]] = WeakKeyDictionary()
+"""Layer -> key -> what it did before, and what it does for every session that has bound it, the newest last: any of them may end first."""
 
 _PLUGIN, _SECTION = "napari-apprentice", "keys"
 
@@ -169,28 +169,32 @@ class LayerKeys:
     ) -> None:
         self._keys = keys
         self._actions = {wish: _calling(act) for wish, act in wishes.items()} | {wish: _holding(act) for wish, act in (held or {}).items()}
-        self._before: list[tuple[Layer, str, Any, Any]] = []
+        self._bound: list[tuple[Layer, str, Any]] = []
 
     def bind(self, layer: Layer) -> None:
         """Bind every wish on ``layer``."""
         for wish, act in self._actions.items():
             key = self._keys[wish]
-            _RETURNED.pop(act, None)
-            self._before.append((layer, key, act, layer.bind_key(key, act, overwrite=True)))
+            before = layer.bind_key(key, act, overwrite=True)
+            stack = _BOUND.setdefault(layer, {}).setdefault(key, [before])
+            stack.append(act)
+            self._bound.append((layer, key, act))
 
     def release(self) -> None:
         """Unbind everything, and bind again what was there before; keys that somebody else has bound since stay theirs."""
-        for layer, key, act, before in reversed(self._before):
+        for layer, key, act in reversed(self._bound):
+            stack = _BOUND[layer][key]
             now = layer.bind_key(key, None, overwrite=True)  # None unbinds
-            _RETURNED.setdefault(act, {})[id(layer)] = before
-            while now in _RETURNED:
-                now = _RETURNED[now].get(id(layer))
-            layer.bind_key(key, now, overwrite=True)
-        self._before.clear()
+            ours = now in stack
+            stack.remove(act)
+            layer.bind_key(key, stack[-1] if ours else now, overwrite=True)
+            if len(stack) == 1:
+                del _BOUND[layer][key]
+        self._bound.clear()
 
     def change(self, keys: Mapping[str, str]) -> None:
         """Use other keys from now on."""
-        layers = list(dict.fromkeys(layer for layer, *_ in self._before))
+        layers = list(dict.fromkeys(layer for layer, *_ in self._bound))
         self.release()
         self._keys = keys
         for layer in layers:

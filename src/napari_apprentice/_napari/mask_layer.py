@@ -149,6 +149,7 @@ class MaskLayer:
     def begin_anew(self, labels: npt.NDArray[Any]) -> None:
         """Put in the labels of another session: the answers to the strokes so far will not come."""
         self._strokes.clear()
+        self._held = None
         self.write_all(labels)
 
     def stroke_answered(self, stroke: Stroke) -> None:
@@ -211,6 +212,12 @@ class MaskLayer:
         """Nobody will tell when the button is up: what is painted so far counts."""
         with self.layer.block_history():  # at whose end napari tells of it
             pass
+        drawing = getattr(self.layer, "_mouse_drag_gen", {})  # else the brush goes on where the mouse comes back without a button
+        generators = list(drawing.values())
+        drawing.clear()
+        for generator in generators:
+            if not generator.gi_running:
+                generator.close()
         self._end_stroke()
 
     def _end_stroke(self) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_apprentice._napari import storage
 from napari_apprentice._napari.answers import Opened, continued
@@ -14,6 +14,7 @@ from napari_apprentice._napari.errands import Errands
 from napari_apprentice._napari.leftovers import left_by, same, seal_of
 from napari_apprentice._napari.placement import image_of
 from napari_apprentice._napari.worker import Task
+from napari_apprentice.origins import Origin
 from napari_apprentice.types import ApprenticeError
 
 if TYPE_CHECKING:
@@ -108,8 +109,12 @@ class Opener:
         def work() -> tuple[Opened, Exception | None]:
             try:
                 fresh = storage.fresh_folder(session.image)
-                again = replace(wish, resume=None, knowledge=None, origins=session.origins)
-                chosen = continued(session, lambda labels: self._engine(session.image, replace(again, labels=labels), fresh))
+                again = replace(wish, resume=None, knowledge=None)
+
+                def anew(labels: Any, origins: Mapping[int, Origin]) -> Session:
+                    return self._engine(session.image, replace(again, labels=labels, origins=origins), fresh)
+
+                chosen = continued(session, anew)
             except Exception as error:
                 return Opened.of(session, folder), error
             return Opened.of(chosen, fresh), None

@@ -54,6 +54,7 @@ __all__ = [
     "straighten",
     "time_point",
     "time_points_of",
+    "voxel_lengths",
 ]
 
 METADATA_KEY = "napari-apprentice"
@@ -355,7 +356,21 @@ def _put(layer: Layer, image: Image) -> None:
 def put_on(layer: Layer, other: Layer) -> None:
     """Put a layer exactly where another one is."""
     for name, value in same_placement(other).items():
-        setattr(layer, name, value)
+        now = getattr(layer, name)
+        same = now == value if isinstance(value, tuple) else np.array_equal(_matrix(now), _matrix(value))
+        if not same:  # whatever is set draws the layer anew
+            setattr(layer, name, value)
+
+
+def _matrix(value: Any) -> Any:
+    """Of a transform; else the value itself."""
+    return getattr(value, "affine_matrix", value)
+
+
+def voxel_lengths(layer: Layer) -> npt.NDArray[np.float64]:
+    """(n,) how far the voxels of a layer are apart along its axes, in mm, or in what the layer counts."""
+    affine, _ = _world(layer)
+    return np.linalg.norm(affine[:-1, :-1], axis=0)
 
 
 def full_resolution(layer: Layer) -> Any:

@@ -98,7 +98,7 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _segment(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, files
-    from napari_apprentice.replay import read_recording, replay, starting_labels, starting_legend
+    from napari_apprentice.replay import read_recording, replay, starting_labels, starting_legend, starting_origins
 
     image = read_image(arguments.image, time=arguments.time)
     events = read_recording(arguments.clicks, like=image)
@@ -116,6 +116,7 @@ def _segment(arguments: argparse.Namespace) -> None:
         knowledge=arguments.knowledge,
         cohort=arguments.cohort,
         legend=legend,
+        origins=starting_origins(arguments.clicks),
     )
     if arguments.cohort is not None and arguments.policy == "none" and len(session.versions.versions) == 1:
         raise SessionError(

@@ -81,8 +81,12 @@ def _image_in(file: tifffile.TiffFile, time: int | None, *, exact: bool) -> tupl
         )
     _check_complete(file, series)
     _check_compression(series.keyframe, exact=exact)
-    if not exact and series.nbytes > lazy.LARGE_BYTES and _is_painted_by_number(file, series.keyframe):
-        raise RefusedError("has a table of colours, and is too large to be turned into RGB here; expected grey or RGB")
+    if not exact and _is_painted_by_number(file, series.keyframe):
+        if series.nbytes > lazy.LARGE_BYTES:
+            raise RefusedError("has a table of colours, and is too large to be turned into RGB here; expected grey or RGB")
+        tables = {np.asarray(page.aspage().colormap).tobytes() for page in series.pages if page is not None}
+        if len(tables) > 1:
+            raise RefusedError(f"has {len(tables)} tables of colours, one for some of its pages; expected a single one, or grey or RGB")
     names = _axes(series.axes, series.shape)
     return series, names, chosen_time(series.shape[names.index("T")] if "T" in names else 1, time)
 
@@ -165,13 +169,15 @@ def _is_painted_by_number(file: tifffile.TiffFile, page: tifffile.TiffPage) -> b
 
     The tables of ImageJ and OME are what intensities are shown in (Fire, say, or green), and intensities are what is there.
     """
-    return page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None and not (file.is_imagej or file.is_ome)
+    painted = page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None and page.samplesperpixel == 1
+    return painted and not (file.is_imagej or file.is_ome)
 
 
 def _coloured(array: npt.NDArray[Any], page: tifffile.TiffPage) -> npt.NDArray[Any]:
     """(*S, 3) 8-bit RGB: the colours that an array (*S) names."""
     table = np.asarray(page.colormap).T  # (2^bits, 3) of 16 bits; some programs write 8
-    colours: npt.NDArray[Any] = (table >> 8 if table.max() > 255 else table).astype(np.uint8)[array]
+    numbers = array.astype(np.uint8) if array.dtype == bool else array
+    colours: npt.NDArray[Any] = (table >> 8 if table.max() > 255 else table).astype(np.uint8)[numbers]
     return colours
 
 
