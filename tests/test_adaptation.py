@@ -42,7 +42,7 @@ SIZE = 32  # working size of learning
 
 def small(name: str, **changes: object) -> Adaptation:
     """The policy of that name in small windows, without the guards that are asked for where they are tested."""
-    return replace(POLICIES[name], **{"size": SIZE, "mid_size": SIZE, "procedural": 0, "plausible": 0.0, **changes})
+    return replace(POLICIES[name], **{"size": SIZE, "procedural": 0, "plausible": 0.0, **changes})
 
 
 def disk(row: float = 35, col: float = 40, radius: float = 14) -> np.ndarray:
@@ -212,9 +212,9 @@ def test_the_first_click_teaches_nothing(segmenter):
 
 def taught_loss(policy: Adaptation, segmenter: NetworkSegmenter, pixels: ImageSlice, prompt: Prompt, said: Prediction) -> float:
     """The loss on ``said``, the answer with the newest click, of the model that has not seen that click."""
-    known = segmenter.look(pixels, Prompt(prompt.clicks[:-1]), said.view, policy.mid_size)
-    clicks = [click_in_window(c, said.view, policy.mid_size) for c in prompt.clicks]
-    target = _targets.hardened(_targets.mask_in_window(said.mask, said.view, policy.mid_size), clicks, policy.hard_radius_px)
+    known = segmenter.look(pixels, Prompt(prompt.clicks[:-1]), said.view, policy.size)
+    clicks = [click_in_window(c, said.view, policy.size) for c in prompt.clicks]
+    target = _targets.hardened(_targets.mask_in_window(said.mask, said.view, policy.size), clicks, policy.hard_radius_px)
     with torch.no_grad():
         logits, _ = segmenter.run(known.image, known.guidance, known.previous)
         return float(_point_and_learn.click_loss(policy, logits, target, [clicks[-1:]]))

@@ -46,10 +46,7 @@ SHAPE = (4, 30, 36)
 def _small_and_quick():
     """One thread, small windows, and rates at which a few clicks move the weights visibly."""
     torch.set_num_threads(1)
-    small = {
-        name: replace(policy, size=32, mid_size=32, post_rounds=1, mid_rate=1e-3, post_rate=1e-3)
-        for name, policy in adaptation.POLICIES.items()
-    }
+    small = {name: replace(policy, size=32, post_rounds=1, mid_rate=1e-3, post_rate=1e-3) for name, policy in adaptation.POLICIES.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "NetworkSegmenter", partial(NetworkSegmenter, zoom=ZoomConfig(size=32, first_size=32)))
         patch.setattr(adaptation, "POLICIES", small)

@@ -31,7 +31,6 @@ def small(name: str, **changes: object) -> Adaptation:
     """The policy of that name in small windows, without the guards that have tests of their own."""
     few = {
         "size": SIZE,
-        "mid_size": SIZE,
         "procedural": 0,
         "plausible": 0.0,
         "ia_rate": 2e-3,

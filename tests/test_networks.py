@@ -349,7 +349,7 @@ def picture() -> tuple[ImageSlice, np.ndarray]:
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_every_network_learns_by_every_policy_and_forgets_bit_for_bit(name, policy):
     segmenter = NetworkSegmenter(LoadedWeights(tiny(name), name, {}, "0"), "cpu", ZoomConfig(size=32, first_size=32, diffusion=0.0))
-    rates = {"mid_size": 32, "mid_rate": 1e-3, "post_rate": 1e-3, "ia_rate": 1e-3, "sa_rate": 1e-3, "ia_steps": 2, "post_rounds": 1}
+    rates = {"mid_rate": 1e-3, "post_rate": 1e-3, "ia_rate": 1e-3, "sa_rate": 1e-3, "ia_steps": 2, "post_rounds": 1}
     chosen = replace(make_policy(policy), size=32, gate_margin=float("inf"), **rates)
     pixels, mask = picture()
     clicks = (Click((35, 40)), Click((28, 44)))

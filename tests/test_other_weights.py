@@ -31,7 +31,7 @@ DEEDS = (Click((2, 15, 18)), Click((2, 2, 2), False), "accept", Click((1, 15, 18
 def _small_and_quick():
     """One thread, small windows, and rates at which a few clicks move the weights visibly; remembered masks need not stand out."""
     torch.set_num_threads(1)
-    quick = {"size": 32, "mid_size": 32, "post_rounds": 1, "mid_rate": 1e-3, "post_rate": 1e-3, "plausible": 0.0, "practice": 0}
+    quick = {"size": 32, "post_rounds": 1, "mid_rate": 1e-3, "post_rate": 1e-3, "plausible": 0.0, "practice": 0}
     small = {name: replace(policy, **quick) for name, policy in adaptation.POLICIES.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assembly, "NetworkSegmenter", partial(NetworkSegmenter, zoom=ZoomConfig(size=32, first_size=32)))

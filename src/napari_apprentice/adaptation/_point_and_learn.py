@@ -34,9 +34,9 @@ def learn_click(settings: Settings, segmenter: NetworkSegmenter, image_slice: Im
     if not settings.mid_lasts:
         for_this_object(segmenter)
     window = prediction.view or segmenter.zoom.grown_window(replace(prompt, previous=prediction), image_slice.shape)
-    known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.mid_size)
-    clicks = tuple(click_in_window(c, window, settings.mid_size) for c in prompt.clicks)
-    target = hardened(mask_in_window(prediction.mask, window, settings.mid_size), clicks, settings.hard_radius_px).to(segmenter.device)
+    known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.size)
+    clicks = tuple(click_in_window(c, window, settings.size) for c in prompt.clicks)
+    target = hardened(mask_in_window(prediction.mask, window, settings.size), clicks, settings.hard_radius_px).to(segmenter.device)
     with learning(segmenter, settings.mid_part):
         for _ in range(settings.mid_steps):
             logits, _ = segmenter.run(known.image, known.guidance, known.previous)

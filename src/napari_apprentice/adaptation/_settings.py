@@ -34,7 +34,7 @@ class Settings:
     mid_part : "all" weights learn from clicks (the paper), or those of the "decoder", where the network names its encoder
     mid_again : a click is answered again by the model that has learnt from it (the paper), in place of the answer that it learnt
     mid_steps, post_rounds : steps after a click; rounds of two steps after a mask
-    size, mid_size : working size of the windows that are learnt from, and of those of a click
+    size : working size of the windows that are learnt from
     click_weight : weight of the click-centred Gaussian term beside dice-focal; 0 leaves it out
     click_form, click_normalised : see `losses.click_centred_gaussian`
     hard_radius_px : around every click the target says what the user said, in window pixels; 0 is the clicked pixel alone
@@ -79,7 +79,6 @@ class Settings:
     mid_part: str = "decoder"
     mid_again: bool = False
     mid_steps: int = 1
-    mid_size: int = 96
     post_rounds: int = 5
     size: int = 128
     click_weight: float = 0.2
