@@ -29,15 +29,7 @@ IMAGE_POLICIES = ("ia", "ia+sa", "ia+pi")
 
 def small(name: str, **changes: object) -> Adaptation:
     """The policy of that name in small windows, without the guards that have tests of their own."""
-    few = {
-        "size": SIZE,
-        "procedural": 0,
-        "plausible": 0.0,
-        "ia_rate": 2e-3,
-        "ia_steps": 3,
-        "sa_rate": 1e-3,
-        "post_rounds": 1,
-    }
+    few = {"size": SIZE, "procedural": 0, "plausible": 0.0, "ia_rate": 2e-3, "ia_steps": 3, "sa_rate": 1e-3, "post_rounds": 1}
     return replace(POLICIES[name], **(few | changes))
 
 
