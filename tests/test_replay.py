@@ -15,7 +15,7 @@ import pytest
 from napari_apprentice.computers import Computer
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Event, Header, Journal, package_version, read_journal
-from napari_apprentice.replay import obstacles, read_recording, replay, starting_labels
+from napari_apprentice.replay import beginning, obstacles, read_recording, replay
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import Box, Click, ClickError, Image, ImageError, Prediction, SessionError
 from napari_apprentice.versions import Version
@@ -72,7 +72,7 @@ def answers(session):
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_was_done_comes_out_the_same(tmp_path, wander, seed):
     session = record(tmp_path, wander, seed)
-    again = Session(IMAGE, segmenter(), FakePolicy(), labels=starting_labels(tmp_path))
+    again = Session(IMAGE, segmenter(), FakePolicy(), labels=beginning(tmp_path).labels)
     told = []
     assert replay(again, read_recording(tmp_path), lambda: told.append(1)) is None
     assert (again.labels == session.labels).all()

@@ -24,7 +24,7 @@ from napari_apprentice.lazy import LARGE_BYTES, LazyArray
 from napari_apprentice.legend import Legend
 from napari_apprentice.networks import NETWORKS
 from napari_apprentice.origins import Origin
-from napari_apprentice.replay import starting_labels
+from napari_apprentice.replay import beginning
 from napari_apprentice.segmenter import NetworkSegmenter
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import DEFAULT_POLICY, Image, ImageError, Plane, SessionError, WeightsError
@@ -296,7 +296,7 @@ def begin_again(
             )
         start = replace(start, snapshot=store.load(known))
     policy = make_policy(header.policy or DEFAULT_POLICY)
-    labels, legend, origins = starting_labels(recording), opened.legend, opened.origins
+    labels, legend, origins = beginning(recording)
     return Session(image, segmenter, policy, labels=labels, legend=legend, origins=origins, store=store, start=start), segmenter
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from napari_apprentice.origins import Origin
 from napari_apprentice.session import Change, Session
 from napari_apprentice.types import Click, ClickError, Image, ImageError, LabelsError, ReadError, SessionError
 
-__all__ = ["obstacles", "read_recording", "replay", "starting_labels", "starting_legend", "starting_origins"]
+__all__ = ["Beginning", "beginning", "obstacles", "read_recording", "replay"]
 
 _EXPECTED = 'expected {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}'
 _KEYS = ("voxel", "positive", "axis", "object")
@@ -56,38 +57,35 @@ def read_recording(path: Path | str, *, like: Image | None = None) -> tuple[Even
     return events
 
 
-def starting_labels(path: Path | str) -> npt.NDArray[np.unsignedinteger] | None:
-    """(S) the labels that a journal's session began with; None if there were none, or if it is a list of clicks."""
+class Beginning(NamedTuple):
+    """What a journal says that its session began with.
+
+    Attributes
+    ----------
+    labels : (S); None if there were none
+    legend, origins : what these are called, and where their slices come from, as far as that is known
+    """
+
+    labels: npt.NDArray[np.unsignedinteger] | None = None
+    legend: Legend = Legend()
+    origins: Mapping[int, Origin] = MappingProxyType({})
+
+
+def beginning(path: Path | str) -> Beginning:
+    """Of a list of clicks there is none."""
     path = Path(path)
     if not (path.is_dir() or path.suffix == ".jsonl"):
-        return None
+        return Beginning()
     header, events = read_journal(path)
-    patches = [event.patch for event in events if event.kind == "open" and event.patch is not None]
-    if not patches:
-        return None
-    labels = np.zeros(header.shape, dtype=np.result_type(np.uint8, *(patch.dtype for patch in patches)))
-    for patch in patches:
-        labels[patch.region] = patch.after
-    return labels
-
-
-def starting_legend(path: Path | str) -> Legend:
-    """What these are called; without names if there are none, or if it is a list of clicks."""
-    return next((event.legend for event in _beginning(path) if event.legend is not None), Legend())
-
-
-def starting_origins(path: Path | str) -> Mapping[int, Origin]:
-    """Where their slices come from, as far as that is known."""
-    return next((event.origins for event in _beginning(path)), {})
-
-
-def _beginning(path: Path | str) -> list[Event]:
-    """What a journal says of the beginning of its session; nothing for a list of clicks."""
-    path = Path(path)
-    if not (path.is_dir() or path.suffix == ".jsonl"):
-        return []
-    _, events = read_journal(path)
-    return [event for event in events if event.kind == "open"]
+    opened = [event for event in events if event.kind == "open"]
+    if not opened:
+        return Beginning()
+    patches, labels = [event.patch for event in opened if event.patch is not None], None
+    if patches:
+        labels = np.zeros(header.shape, dtype=np.result_type(np.uint8, *(patch.dtype for patch in patches)))
+        for patch in patches:
+            labels[patch.region] = patch.after
+    return Beginning(labels, opened[0].legend or Legend(), opened[0].origins)
 
 
 def replay(session: Session, events: Sequence[Event], on_action: Callable[[], None] | None = None) -> Event | None:

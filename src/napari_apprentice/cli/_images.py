@@ -98,11 +98,11 @@ def add_segment(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _segment(arguments: argparse.Namespace) -> None:
     from napari_apprentice import assembly, files
-    from napari_apprentice.replay import read_recording, replay, starting_labels, starting_legend, starting_origins
+    from napari_apprentice.replay import beginning, read_recording, replay
 
     image = read_image(arguments.image, time=arguments.time)
     events = read_recording(arguments.clicks, like=image)
-    labels, legend = starting_labels(arguments.clicks), starting_legend(arguments.clicks)
+    labels, legend, origins = beginning(arguments.clicks)
     highest = max([0 if labels is None else int(labels.max()), *(max(event.label, event.into or 0) for event in events)])
     files.check_place(arguments.out, like=image, highest=highest, each=arguments.each)
     if legend.names or any(event.name for event in events):
@@ -116,7 +116,7 @@ def _segment(arguments: argparse.Namespace) -> None:
         knowledge=arguments.knowledge,
         cohort=arguments.cohort,
         legend=legend,
-        origins=starting_origins(arguments.clicks),
+        origins=origins,
     )
     if arguments.cohort is not None and arguments.policy == "none" and len(session.versions.versions) == 1:
         raise SessionError(
