@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image as Picture
 
 from napari_apprentice.session import Session
-from napari_apprentice.types import Click, Plane, SessionError
+from napari_apprentice.types import Box, Click, Plane, SessionError
 
 # The examples are the same everywhere and every time, so that what fails is what was changed; `--hypothesis-profile=search` draws others.
 # How long an example takes says something of the machine only: there is no deadline, and nothing is too slow to be drawn.
@@ -127,6 +127,13 @@ def wander() -> Callable[..., None]:
     return do
 
 
+def _box(session: Session, draw: np.random.Generator) -> tuple[Box, Plane]:
+    axis = int(draw.integers(3))
+    sides = [sorted(draw.choice(size + 1, 2, replace=False).tolist()) for a, size in enumerate(session.image.shape) if a != axis]
+    (top, bottom), (left, right) = sides
+    return Box(top, left, bottom, right), Plane(axis, int(draw.integers(session.image.shape[axis])))
+
+
 def _act(session: Session, draw: np.random.Generator) -> None:
     def voxel() -> tuple[int, ...]:
         return tuple(int(draw.integers(side)) for side in session.image.shape)
@@ -138,6 +145,7 @@ def _act(session: Session, draw: np.random.Generator) -> None:
     inside = np.argwhere(session.labels == label)
     actions: list[tuple[float, Callable[[], object]]] = [
         (8.0, lambda: session.add(Click(voxel(), bool(draw.random() < 0.8), int(draw.integers(3))))),
+        (1.0, lambda: session.add(Click.around(*_box(session, draw)))),
         (3.0, lambda: session.accept(learn=bool(draw.random() < 0.7))),
         (3.0, session.undo),
         (2.0, session.redo),

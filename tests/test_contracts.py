@@ -80,6 +80,7 @@ def test_the_engine_can_be_imported_where_there_is_no_napari():
 def test_all_is_exact():
     assert sorted(napari_apprentice.__all__) == [
         "ApprenticeError",
+        "Box",
         "Click",
         "Image",
         "Plane",

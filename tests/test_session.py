@@ -21,6 +21,7 @@ from napari_apprentice.replay import read_recording, replay
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import (
     ApprenticeError,
+    Box,
     Click,
     ClickError,
     Image,
@@ -118,6 +119,23 @@ class AnySequence(RuleBasedStateMachine):
         plane[(slice(None),) * axis + (voxel[axis],)] = True
         assert (after == before)[~plane].all(), "another plane was painted"
         assert after[voxel] == before[voxel] if others[voxel] else (after[voxel] == self.session.label) == positive
+        self.happened()
+
+    @rule(axis=st.integers(0, 2), data=st.data())
+    def draw_a_box(self, axis, data):
+        plane = Plane(axis, data.draw(st.integers(0, SHAPE[axis] - 1)))
+        sides = [data.draw(st.lists(st.integers(0, s), min_size=2, max_size=2, unique=True)) for a, s in enumerate(SHAPE) if a != axis]
+        (top, bottom), (left, right) = (sorted(side) for side in sides)
+        box = Box(top, left, bottom, right)
+        before = self.session.labels.astype(np.int64)
+        self.session.add(Click.around(box, plane))
+        after = self.session.labels.astype(np.int64)
+        index = (slice(None),) * axis + (plane.index,)
+        others = (before != 0) & (before != self.session.label)
+        assert (after[others] == before[others]).all(), "another object was painted over"
+        assert (np.delete(after, plane.index, axis) == np.delete(before, plane.index, axis)).all(), "another plane was painted"
+        assert (after[index][box.slices][~others[index][box.slices]] == self.session.label).all()
+        assert self.session.clicks[-1].box == box
         self.happened()
 
     @rule(learn=st.booleans(), keep_class=st.booleans())

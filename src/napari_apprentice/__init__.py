@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from napari_apprentice.files import read, read_labels, save_image, write
     from napari_apprentice.projects import create_project, open_project
     from napari_apprentice.session import Session
-    from napari_apprentice.types import ApprenticeError, Click, Image, Plane, Prediction
+    from napari_apprentice.types import ApprenticeError, Box, Click, Image, Plane, Prediction
     from napari_apprentice.workbench import open_case, run_project
 
 __version__ = "0.7.0"
 
 __all__ = [
     "ApprenticeError",
+    "Box",
     "Click",
     "Image",
     "Plane",
@@ -54,7 +55,7 @@ _HOMES = {
     "files": ("read", "read_labels", "save_image", "write"),
     "projects": ("create_project", "open_project"),
     "session": ("Session",),
-    "types": ("ApprenticeError", "Click", "Image", "Plane", "Prediction"),
+    "types": ("ApprenticeError", "Box", "Click", "Image", "Plane", "Prediction"),
     "workbench": ("open_case", "run_project"),
 }
 

@@ -407,7 +407,7 @@ def _told_apart(session: Session, event: Event, events: Sequence[Event]) -> None
         if other.click is None or event.click is None or other.label == event.label or other.click.plane != event.click.plane:
             continue
         if session.labels[other.click.voxel] == event.label:
-            session.add(replace(other.click, positive=False))
+            session.add(replace(other.click, positive=False, box=None))
 
 
 def _carried(session: Session, labels: Sequence[int], axis: int) -> tuple[str, ...]:

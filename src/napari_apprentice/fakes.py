@@ -36,10 +36,10 @@ class DiskWeights:
 
 
 class DiskSegmenter:
-    """Paints disks about positive clicks and erases disks about negative ones (implements `types.Segmenter`).
+    """Paints disks about positive clicks, erases disks about negative ones, and fills boxes (implements `types.Segmenter`).
 
-    It starts from the previous mask and goes through the clicks in order, so the newest click wins. The logits inside the box, which is
-    the bounding box of the mask, are plus or minus the radius: they show which weights made them.
+    It starts from the previous mask and goes through the clicks in order, so the newest click wins; a box begins anew. The logits inside
+    the bounding box of the mask are plus or minus the radius: they show which weights made them.
 
     Parameters
     ----------
@@ -68,7 +68,11 @@ class DiskSegmenter:
         """Disks of ``radius``."""
         rows, cols = np.ogrid[: image_slice.shape[0], : image_slice.shape[1]]
         mask = np.zeros(image_slice.shape, dtype=bool) if prompt.previous is None else prompt.previous.mask
-        for click in prompt.clicks:
+        drawn = prompt.clicks[-1].box if prompt.clicks else None
+        if drawn is not None:
+            mask = np.zeros(image_slice.shape, dtype=bool)
+            mask[drawn.slices] = True
+        for click in prompt.points if drawn is None else ():
             row, col = click.voxel
             mask[(rows - row) ** 2 + (cols - col) ** 2 <= radius**2] = click.positive
         if not mask.any():

@@ -532,6 +532,8 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     if (click := event.click) is not None:
         world = voxel_to_world(click.voxel, header.affine)
         record["click"] = {"voxel": click.voxel, "world": world.tolist(), "positive": click.positive, "axis": int(click.axis)}
+        if click.box is not None:
+            record["click"]["box"] = click.box
         record["plane"] = tuple(int(v) for v in click.plane)
     record |= {"changed": event.changed, "latency_s": round(event.latency_s, 6), "taught": event.taught}
     if event.report is not None:
@@ -568,7 +570,7 @@ def _decoded(record: dict[str, Any]) -> Event:
         facts["legend"] = Legend(dict(map(tuple, legend["names"])), legend["colors"])
     facts["origins"] = {label: Origin.from_facts(origin) for label, origin in record.get("origins", ())}
     if click := record.get("click"):
-        facts["click"] = Click(click["voxel"], click["positive"], click["axis"])
+        facts["click"] = Click(click["voxel"], click["positive"], click["axis"], click.get("box"))
     if report := record.get("report"):
         measured: dict[str, Any] = {key: math.nan if value is None else value for key, value in report.items()}
         facts["report"] = LearningReport(**measured)

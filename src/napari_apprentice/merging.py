@@ -58,7 +58,7 @@ def laid_over(
             logits, box = canvas, whole
     for click in clicks:
         row, col = click.voxel[0] - box.top, click.voxel[1] - box.left
-        if 0 <= row < logits.shape[0] and 0 <= col < logits.shape[1]:
+        if click.box is None and 0 <= row < logits.shape[0] and 0 <= col < logits.shape[1]:
             logits[row, col] = max(logits[row, col], HELD_LOGIT) if click.positive else min(logits[row, col], -HELD_LOGIT)
     return Prediction(logits, box, shape, view, score, given=given, familiar=familiar)
 

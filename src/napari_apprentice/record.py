@@ -206,6 +206,7 @@ def _click_row(case: CaseRecord, one: ClickRecord, names: Mapping[int, str]) -> 
     row |= {"elapsed_s": _rounded(one.elapsed_s), "active_s": _rounded(one.active_s), "active_total_s": _rounded(one.active_total_s)}
     row |= {"object": event.label, "final_object": one.object, "class": names.get(one.object, ""), "click_of_object": one.of_object}
     row |= {"positive": int(click.positive), "across": axes[click.axis] if solid else "", "slice": click.plane.index if solid else None}
+    row |= {"box": "" if click.box is None else " ".join(map(str, click.box))}
     world = voxel_to_world(click.voxel, header.affine).tolist()
     row |= {f"{axis}_voxel": int(v) for axis, v in reversed([*zip(axes, click.voxel, strict=True)])}
     row |= {f"{axis}_{header.units}": v for axis, v in reversed([*zip(axes, world, strict=True)])}

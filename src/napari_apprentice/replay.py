@@ -23,8 +23,8 @@ from napari_apprentice.types import Click, ClickError, Image, ImageError, Labels
 
 __all__ = ["Beginning", "beginning", "obstacles", "read_recording", "replay"]
 
-_EXPECTED = 'expected {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1}, ...]}'
-_KEYS = ("voxel", "positive", "axis", "object")
+_EXPECTED = 'expected {"clicks": [{"voxel": [z, y, x], "positive": true, "axis": 0, "object": 1, "box": null}, ...]}'
+_KEYS = ("voxel", "positive", "axis", "object", "box")
 
 
 def read_recording(path: Path | str, *, like: Image | None = None) -> tuple[Event, ...]:
@@ -34,10 +34,11 @@ def read_recording(path: Path | str, *, like: Image | None = None) -> tuple[Even
     ----------
     path : a session's journal (``.jsonl``, or the folder that holds it), or a JSON file of clicks::
 
-        {"clicks": [{"voxel": [12, 80, 64], "positive": true, "axis": 0, "object": 1}, ...]}
+        {"clicks": [{"voxel": [12, 80, 64], "positive": true, "axis": 0, "object": 1, "box": null}, ...]}
 
-        ``voxel`` counts voxels, slowest axis first; ``positive`` (default true), ``axis`` of the plane clicked in (default 0) and
-        ``object`` (default 1), the label it gets, may be left out. An object is accepted, and learnt from, after its last click in a row.
+        ``voxel`` counts voxels, slowest axis first; ``positive`` (default true), ``axis`` of the plane clicked in (default 0),
+        ``object`` (default 1), the label it gets, and ``box`` may be left out. A box ``[top, left, bottom, right]`` is drawn around the
+        object in that plane, ``voxel`` somewhere in it. An object is accepted, and learnt from, after its last click in a row.
     like : the image to click in, if clicks that it cannot take are to be refused now, before anything is done
 
     Raises
@@ -267,7 +268,7 @@ def _click(record: Any, number: int, path: Path) -> tuple[int, Click]:
         positive, axis = record.get("positive", True), record.get("axis", 0)
         if not (isinstance(label, int) and isinstance(positive, bool) and isinstance(axis, int)):
             raise TypeError
-        return as_id(label), Click(voxel, positive, axis)
+        return as_id(label), Click(voxel, positive, axis, record.get("box"))
     except (ClickError, LabelsError) as error:
         raise ClickError(f"click {number} of {path.name}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from napari_apprentice.boxes import beside, inscribed
 from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.knowledge import ENOUGH_TO_COMPARE, Knowledge, Remembered, Shelf, Tensors, kind_of
 from napari_apprentice.merging import HELD_LOGIT, changed_near, extent_of_change, laid_over, probability_in_window, without_piece
@@ -52,6 +53,7 @@ class _Read(NamedTuple):
     appearance: Tensor
 
 
+_NOTHING_LOGIT = -30.0
 _NOTHING_READ = _Read((), torch.zeros(0, 1))
 
 
@@ -174,7 +176,7 @@ class NetworkSegmenter:
         """What the network would be shown for ``prompt``; ``window`` and ``size`` default to what `predict` would choose."""
         window = window or self.zoom.window(prompt, image_slice.shape)
         size = size or self.zoom.size
-        clicks = tuple(click_in_window(c, window, size) for c in _standing(prompt.clicks))
+        clicks = tuple(click_in_window(c, window, size) for c in _standing(prompt.points))
         previous = torch.zeros(1, 1, size, size)
         if prompt.previous is not None:
             previous = probability_in_window(prompt.previous, window, size)
@@ -228,10 +230,14 @@ class NetworkSegmenter:
         known = prompt.previous is None or prompt.previous.familiar
         return self.recollected(kind=kind_of(prompt.kind)) if known else ()
 
+    def _compares(self, kind: str) -> bool:
+        """Whether there are enough examples to tell what is like them."""
+        known = self._knowledge
+        return self.reads_examples and len(known.like(kind, known.examples)) >= ENOUGH_TO_COMPARE
+
     def _is_familiar(self, image: Tensor, guidance: Tensor, kind: str) -> bool:
         """Whether any of the first looks (V, C, n, n) looks like any of the examples; true of too few examples."""
-        known = self._knowledge
-        if not self.reads_examples or len(known.like(kind, known.examples)) < ENOUGH_TO_COMPARE:
+        if not self._compares(kind):
             return True
         network: Any = self.network
         apart = network.appearance(image, guidance)[:, None] - self._read(None, kind).appearance
@@ -257,6 +263,9 @@ class NetworkSegmenter:
         """
         if not prompt.clicks:
             raise InputError("a prompt without clicks arrived; expected at least one click")
+        if (box := prompt.clicks[-1].box) is not None:
+            with torch.no_grad(), self.timed("decode"):
+                return self._boxed(image_slice, prompt, box)
         if prompt.previous is not None and self.zoom.is_denied(prompt):
             return without_piece(prompt.previous, prompt.clicks[-1])
         with torch.no_grad(), self.timed("decode"):
@@ -270,6 +279,31 @@ class NetworkSegmenter:
             answer, newest = self._answer(image_slice, prompt, self.zoom.window(prompt, image_slice.shape), diffusion, lean)
             answer = replace(answer, candidates=distinct(answer, newest, len(newest) - 1))
             return self._outgrown(image_slice, prompt, answer) if self.zoom.is_outgrown(prompt) else answer
+
+    def _boxed(self, image_slice: ImageSlice, prompt: Prompt, box: Box) -> Prediction:
+        """The answer to a box: what is in it, whatever was said so far; the ellipse in it where the network sees nothing."""
+        shape, kind = image_slice.shape, kind_of(prompt.kind)
+        middle, familiar = Click(prompt.clicks[-1].voxel), True
+        if self._compares(kind):
+            looks = self.zoom.first_windows(middle, shape)
+            views = [self.look(image_slice, Prompt((middle,)), w, self.zoom.first_size) for w in looks]
+            parts = _together(views)
+            familiar = self._is_familiar(parts[0], parts[1], kind)
+        outline = inscribed(box, shape, familiar=familiar)
+        window = self.zoom.grown_window(Prompt((middle,), outline), shape)
+        windows = [window, *(w for f in self.zoom.wider if (w := widened(window, f, shape)) != window)]
+        around = (*prompt.points, *beside(box, shape))
+        nothing = replace(outline, logits=np.full_like(outline.logits, _NOTHING_LOGIT))
+        asked = (Prompt((*around, middle), nothing, prompt.kind), Prompt(around, outline, prompt.kind))
+        words, scores, outputs = zip(*(self._word(image_slice, one, windows, self.zoom.size, 0.0, 0.0) for one in asked), strict=True)
+        score, output = sum(scores) / len(scores), outputs[-1]
+        answer = self._pasted(torch.stack(words).mean(0), Prompt(prompt.points), window, shape, score)
+        answer = replace(answer, familiar=familiar)
+        if not answer.mask_in_box.any():
+            return replace(outline, view=window, score=score)
+        newest = self._proposals(output, 0, Prompt(prompt.points), window, shape)
+        newest = [one._replace(prediction=replace(one.prediction, familiar=familiar)) for one in newest]
+        return replace(answer, candidates=distinct(answer, newest, len(newest) - 1))
 
     def _searched(self, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
         """The answer in a window about the most credible of the first looks; what was so far is not looked at."""

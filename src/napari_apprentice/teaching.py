@@ -120,7 +120,7 @@ class Apprentice:
         previous = None if anew else previous_answer(labels, state, plane)
         prompt = Prompt(implied(after.clicks_in(plane), previous), previous, state.kind)
         answer = self.policy.on_click(self.segmenter, self.image.slice(plane), prompt)
-        first = {plane: answer} if prompt.previous is None and len(prompt.clicks) == 1 else {}
+        first = {plane: answer} if prompt.previous is None and len(prompt.clicks) == 1 and click.box is None else {}
         return replace(after.answered(plane, answer, self.segmenter.snapshot()), firsts={**after.firsts, **first})
 
     def untaught_answer(self, plane: Plane, clicks: Sequence[Click], kind: str) -> Prediction:

@@ -161,18 +161,21 @@ class Plane(NamedTuple):
 
 @dataclass(frozen=True)
 class Click:
-    """One click of the user.
+    """One click of the user, or one box that the user drew around the object.
 
     Attributes
     ----------
     voxel : tuple of n ints, slowest axis first
     positive : True if the voxel belongs to the object, False if it does not
     axis : in 3D the spatial axis orthogonal to the plane that was clicked in; ignored in 2D
+    box : the rows and columns of that plane between which the object lies; ``voxel`` is then a place in the box and says nothing else.
+        None for a click
     """
 
     voxel: tuple[int, ...]
     positive: bool = True
     axis: int = 0
+    box: Box | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -187,6 +190,35 @@ class Click:
             raise ClickError(f"a click in a plane across axis {self.axis} arrived; expected 0, 1 or 2")
         object.__setattr__(self, "voxel", voxel)
         object.__setattr__(self, "positive", bool(self.positive))
+        if self.box is not None:
+            object.__setattr__(self, "box", self._checked(self.box))
+
+    def _checked(self, box: Any) -> Box:
+        try:
+            given: tuple[Any, ...] = tuple(box)
+            checked = Box(*(int(v) for v in given))
+            whole = checked == given and not any(isinstance(v, bool) for v in given)
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole or not (checked.top < checked.bottom and checked.left < checked.right):
+            raise ClickError(f"a box {box!r:.80} arrived; expected 4 whole numbers (top, left, bottom, right) around at least one pixel")
+        row, col = self.in_plane.voxel
+        if not self.positive or not (checked.top <= row < checked.bottom and checked.left <= col < checked.right):
+            raise ClickError(f"a box {tuple(checked)} about {self.voxel} arrived; expected a positive one, with that place in it")
+        return checked
+
+    @classmethod
+    def around(cls, box: Box, plane: Plane | None = None) -> Click:
+        """A box around the object; ``plane`` in 3D: the one that it was drawn in.
+
+        Raises
+        ------
+        ClickError : it is no box
+        """
+        middle = [(low + high - 1) // 2 for low, high in ((box[0], box[2]), (box[1], box[3]))]
+        if plane is not None:
+            middle.insert(plane.axis, plane.index)
+        return cls(tuple(middle), True, 0 if plane is None else plane.axis, box)
 
     @property
     def plane(self) -> Plane:
@@ -199,7 +231,7 @@ class Click:
         if len(self.voxel) == 2:
             return self
         rest = tuple(v for axis, v in enumerate(self.voxel) if axis != self.axis)
-        return Click(rest, self.positive)
+        return Click(rest, self.positive, box=self.box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,6 +310,10 @@ class Image:
             raise ClickError(f"a click at {click.voxel} arrived; expected one inside the image, whose shape is {self.shape}")
         if self.ndim == 3 and not 0 <= click.axis < 3:
             raise ClickError(f"a click in a plane across axis {click.axis} arrived; expected 0, 1 or 2")
+        if click.box is not None:
+            rows, cols = (size for axis, size in enumerate(self.shape) if self.ndim == 2 or axis != click.axis)
+            if click.box.top < 0 or click.box.left < 0 or click.box.bottom > rows or click.box.right > cols:
+                raise ClickError(f"a box {tuple(click.box)} arrived; expected one inside its slice, whose shape is {(rows, cols)}")
 
     def slice(self, plane: Plane) -> ImageSlice:
         """The 2D slice of one plane, read into memory. NaN, which says that nothing was measured, counts as the lowest number in it.
@@ -435,6 +471,11 @@ class Prompt:
     clicks: tuple[Click, ...]
     previous: Prediction | None = None
     kind: str = ""
+
+    @property
+    def points(self) -> tuple[Click, ...]:
+        """The clicks without boxes: each says something of the pixel that it names."""
+        return tuple(click for click in self.clicks if click.box is None)
 
 
 @dataclass(frozen=True, eq=False)

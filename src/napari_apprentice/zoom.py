@@ -124,14 +124,19 @@ class ZoomConfig:
 
     def lean(self, clicks: Sequence[Click]) -> float:
         """What the logits are lowered by: whoever takes away again and again finds the masks too wide, also where nobody clicked yet."""
-        corrections = clicks[1:]
+        corrections = [click for click in clicks[1:] if click.box is None]
         away = sum(-1 if click.positive else 1 for click in corrections)
         return self.leaning * away / (len(corrections) + 2)
 
     def _questioned(self, prompt: Prompt) -> Box | None:
-        """The window of an answer whose scale the newest click may call in question; None where it is late, or no scale was looked for."""
+        """The window of an answer whose scale the newest click may call in question.
+
+        None where it is late, or no scale was looked for, as after a box.
+        """
         previous = prompt.previous
-        return None if previous is None or previous.given or len(prompt.clicks) > self.first_clicks else previous.view
+        if previous is None or previous.given or len(prompt.clicks) > self.first_clicks or len(prompt.points) < len(prompt.clicks):
+            return None
+        return previous.view
 
     def first_windows(self, click: Click, shape: tuple[int, int]) -> list[Box]:
         """From the whole slice down to a small window about the first click."""

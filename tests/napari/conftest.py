@@ -7,6 +7,7 @@ import shutil
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -183,13 +184,16 @@ class Hands:
         if wait:
             self.wait()
 
-    def drag(self, start: QPoint, stop: QPoint, button=LEFT) -> None:
+    def drag(self, *path: QPoint, button=LEFT, modifier=NONE, each=lambda: None) -> None:
+        """Press at the first point and go through the others; ``each`` is called on the way, before the button comes up."""
         native = self.canvas.native
-        self.qtbot.mousePress(native, button, NONE, start)
-        for step in np.linspace(0, 1, 6):
-            self.qtbot.mouseMove(native, start + (stop - start) * float(step))
-            self.qtbot.wait(10)
-        self.qtbot.mouseRelease(native, button, NONE, stop)
+        self.qtbot.mousePress(native, button, modifier, path[0])
+        for start, stop in pairwise(path):
+            for step in np.linspace(0, 1, 6):
+                self.qtbot.mouseMove(native, start + (stop - start) * float(step))
+                self.qtbot.wait(10)
+        each()
+        self.qtbot.mouseRelease(native, button, modifier, path[-1])
         self.wait()
 
     @property

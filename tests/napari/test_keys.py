@@ -171,7 +171,7 @@ def test_buttons_tooltips_and_the_sheet_name_the_chosen_keys(qtbot, engine):
     napari_settings.get_plugin_settings("napari-apprentice").keys.switch_sign = "Shift-S"
     assert all("Shift+S" in each.toolTip() for each in widget.sign.findChildren(QPushButton))
     assert widget.sheet.lines == list(keys.cheat_sheet(widget.bridge.keys))
-    assert len(widget.sheet.lines) == len(KEYS) + 2
+    assert len(widget.sheet.lines) == len(KEYS) + 3
     widget.leave()
     assert widget.bridge.worker.join(60)
 

@@ -28,7 +28,7 @@ from napari_apprentice._napari.panels import Chooser
 from napari_apprentice._napari.placement import METADATA_KEY, apart, image_of, show_plane
 from napari_apprentice._napari.widget import ApprenticeWidget
 from napari_apprentice.fakes import DiskSegmenter
-from napari_apprentice.types import Click, Plane
+from napari_apprentice.types import Box, Click, Plane
 
 CONTROL = Qt.KeyboardModifier.ControlModifier
 SHIFT = Qt.KeyboardModifier.ShiftModifier
@@ -186,6 +186,7 @@ def test_what_is_a_click_and_of_which_sign(window, engine, told):
     start = window.pixel(plane, 20, 20)
     window.drag(start, start + QPoint(60, 40))
     assert window.pixel(plane, 20, 20) != start  # a drag pans
+    window.drag(window.pixel(plane, 20, 20), window.pixel(plane, 20, 45), window.pixel(plane, 20, 20))  # nor is one that comes back a click
     points.mode = "select"
     window.click(plane, 20, 32)
     points.mode = "add"
@@ -702,7 +703,7 @@ def test_the_mouse_comes_back_from_another_layer(window, engine):
     assert "brush" in widget.status.words
     window.points.visible = False
     window.press(widget.sign.findChildren(QPushButton)[0])
-    assert widget.status.words == "click inside an object"
+    assert widget.status.words == "click inside an object, or draw a box around it with Shift"
     window.click(plane, 20, 20)
     assert engine.session.clicks == (Click((plane, 20, 20)),)
 
@@ -727,7 +728,7 @@ def test_labels_of_another_image_do_not_lie_over_this_one(open_docked, scan, tmp
     window.wait()
     window.press(widget.start)
     assert not left.visible
-    assert widget.status.words == "click inside an object; the labels of the sessions before are hidden"
+    assert widget.status.words == "click inside an object, or draw a box around it with Shift; the labels of the sessions before are hidden"
     assert window.labels.visible
     window.press(widget.start)
     widget.image.setCurrentIndex(0)
@@ -817,3 +818,37 @@ def test_device_and_memory_are_shown(window):
     assert window.widget.status.machine.startswith("cuda:0  ·  ")
     window.press(window.widget.start)
     assert "cuda" not in window.widget.status.machine
+
+
+def test_a_drag_with_shift_draws_a_box_around_the_object(window, engine, told):
+    plane, session = window.plane, engine.session
+    there = window.pixel(plane, 20, 20)
+    band = window.points._overlays["selection_box"]
+    seen = []
+    window.drag(
+        window.pixel(plane, 30, 41), window.pixel(plane, 9, 12), modifier=SHIFT, each=lambda: seen.append((band.visible, band.bounds))
+    )
+    ((visible, (low, high)),) = seen
+    assert visible
+    assert np.allclose((*low, *high), (9, 12, 30, 41), atol=0.5)  # to the pixel of the screen
+    assert not band.visible
+    assert window.pixel(plane, 20, 20) == there  # nothing panned
+    assert session.clicks == (Click.around(Box(9, 12, 31, 42), Plane(0, plane)),)
+    assert (window.labels.data[plane, 9:31, 12:42] == 1).all()
+    assert (window.labels.data == 1).sum() == 22 * 30
+    assert [str(symbol) for symbol in window.points.symbol] == ["square"]
+
+    window.key(Qt.Key.Key_Z, CONTROL)
+    assert not window.labels.data.any()
+    window.viewer.dims.order = (2, 0, 1)
+    plane = window.plane
+    window.drag(window.pixel(1, -3, plane), window.pixel(4, 12, plane), modifier=SHIFT)  # beyond the image
+    assert session.clicks == (Click.around(Box(1, 0, 5, 13), Plane(2, plane)),)
+    window.drag(window.pixel(1, -5, plane), window.pixel(4, -3, plane), modifier=SHIFT)
+    assert told() == [click_layer.OUTSIDE]
+    window.click(4, 20, plane, modifier=SHIFT)  # no drag: a click
+    assert session.clicks[-1] == Click((4, 20, plane), True, 2)
+    assert len(session.clicks) == 2
+    window.viewer.dims.ndisplay = 3
+    window.drag(window.pixel(1, 3, plane), window.pixel(4, 12, plane), modifier=SHIFT)
+    assert len(session.clicks) == 2

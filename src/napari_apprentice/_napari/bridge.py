@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["NOTHING_OPEN", "Bridge"]
 
 NOTHING_OPEN = "choose an image and press Start"
-FIRST_CLICK = "click inside an object"
+FIRST_CLICK = "click inside an object, or draw a box around it with Shift"
 ELSEWHERE = "the mouse is with the layer {!r} now; press “inside” or “outside” to click again"
 PAINTING = "napari's brush changes the labels as well; press “inside” or “outside” to click again"
 LABELS_HIDDEN = "; the labels of the sessions before are hidden"

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from napari.layers import Points
 
 from napari_apprentice._napari.keys import ACCEPT, SWITCH_SIGN, readable
 from napari_apprentice._napari.placement import hidden_axis, in_its_world, same_placement
-from napari_apprentice.types import Click
+from napari_apprentice.types import Box, Click, Plane
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -31,7 +32,7 @@ _SIZES_PER_IMAGE = 16
 _DRAG_PX = 5.0
 
 IN_3D = "A click in the 3D rendering has no depth; press the 2D/3D button to click in a slice."
-OUTSIDE = "The click was outside the image, so nothing changed."
+OUTSIDE = "That was outside the image, so nothing changed."
 OTHER_PLANE = "The view does not show one plane of the image, so the click was ignored."
 NOT_MOVED = "Clicks stay where they were made; undo (Ctrl+Z) and click again."
 NOT_REMOVED = "The mask follows from its clicks, so only the newest one can go; use undo (Ctrl+Z)."
@@ -86,7 +87,7 @@ class ClickLayer:
     def show_help(self, bound: Mapping[str, str]) -> None:
         """Let napari's status bar say the most important keys (wish -> key)."""
         sign, accept = (readable(bound[wish]) for wish in (SWITCH_SIGN, ACCEPT))
-        self.layer.help = f"click: inside the object, Ctrl+click: outside, {sign} switches, {accept} accepts"
+        self.layer.help = f"click: inside the object, Ctrl+click: outside, Shift+drag: box around it, {sign} switches, {accept} accepts"
 
     def take_clicks(self) -> None:
         """Make this the layer that the mouse talks to. napari gives none to a hidden one."""
@@ -109,7 +110,8 @@ class ClickLayer:
             self.layer.features = {"positive": positive}
             if self._drawn:
                 self.layer.face_color = np.where(positive, POSITIVE_COLOR, NEGATIVE_COLOR)
-                self.layer.symbol = np.where(positive, "disc", "x")
+                boxes = np.array([click.box is not None for click in self._drawn], dtype=bool)
+                self.layer.symbol = np.where(boxes, "square", np.where(positive, "disc", "x"))
         self._show_those_of_this_axis()
 
     def close(self) -> None:
@@ -136,16 +138,66 @@ class ClickLayer:
     def _on_press(self, layer: Points, event: Any) -> Generator[None, None, None]:
         if layer.mode != "add" or event.button != 1:
             return
-        negative = "Control" in event.modifiers
-        pressed_at = np.asarray(event.pos)
-        yield
-        while event.type == "mouse_move":
-            if np.linalg.norm(pressed_at - event.pos) < _DRAG_PX:
-                event.handled = True  # a trembling hand does not pan
+        negative, drawing = "Control" in event.modifiers, "Shift" in event.modifiers and self._viewer.dims.ndisplay == 2
+        pressed_at, corner, dragged = np.asarray(event.pos), self._place(event), False
+        try:
             yield
-        if np.linalg.norm(pressed_at - event.pos) < _DRAG_PX:
-            place = in_its_world(layer, event.position, self._viewer.dims)
-            self._wish(layer.world_to_data(place), positive=self.positive and not negative)
+            while event.type == "mouse_move":
+                dragged = dragged or self._is_far(pressed_at, event)
+                if drawing or not dragged:
+                    event.handled = True  # neither a box nor a trembling hand pans
+                if drawing and dragged:
+                    self._show_band(corner, self._place(event))
+                yield
+        finally:
+            self._hide_band()
+        if drawing and self._is_far(pressed_at, event):
+            self._wish_box(corner, self._place(event))
+        elif not dragged and not self._is_far(pressed_at, event):  # a drag that comes back is none either
+            self._wish(self._place(event), positive=self.positive and not negative)
+
+    @staticmethod
+    def _is_far(pressed_at: npt.NDArray[Any], event: Any) -> bool:
+        return bool(np.linalg.norm(pressed_at - event.pos) >= _DRAG_PX)
+
+    def _place(self, event: Any) -> npt.NDArray[np.float64]:
+        """(n,) where the mouse is, in voxels."""
+        return np.asarray(self.layer.world_to_data(in_its_world(self.layer, event.position, self._viewer.dims)))
+
+    def _wish_box(self, corner: npt.NDArray[np.float64], opposite: npt.NDArray[np.float64]) -> None:
+        """All pixels that a rectangle touches, as far as they are in the image."""
+        axis = hidden_axis(self._viewer.dims, len(self._shape))
+        if axis is None:
+            self._tell(OTHER_PLANE)
+            return
+        across = None if len(self._shape) == 2 else axis
+        sides = [
+            (max(round(min(pair)), 0), min(round(max(pair)) + 1, size))
+            for at, (pair, size) in enumerate(zip(zip(corner, opposite, strict=True), self._shape, strict=True))
+            if at != across
+        ]
+        plane = None if across is None else Plane(across, round(corner[across]))
+        if any(low >= high for low, high in sides) or (plane is not None and not 0 <= plane.index < self._shape[plane.axis]):
+            self._tell(OUTSIDE)
+            return
+        (top, bottom), (left, right) = sides
+        self._clicked(Click.around(Box(top, left, bottom, right), plane))
+
+    def _band(self) -> Any:
+        """napari's own rectangle upon the layer, as its selection tools draw it; None where this napari has none."""
+        return getattr(self.layer, "_overlays", {}).get("selection_box")
+
+    def _show_band(self, corner: npt.NDArray[np.float64], opposite: npt.NDArray[np.float64]) -> None:
+        if (band := self._band()) is not None:
+            first = self._viewer.dims.ndim - len(self._shape)
+            shown = [axis - first for axis in self._viewer.dims.displayed if axis >= first]
+            low, high = np.minimum(corner, opposite), np.maximum(corner, opposite)
+            band.bounds = tuple(tuple(float(place[axis]) for axis in shown) for place in (low, high))
+            band.visible = True
+
+    def _hide_band(self) -> None:
+        if (band := self._band()) is not None and band.visible:
+            band.visible = False
 
     def _wish(self, point: Any, *, positive: bool) -> None:
         voxel = tuple(int(v) for v in np.rint(np.asarray(point)))

@@ -93,6 +93,7 @@ CHOICES = (*"GHJKNQUW", *(f"Shift-{letter}" for letter in "BCDEFGHIJKMNOQRSTUWXY
 _MOUSE = {
     "click": "This is the object",
     "Ctrl+click": "This is not",
+    "Shift+drag": "A box around it",
 }
 _BOUND: WeakKeyDictionary[Layer, dict[str, list[Any]]] = WeakKeyDictionary()
 """Layer -> key -> what it did before, and what it does for every session that has bound it, the newest last: any of them may end first."""

@@ -39,14 +39,14 @@ class Adaptation(Settings):
     """A policy (implements `types.AdaptationPolicy`); its numbers are those of `Settings`."""
 
     def on_click(self, segmenter: NetworkSegmenter, image_slice: ImageSlice, prompt: Prompt) -> Prediction:
-        """Predict; learn from the newest click (MI: from the second on), and perhaps predict again.
+        """Predict; learn from the newest click (MI: from the second on), and perhaps predict again. A box only asks.
 
         A click that the model obeyed before it learnt must be obeyed when it predicts again, else the lesson is taken back.
         """
         if self.learns_for_object and begins_object(prompt):
             after_object(segmenter)
         prediction = segmenter.predict(image_slice, prompt)
-        if not self.ia and not (self.mid and len(prompt.clicks) > 1):
+        if prompt.clicks[-1].box is not None or (not self.ia and not (self.mid and len(prompt.clicks) > 1)):
             return prediction
         before = segmenter.snapshot()
         learn = adapt_to_image if self.ia else learn_click

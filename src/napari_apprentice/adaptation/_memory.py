@@ -77,14 +77,15 @@ def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], cli
 
 
 def told(lesson: Lesson) -> tuple[Click, ...]:
-    """The clicks of a lesson; where no positive one stands, after one in the middle of the mask.
+    """The clicks of a lesson, without boxes; where no positive one stands, after one in the middle of the mask.
 
     A mask that was painted may have no clicks, and one that was only made smaller negative ones alone: they do not say what it is.
     """
-    if any({c.voxel: c.positive for c in lesson.clicks}.values()):
-        return lesson.clicks
+    clicks = tuple(click for click in lesson.clicks if click.box is None)
+    if any({c.voxel: c.positive for c in clicks}.values()):
+        return clicks
     middle = Click(deepest(lesson.mask))
-    return (middle, *(c for c in lesson.clicks if c.voxel != middle.voxel))
+    return (middle, *(c for c in clicks if c.voxel != middle.voxel))
 
 
 def with_extent(log: tuple[float, float, float], mask: npt.NDArray[np.bool_]) -> tuple[float, float, float]:

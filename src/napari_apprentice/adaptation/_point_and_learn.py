@@ -35,7 +35,7 @@ def learn_click(settings: Settings, segmenter: NetworkSegmenter, image_slice: Im
         for_this_object(segmenter)
     window = prediction.view or segmenter.zoom.grown_window(replace(prompt, previous=prediction), image_slice.shape)
     known = segmenter.look(image_slice, Prompt(prompt.clicks[:-1]), window, settings.size)
-    clicks = tuple(click_in_window(c, window, settings.size) for c in prompt.clicks)
+    clicks = tuple(click_in_window(c, window, settings.size) for c in prompt.points)
     target = hardened(mask_in_window(prediction.mask, window, settings.size), clicks, settings.hard_radius_px).to(segmenter.device)
     with learning(segmenter, settings.mid_part):
         for _ in range(settings.mid_steps):

@@ -59,7 +59,7 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "empty for the usual ones",
     )
     parser.add_argument("--policy", type=names, default=("none",), metavar="P", help=f"{POLICIES} (default: none)")
-    parser.add_argument("--robot", type=names, default=("centre",), metavar="R", help="centre or random (default: centre)")
+    parser.add_argument("--robot", type=names, default=("centre",), metavar="R", help="centre, random or box (default: centre)")
     parser.add_argument(
         "--max-clicks", type=count, default=20, metavar="N", help="clicks until an object is given up (default: %(default)s)"
     )
@@ -68,7 +68,9 @@ def add_benchmark(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--cases", default="*", metavar="GLOB", help="only cases whose name matches, such as '*_FLAIR'")
     parser.add_argument("--target", metavar="NAME", help="only this target of the sets")
     parser.add_argument("--limit", type=count, metavar="N", help="at most N objects of a set, spread evenly over it")
-    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="seed of the random robot (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed, default=0, metavar="N", help="seed of the robots that draw: random, box (default: %(default)s)"
+    )
     parser.add_argument("--told", action="store_true", help="the user names the class of every object before clicking")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows here, each as soon as it is there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables here too")

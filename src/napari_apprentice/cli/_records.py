@@ -171,5 +171,7 @@ def _device(arguments: argparse.Namespace, header: Header) -> str:
 
 def _named(event: Event) -> str:
     """An action, for people."""
-    click = f" at {event.click.voxel}" if event.click is not None else ""
+    click = (
+        "" if event.click is None else f" at {event.click.voxel}" if event.click.box is None else f" in the box {tuple(event.click.box)}"
+    )
     return f"action {event.sequence} ({event.kind} of object {event.label}{click})"
