@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QCoreApplication, QEvent
 
 from napari_apprentice._napari.answers import advice
 from napari_apprentice._napari.carrier import Carrier
@@ -72,6 +73,20 @@ def test_called_off_or_let_go_everything_is_as_it_was(carrier, sitting, errands,
     assert carrier.heard == [True, False]
     assert sitting.session.doubtful() == []
     np.testing.assert_array_equal(sitting.session.labels, before)
+
+
+def test_it_can_be_let_go_when_qt_has_deleted_it(carrier, sitting, errands):
+    """As at the end of the application, where Python's half lives longer."""
+    gate = threading.Event()
+    errands.send("waiting", lambda: gate.wait(30), lambda _: None)
+    carrier.carry(sitting, 0)
+    carrier.deleteLater()
+    QCoreApplication.sendPostedEvents(carrier, QEvent.Type.DeferredDelete.value)
+    errands.drop_answers()
+    carrier.let_go()
+    assert not carrier.going
+    gate.set()
+    errands.wait()
 
 
 def test_what_goes_wrong_ends_it_and_it_can_be_tried_again(carrier, sitting, errands, told):

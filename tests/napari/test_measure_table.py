@@ -149,6 +149,19 @@ def test_a_click_on_an_object_shows_its_largest_slice(qtbot, table):
         assert dims.point[0] == pytest.approx(world[0])
 
 
+def test_the_table_of_some_labels_does_not_stand_under_the_name_of_others(qtbot, table):
+    press(qtbot, table, table.start)
+    assert len(shown(table)) == 2
+    measured = next(layer for layer in table._viewer.layers if layer.name == "objects")
+    other = table._viewer.add_labels(np.zeros(measured.data.shape, int), name="other", scale=measured.scale, translate=measured.translate)
+    assert len(shown(table)) == 2
+    table.labels.setCurrentText(other.name)
+    assert shown(table) == []
+    assert not table.save.isEnabled()
+    press(qtbot, table, table.start)
+    assert table.status.words == "other is empty."
+
+
 def test_labels_that_lie_elsewhere_are_refused_in_one_sentence(qtbot, volume, objects):
     viewer = ViewerModel()
     image, _ = add(viewer, volume, objects, scale=(-3.0, 0.5, 0.6), translate=(40.0, -10.0, 7.0))

@@ -206,6 +206,35 @@ def test_the_strip_shows_and_finds_slices(qtbot, flipped, count):
     assert drawn.pixelColor(strip.middle_of(1), 8).name() == SLICE_COLORS[DOUBTFUL]
 
 
+def test_of_a_long_class_the_beginning_is_shown(qtbot):
+    window, panel = QWidget(), ObjectsPanel()
+    QVBoxLayout(window).addWidget(panel)
+    qtbot.addWidget(window)
+    window.show()
+    QApplication.setActiveWindow(window)
+    panel.unfold(True)
+    panel.show_object(1, Legend(), "")
+    field = panel.name.lineEdit()
+    qtbot.mouseClick(field, LEFT)
+    qtbot.keyClicks(field, "left atrium, appendage and pulmonary veins")
+    assert field.cursorPosition() > 0
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    assert field.cursorPosition() == 0
+    panel.show_object(2, Legend(), "right atrium, appendage and coronary sinus")
+    assert field.text().startswith("right")
+    assert field.cursorPosition() == 0
+
+
+def test_a_button_grows_with_its_font(qtbot):
+    made = button("Accept", "", least_px=34)
+    qtbot.addWidget(made)
+    assert made.minimumSizeHint().height() == 34
+    font = made.font()
+    font.setPointSize(40)
+    made.setFont(font)
+    assert made.minimumSizeHint().height() >= made.fontMetrics().height() > 34
+
+
 def test_a_class_that_is_typed_counts_before_the_button_that_is_pressed_next(qtbot):
     """A button does not take the keyboard, so that leaving the field does not end the typing."""
     window, panel, accept, said = QWidget(), ObjectsPanel(), button("Accept", ""), []

@@ -14,6 +14,7 @@ from napari_apprentice._napari.placement import (
     hidden_axis,
     image_of,
     in_its_world,
+    lacks_spacing,
     same_placement,
     show_plane,
     shown_plane,
@@ -177,6 +178,35 @@ def test_what_a_layer_shows_counts_not_what_it_came_with(volume, photograph):
     green = ImageLayer(colours.data[..., 1], name="green", metadata=colours.metadata)  # as napari splits them
     np.testing.assert_array_equal(image_of(green).data, photograph.data[1:2])
     assert image_of(green).name == "green"
+
+
+@pytest.mark.parametrize("degrees", [0.0, 9.0, 90.0])
+def test_a_scale_that_somebody_gave_the_layer_counts_and_its_axes_stay(degrees):
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(degrees) @ np.diag([2.2, -1.9, 2.0])
+    affine[:3, 3] = 7, -35, 118
+    image = Image(np.random.default_rng(0).normal(size=(1, 5, 6, 7)), affine, "mm")
+    layer = as_layer(image)
+    layer.scale = layer.scale * (3, 1, 0.5)
+    found = image_of(layer)
+    np.testing.assert_allclose(found.spacing, np.multiply(image.spacing, (3, 1, 0.5)))
+    np.testing.assert_allclose(found.affine[:3, :3] / found.spacing, affine[:3, :3] / image.spacing, atol=1e-12)
+    np.testing.assert_allclose(np.linalg.solve(found.affine, [0, 0, 0, 1]), np.linalg.solve(affine, [0, 0, 0, 1]))  # the origin's voxel
+    assert found.data is image.data
+    layer.scale = layer.scale / (3, 1, 0.5)
+    assert image_of(layer) is image
+
+
+def test_units_that_somebody_gave_the_layer_count_where_the_file_states_none(photograph):
+    layer = as_layer(photograph)
+    layer.scale, layer.units = (2, 2), ("um", "um")
+    found = image_of(layer)
+    assert found.units == "mm"
+    np.testing.assert_allclose(found.spacing, (0.002, 0.002))
+    volume = as_layer(Image(np.random.default_rng(0).normal(size=(1, 5, 6, 7))))
+    assert lacks_spacing(volume)
+    volume.scale, volume.units = (6, 2, 2), ("mm",) * 3
+    assert not lacks_spacing(volume)
 
 
 def test_an_image_carried_by_a_layer_of_another_shape_is_not_believed(volume):

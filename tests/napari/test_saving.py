@@ -201,6 +201,24 @@ def test_a_sheared_volume_is_worked_on_and_its_labels_have_its_shear(qtbot, engi
     np.testing.assert_allclose(saved.affine, nibabel.load(tmp_path / "scan.nii.gz").affine, atol=1e-5)
 
 
+@pytest.mark.parametrize("moved", [0, 100])
+def test_labels_of_another_tile_of_a_picture_in_pixels_are_no_beginning(qtbot, engine, told, moved):
+    viewer = ViewerModel()
+    widget = ApprenticeWidget(viewer, engine)
+    qtbot.addWidget(widget)
+    viewer.add_image(np.random.default_rng(0).random((80, 80)), name="tile", translate=(100, 100))
+    labels = np.zeros((80, 80), np.uint8)
+    labels[5:9, 5:9] = 1
+    viewer.add_labels(labels, name="drawn", translate=(100 - moved, 100))
+    widget.more.labels.setCurrentIndex(1)
+    widget.start.click()
+    qtbot.waitUntil(lambda: widget.bridge.worker.waiting == 0, timeout=30_000)
+    assert len(engine.sessions) == (not moved)
+    assert not moved or "'drawn' lie up to 100 voxels away from the image 'tile'" in told()[-1]
+    widget.leave()
+    assert widget.bridge.worker.join(60)
+
+
 @pytest.mark.parametrize("units", ["mm", "pixel"])
 def test_labels_from_another_grid_are_no_beginning(qtbot, engine, volume, tmp_path, told, units):
     """Of the same shape, but elsewhere; where they say nothing of a place, as in voxels, the shape has to do."""

@@ -127,6 +127,17 @@ def test_it_is_about_the_open_object_and_follows_undo(desks, volume):
     assert desk.shown is None
 
 
+def test_an_answer_without_a_pixel_is_not_shown(desks, volume):
+    desk = desks(volume)
+    desk.bridge.show_sureness(True)
+    desk.bridge.click(Click((4, 20, 24), positive=False))
+    desk.wait()
+    assert desk.engine.session.predictions[Plane(0, 4)].box.shape == (0, 0)
+    assert desk.shown is None
+    desk.click(4, 20, 24)
+    desk.as_in_session(Plane(0, 4), 2)
+
+
 def test_it_ends_with_the_session_and_comes_again_with_the_next(desks, volume):
     desk = desks(volume)
     desk.bridge.show_sureness(True)

@@ -117,7 +117,8 @@ class Carrier(QObject):
 
     def _end(self) -> None:
         self._propagation = self._led = None
-        self.going_changed.emit(False)
+        with suppress(RuntimeError):  # Qt deleted the object while the application was closing
+            self.going_changed.emit(False)
 
     def _tell_progress(self, done: int, total: int) -> None:
         """Called in the worker."""

@@ -140,6 +140,9 @@ class MeasureTable(Dockable):
         if fitting is not None:
             self.image.setCurrentIndex(self._layers[self.image].index(fitting))
         self._fits = labels is not None and fitting is not None
+        if self._found is not None and labels is not None and labels is not self._found.layer:
+            self._fill(None)  # it would be taken for a table of these
+            self.status.say("")
         self._show_what_can_be_done()
 
     def _chosen(self, chooser: QComboBox) -> Any:

@@ -60,9 +60,28 @@ _MEMORY_EVERY_MS = 2000
 _ID_WIDTH_PX = 96
 
 
-def button(text: str, tooltip: str, *, checkable: bool = False) -> QPushButton:
-    """A push button that leaves the keyboard to the canvas, and that what is being typed counts before."""
-    made = QPushButton(text)
+class _Button(QPushButton):
+    """A push button that is at least so high, and higher where its font asks for it."""
+
+    def __init__(self, text: str, least_px: int) -> None:
+        super().__init__(text)
+        self._least = QSize(0, least_px)
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """As high as it is to be."""
+        return super().sizeHint().expandedTo(self._least)
+
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        """As high as it is to be."""
+        return super().minimumSizeHint().expandedTo(self._least)
+
+
+def button(text: str, tooltip: str, *, checkable: bool = False, least_px: int = 0) -> QPushButton:
+    """A push button that leaves the keyboard to the canvas, and that what is being typed counts before.
+
+    ``least_px`` : how high it is at least
+    """
+    made = _Button(text, least_px)
     made.pressed.connect(_end_typing)
     made.setToolTip(tooltip)
     made.setCheckable(checkable)
@@ -127,11 +146,15 @@ class NumberBox(QDoubleSpinBox):
 
 
 class NameField(QLineEdit):
-    """A name that a press selects whole: what is typed takes its place. Another press, or one while it is typed, places the cursor."""
+    """A name that a press selects whole: what is typed takes its place. Another press, or one while it is typed, places the cursor.
+
+    Of a name that is too long for it, nobody being about to type, the beginning is shown.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.returnPressed.connect(lambda: self.setModified(False))
+        self.editingFinished.connect(lambda: self.home(False))
 
     def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
         """Select all that is not being typed."""
@@ -165,6 +188,12 @@ class Chooser(QComboBox):
             self.setMinimumContentsLength(6)
             self.lineEdit().setPlaceholderText(nothing)
             self.textActivated.connect(self.clearFocus)
+
+    def setCurrentText(self, text: str) -> None:  # noqa: N802
+        """Where a name may be typed, show the beginning of this one."""
+        super().setCurrentText(text)
+        if self.isEditable():
+            self.lineEdit().home(False)
 
     def event(self, event: QEvent) -> bool:
         """Begin the tooltip with what is chosen."""
@@ -283,12 +312,11 @@ class SignSwitch(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._positive = button("+   inside", "", checkable=True)
-        self._negative = button("−   outside", "", checkable=True)
+        self._positive = button("+   inside", "", checkable=True, least_px=28)
+        self._negative = button("−   outside", "", checkable=True, least_px=28)
         self.show_key(KEYS[SWITCH_SIGN])
         for each, color in ((self._positive, POSITIVE_COLOR), (self._negative, NEGATIVE_COLOR)):
             each.setStyleSheet(f"QPushButton:checked:enabled {{ background-color: {color}; color: white; font-weight: bold; }}")
-            each.setMinimumHeight(28)
         group = QButtonGroup(self)
         group.addButton(self._positive)
         group.addButton(self._negative)

@@ -72,6 +72,7 @@ LEGEND_KEY = "napari-apprentice-legend"
 PLACEMENT = ("scale", "translate", "rotate", "shear", "affine")
 """What says where in the world a layer stands; each has an event of its name."""
 
+_SAME_LENGTH = 1e-3
 _OBLIQUE_TOLERANCE = 1e-4
 """Off-diagonal elements of this fraction of the spacing move a voxel of a 1000-voxel axis by a tenth of a voxel: rounding of headers."""
 
@@ -149,6 +150,8 @@ def same_placement(layer: Layer, first: Sequence[int] | None = None) -> dict[str
 def image_of(layer: Layer) -> Image:
     """The image that a napari layer shows: the one it carries if it came from our readers, else as it stands in the world.
 
+    Where somebody gave the layer another scale since, or units of length that the file does not state, these count.
+
     Raises
     ------
     ImageError : the layer is not a 2D or 3D grey or RGB image
@@ -156,7 +159,19 @@ def image_of(layer: Layer) -> Image:
     carried = layer.metadata.get(METADATA_KEY)
     if not isinstance(carried, Image) or carried.shape != _spatial_shape(layer):
         return standing_image(layer)
-    return carried if _shows(layer, carried) else replace(carried, data=_channels_first(layer), name=layer.name)
+    shown = carried if _shows(layer, carried) else replace(carried, data=_channels_first(layer), name=layer.name)
+    lengths, in_mm = voxel_lengths(layer), is_in_mm(layer)
+    if np.allclose(lengths, shown.spacing, rtol=_SAME_LENGTH, atol=0) and (shown.units == "mm" or not in_mm):
+        return shown
+    return _respaced(shown, lengths, "mm" if in_mm else shown.units)
+
+
+def _respaced(image: Image, spacing: Sequence[float] | npt.NDArray[np.float64], units: str) -> Image:
+    """An image with voxels of another size. Axes and origin of the world stay at the same voxels."""
+    affine = np.array(image.affine)
+    affine[:-1, :-1] *= np.divide(spacing, image.spacing)
+    affine[:-1, -1] = affine[:-1, :-1] @ np.linalg.solve(image.affine[:-1, :-1], image.affine[:-1, -1])
+    return replace(image, affine=affine, units=units)
 
 
 def _shows(layer: Layer, image: Image) -> bool:
@@ -221,11 +236,7 @@ def state_spacing(layer: Layer, spacing_mm: tuple[float, ...] | None, labels: Se
     if spacing_mm is None:
         layer.metadata[_UNKNOWN_KEY] = True
         return
-    image = image_of(layer)
-    affine = np.array(image.affine)
-    affine[:-1, :-1] *= np.divide(spacing_mm, image.spacing)
-    affine[:-1, -1] = affine[:-1, :-1] @ np.linalg.solve(image.affine[:-1, :-1], image.affine[:-1, -1])
-    told = replace(image, affine=affine, units="mm")
+    told = _respaced(image_of(layer), spacing_mm, "mm")
     upon = [each for each in labels if apart(each, layer) is None]
     layer.metadata[METADATA_KEY] = told
     layer.units = (told.units,) * told.ndim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,8 @@ class Saver(QObject):
         """Wait for the answer no longer; the file is still written."""
         if self._saving is not None:
             self._saving = None
-            self.going_changed.emit(False)
+            with suppress(RuntimeError):  # Qt deleted the object while the application was closing
+                self.going_changed.emit(False)
 
     def _on_saved(self, folder: Path, result: tuple[Path, Fingerprint] | None) -> None:
         self.let_go()

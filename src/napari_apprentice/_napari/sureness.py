@@ -125,9 +125,9 @@ class Sureness:
 
 
 def _chances(session: Session, plane: Plane, clicks: tuple[Click, ...]) -> _Chances | None:
-    """None where the open object has no answer, as where another action took it back."""
+    """None where the open object has no answer, as where another action took it back, or one without a pixel."""
     found: Prediction | None = session.predictions.get(plane)
-    if found is None:
+    if found is None or 0 in found.box.shape:
         return None
     return _Chances(plane, found.box, probability(found, sum(click.plane == plane for click in clicks)))
 

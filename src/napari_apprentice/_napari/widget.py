@@ -106,7 +106,7 @@ class ApprenticeWidget(Dockable):
         self.object.setKeyboardTracking(False)
         self.clicks = QLabel()
         self.clicks.setToolTip("How many clicks the open object has.")
-        self.accept = button("Accept", "The mask is good: finish and protect this object, learn from it, go on to the next.")
+        self.accept = button("Accept", "The mask is good: finish and protect this object, learn from it, go on to the next.", least_px=34)
         self.propagate = button(_PROPAGATE, "Carry this object, or the one accepted last, to the slices above and below.")
         self.doubtful = button("Doubtful", "Go to the carried slice where a correction is expected to help most.")
         self.next_mask = button("Next mask", "The model proposes several masks for these clicks: take the next one.")
@@ -115,7 +115,6 @@ class ApprenticeWidget(Dockable):
         )
         self.strip = SliceStrip()
         self.progress = ProgressPlot()
-        self.accept.setMinimumHeight(34)
         self.accept.setStyleSheet("QPushButton:enabled { font-weight: bold; }")
         self.undo = button("Undo", "Take the last action back: click, mask and model together.")
         self.redo = button("Redo", "Do again what was taken back.")
@@ -299,7 +298,7 @@ class ApprenticeWidget(Dockable):
             self.bridge.say(WHICH_TIME)
         elif layer is not None:
             labels = self._chosen_labels
-            if labels is not None and is_in_mm(labels) and is_in_mm(layer) and (how := apart(labels, layer)) is not None:
+            if labels is not None and is_in_mm(labels) == is_in_mm(layer) and (how := apart(labels, layer)) is not None:
                 self.bridge.tell(f"the labels {labels.name!r} {how} the image {layer.name!r}; expected labels on the grid of the image")
                 return
             self._started_at = time.monotonic()
