@@ -122,6 +122,17 @@ class Hand:
         self.point(*voxel)
         QTest.mouseClick(self.canvas.native, _LEFT, _held(["Control"] if negative else []), self._pixel(voxel))
 
+    def draw_box(self, first: tuple[float, ...], last: tuple[float, ...]) -> None:
+        """Drag from voxel to voxel with the Shift key."""
+        native, shift = self.canvas.native, _held(["Shift"])
+        start, stop = self._pixel(first), self._pixel(last)
+        QTest.mouseMove(native, start)
+        QTest.mousePress(native, _LEFT, shift, start)
+        for step in range(1, 6):
+            QTest.mouseMove(native, start + (stop - start) * (step / 5))
+            QTest.qWait(10)
+        QTest.mouseRelease(native, _LEFT, shift, stop)
+
     def _pixel(self, voxel: tuple[float, ...]) -> QPoint:
         world = self.viewer.layers[0].data_to_world(voxel)
         shown = [world[axis - self.viewer.dims.ndim] for axis in self.viewer.dims.displayed][::-1]

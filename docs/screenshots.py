@@ -93,10 +93,15 @@ def accept(hand: Hand) -> None:
 
 
 def fundus(hand: Hand, camera: Camera) -> None:
-    """A fundus study: three clicks on the disc, how sure the model is, dropped; the cup, then the rim around it, in a study."""
+    """A fundus study: a box around the disc, three clicks on it, how sure the model is; the cup, then the rim around it, in a study."""
     begin(hand, "fundus", "light", study="glaucoma")
     seen = hand.viewer.scene.camera
     seen.center, seen.zoom = (0.0, 650.0, 340.0), 0.95  # as after a turn of the wheel over the disc
+    hand.draw_box((555, 105), (750, 305))
+    hand.settle()
+    camera.take("fundus_box")
+    hand.key("J")
+    hand.settle()
     click(hand, (650, 240), (640, 130), (720, 170))
     camera.take("fundus_corrected")
     hand.press(hand.widget.more.title)

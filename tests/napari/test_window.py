@@ -832,6 +832,7 @@ def test_a_drag_with_shift_draws_a_box_around_the_object(window, engine, told):
     assert visible
     assert np.allclose((*low, *high), (9, 12, 30, 41), atol=0.5)  # to the pixel of the screen
     assert not band.visible
+    assert window.points.mouse_pan
     assert window.pixel(plane, 20, 20) == there  # nothing panned
     assert session.clicks == (Click.around(Box(9, 12, 31, 42), Plane(0, plane)),)
     assert (window.labels.data[plane, 9:31, 12:42] == 1).all()

@@ -139,18 +139,22 @@ class ClickLayer:
         if layer.mode != "add" or event.button != 1:
             return
         negative, drawing = "Control" in event.modifiers, "Shift" in event.modifiers and self._viewer.dims.ndisplay == 2
-        pressed_at, corner, dragged = np.asarray(event.pos), self._place(event), False
+        pressed_at, corner, dragged, pans = np.asarray(event.pos), self._place(event), False, layer.mouse_pan
         try:
+            if drawing:
+                layer.mouse_pan = False  # of fast moves napari hears when the view has been panned already
             yield
             while event.type == "mouse_move":
                 dragged = dragged or self._is_far(pressed_at, event)
                 if drawing or not dragged:
-                    event.handled = True  # neither a box nor a trembling hand pans
+                    event.handled = True  # a trembling hand does not pan
                 if drawing and dragged:
                     self._show_band(corner, self._place(event))
                 yield
         finally:
             self._hide_band()
+            if drawing:
+                layer.mouse_pan = pans
         if drawing and self._is_far(pressed_at, event):
             self._wish_box(corner, self._place(event))
         elif not dragged and not self._is_far(pressed_at, event):  # a drag that comes back is none either
