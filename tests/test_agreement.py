@@ -64,3 +64,12 @@ def test_other_shapes_are_refused():
     for compare in (agreement, differing_voxels):
         with pytest.raises(LabelsError, match=r"\(3, 2\) arrived to compare with; expected \(2, 3\)"):
             compare(np.zeros((2, 3), int), np.zeros((3, 2), int))
+
+
+def test_ids_may_be_as_large_as_their_type_holds():
+    labels = np.array([[0, 1, 1], [2, 2, 3]], np.uint64)
+    names = np.array([0, 7, 2**40, 2**63 + 5], np.uint64)
+    plain, named = agreement(labels, labels[:, ::-1]), agreement(names[labels], names[labels[:, ::-1]])
+    known = {None: None, **{i: int(name) for i, name in enumerate(names)}}
+    assert [(one.label, one.truth) for one in named.matches] == [(known[one.label], known[one.truth]) for one in plain.matches]
+    assert [(one.dice, one.iou, one.slices_dice) for one in named.matches] == [(m.dice, m.iou, m.slices_dice) for m in plain.matches]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from napari_apprentice.examples import Example, find
 from napari_apprentice.types import Image, SessionError
@@ -61,6 +62,18 @@ def test_how_a_volume_is_stored_does_not_matter():
     image = Image(other[None, ::-1, :, ::-1], flipped, "mm")
     found = find(image, [Example("a", Image(volume[None], spacing, "mm"), labels)])
     assert hits(found, truth[::-1, :, ::-1]) == [True, True, True]
+
+
+@pytest.mark.parametrize("degrees", [-20, 10, 30])
+def test_a_slab_may_be_tilted(degrees):
+    """It reaches farther along the world axes then, but is no larger."""
+    volume, labels = ball((4, 32, 36), (9, 64, 72))
+    spacing = np.diag([2.0, 3.0, 3.0, 1.0])
+    turn = np.eye(4)
+    turn[:2, :2] = Rotation.from_euler("z", degrees, degrees=True).as_matrix()[:2, :2]
+    found = find(Image(volume[None], turn @ spacing, "mm"), [Example("a", Image(volume[None], spacing, "mm"), labels)])
+    assert hits(found, labels)
+    assert all(hits(found, labels))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

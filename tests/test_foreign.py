@@ -209,3 +209,40 @@ def test_damaged_missing_and_other_files_are_refused(tmp_path):
     assert "cannot be read" in refused(network, tmp_path / "half.pth")
     assert "state dict" in refused(network, saved([1, 2], tmp_path / "list.pth"))
     assert "state dict" in refused(network, saved({"epoch": 3}, tmp_path / "epoch.pth"))
+
+
+def test_files_that_are_something_else_are_refused(tmp_path):
+    for text in ("a,b\n1,2\n", "<!DOCTYPE html>", '{"message": "Not Found"}', "Access denied", "404: Not Found", "j0000."):
+        (tmp_path / "text.pth").write_text(text)
+        assert "cannot be read" in refused(deeplab(), tmp_path / "text.pth")
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about what it does not make any more
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda value: value.to(torch.float8_e4m3fn),
+        lambda value: value.to(torch.complex64),
+        lambda value: value.to(torch.int8),
+        lambda value: value.to_sparse(),
+        lambda value: value.to("meta"),
+        lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+        lambda value: torch.nested.nested_tensor(list(value)),
+    ],
+    ids=["float8", "complex", "int8", "sparse", "meta", "quantised", "nested"],
+)
+def test_values_that_are_no_plain_numbers_are_refused(tmp_path, made):
+    tensors = backbone()
+    tensors["layer1.0.conv1.weight"] = made(tensors["layer1.0.conv1.weight"])
+    assert "in layer1.0.conv1.weight; expected dense ones" in refused(deeplab(), saved(tensors, tmp_path / "r.pth"))
+
+
+def test_values_that_the_network_cannot_hold_are_refused(tmp_path):
+    tensors = backbone()
+    tensors["layer1.0.conv1.weight"] = tensors["layer1.0.conv1.weight"].double() * 1e300
+    assert "not finite in layer1.0.conv1.weight" in refused(deeplab(), saved(tensors, tmp_path / "r.pth"))
+
+
+@pytest.mark.parametrize("count", [torch.tensor(5, dtype=torch.int32), torch.zeros(3)])
+def test_how_many_batches_were_counted_is_of_no_use(tmp_path, count):
+    assert load_foreign(deeplab(), saved(backbone() | {"bn1.num_batches_tracked": count}, tmp_path / "r.pth")) == "encoder"

@@ -133,3 +133,9 @@ def test_growing_and_shrinking_back_is_nothing(box, rows, cols):
     assert grown.shape == (box.shape[0] + 2 * rows, box.shape[1] + 2 * cols)
     assert grow(grown, (-rows, -cols)) == box
     assert grow(box, rows) == grow(box, (rows, rows))
+
+
+def test_a_margin_is_of_any_whole_type():
+    assert grow(Box(2, 2, 4, 5), np.int64(2)) == grow(Box(2, 2, 4, 5), 2)
+    with pytest.raises(TypeError):
+        grow(Box(2, 2, 4, 5), 2.5)

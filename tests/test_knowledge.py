@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import unicodedata
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from napari_apprentice.guidance import WindowClick
-from napari_apprentice.knowledge import Knowledge, KnowledgeStore, Remembered, Shelf, Tensors, differ
+from napari_apprentice.knowledge import Knowledge, KnowledgeStore, Remembered, Shelf, Tensors, differ, kind_of
 from napari_apprentice.types import WeightsError, WriteError
 
 
@@ -200,11 +201,44 @@ def rewritten(path: Path, *, drop: str = "", tensor: tuple[str, torch.Tensor] | 
         {"tensor": ("weight/stem.weight", torch.zeros(5))},
         {"tensor": ("weight/stem.weight", torch.full((2, 3), float("nan")))},
         {"tensor": ("weight/unknown", torch.zeros(5))},
+        {"tensor": ("weight/stem.weight", torch.zeros(2, 3, dtype=torch.int8))},
+        {"tensor": ("memory/0/images", torch.zeros(2, 2, 8, 8).half())},
+        {"tensor": ("memory/0/images", torch.zeros(1, 3, 8, 8).half())},
+        {"tensor": ("memory/0/images", torch.zeros(2, 3, 8, 7).half())},
+        {"tensor": ("memory/0/images", torch.zeros(2, 3, 0, 0).half())},
+        {"tensor": ("memory/0/images", torch.tensor(1.0))},
+        {"tensor": ("memory/0/images", torch.full((2, 3, 8, 8), torch.nan).half())},
+        {"tensor": ("memory/0/images", torch.zeros(2, 3, 8, 8, dtype=torch.int8))},
+        {"tensor": ("memory/1/targets", torch.zeros(1))},
+        {"tensor": ("memory/1/targets", torch.zeros(2, 3, 8, 8).bool())},
+        {"tensor": ("memory/1/targets", torch.zeros(2, 1, 8, 8))},
+        {"tensor": ("memory/1/ground", torch.zeros(3, 8, 8, dtype=torch.uint8))},
+        {"tensor": ("memory/1/ground", torch.zeros(4, 8, 9, dtype=torch.uint8))},
+        {"tensor": ("memory/1/ground", torch.zeros(4, 8, 8))},
+        {"clicks": "[[[[1, 2, true]]], [[[1, 2, true]]]]"},
+        {"clicks": "[[[[1, 2, true]], []], [[[1, 2, true]], [[1, 2, true]]]]"},
+        {"clicks": "[[[[1, 2, true]], [[1, 2, true]]], [[[1, NaN, true]], [[1, 2, true]]]]"},
+        {"best": "[[0.5, 0.5], [0.5, NaN]]"},
+        {"extent_log": "[NaN, 1, 2]"},
+        {"extent_log": f"[1{'0' * 400}, 1, 2]"},
+        {"worth": "[Infinity, 1]"},
+        {"lead": "[0, -Infinity]"},
+        {"steps": "-1"},
     ],
     ids=lambda damage: str(damage).replace("\n", " ")[:60],
 )
 def test_damage_inside_the_file_is_refused(store, saved, damage):
     refusal(store, rewritten(saved, **damage))
+
+
+def test_remembered_objects_of_several_sizes_are_refused(store, saved):
+    rewritten(saved, tensor=("memory/1/images", torch.zeros(2, 3, 9, 9).half()))
+    assert "memory/1/images" in refusal(store, rewritten(saved, tensor=("memory/1/targets", torch.zeros(2, 1, 9, 9).bool())))
+
+
+def test_a_class_is_the_same_however_its_accents_are_written():
+    for name, digest in (("Läsion", "8d94699bf5ad"), ("Lesion ", "cd5f70ca8d37")):
+        assert {kind_of(unicodedata.normalize(form, name)) for form in ("NFC", "NFD")} == {digest}
 
 
 def test_what_an_older_version_wrote_is_read(store, saved):

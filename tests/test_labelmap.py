@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_apprentice.labelmap import LabelMap, Patch
-from napari_apprentice.types import Plane
+from napari_apprentice.labelmap import LabelMap, Patch, as_region
+from napari_apprentice.types import LabelsError, Plane
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=3, max_side=6)
 ids = st.sampled_from([0, 0, 1, 2, 255, 256, 70000])
@@ -89,3 +89,9 @@ def test_a_wider_value_does_not_fit_until_there_is_room():
     assert labelmap.array[0, 0] == 300
     labelmap.widen(np.uint8)
     assert labelmap.array.dtype == np.uint16
+
+
+@pytest.mark.parametrize("side", [slice(0, 2.5), slice("0", 2), slice(0, 2, 0), slice(0, 2, 1.5)])
+def test_a_region_of_anything_but_whole_numbers_is_refused(side):
+    with pytest.raises(LabelsError, match=r"the region .* arrived; expected"):
+        as_region((side,), (4, 5))

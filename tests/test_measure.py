@@ -363,6 +363,18 @@ def test_what_is_not_known_of_an_intensity_is_not_made_up():
     assert all(math.isnan(value[0]) for value in (two.mean, two.std, two.lowest, two.highest))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("slab", [2**22, 1])
+def test_an_infinite_value_leaves_no_spread(monkeypatch, slab):
+    monkeypatch.setattr(module, "_SLAB_VOXELS", slab)
+    data = np.ones((1, 4, 5, 6))
+    for value, lowest, highest in ((np.inf, 1.0, np.inf), (-np.inf, -np.inf, 1.0)):
+        data[0, 1:3, 1, 1] = value
+        (one,) = measure(np.ones((4, 5, 6), int), Image(data))
+        assert (one.mean, one.lowest, one.highest) == ((value,), (lowest,), (highest,))
+        assert math.isnan(one.std[0])
+
+
 @pytest.mark.parametrize("dtype", [bool, np.int16, ">u2", np.uint64])
 def test_labels_of_any_whole_type(dtype):
     labels = np.zeros((4, 5, 6), dtype)

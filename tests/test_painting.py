@@ -45,7 +45,7 @@ def plain(labels: np.ndarray, state: State, click: Click, mask: np.ndarray) -> n
     """The rules in words, voxel by voxel."""
     plane, after = click.plane, labels.astype(np.uint16)
     here = np.take(labels, plane.index, plane.axis) == state.label
-    pieces = ndimage.label(here)[0]
+    pieces = ndimage.label(here, np.ones((3, 3)))[0]
     hit = pieces[click.in_plane.voxel] if not click.positive else 0
     for voxel in np.ndindex(SHAPE):
         if voxel[plane.axis] != plane.index:
@@ -163,3 +163,12 @@ def test_a_voxel_that_was_painted_where_nothing_else_is_belongs_to_the_first_axi
     session = Session(Image(np.random.default_rng(0).random((1, 9, 30, 30)), name="volume"), DiskSegmenter(6.0), FakePolicy(0, 0))
     session.paint((slice(4, 5), slice(7, 8), slice(9, 10)), np.ones((1, 1, 1), int))
     assert session._state.origin(1).own == {Plane(0, 4)}
+
+
+def test_a_negative_click_takes_the_whole_of_a_line_whichever_way_it_runs():
+    for line in (np.eye(9, dtype=int), np.eye(9, dtype=int)[::-1]):
+        answers = {Plane(0, 0): answer_of(np.zeros((9, 9), bool))}
+        labels, state = LabelMap(line.shape, line), State(1, None, 1, predictions=answers)
+        patch = repainting(labels, state, Click((4, 4), False), answer_of(np.zeros((9, 9), bool)))
+        assert patch is not None
+        assert patch.changed == 9

@@ -662,6 +662,21 @@ def test_background_is_no_object():
         painted().propagate(0)
 
 
+@pytest.mark.parametrize("slant", [0, 1, -1])
+def test_a_thin_line_that_grows_is_no_split_whichever_way_it_runs(slant):
+    masks = [(abs(ROWS - 20 - slant * (COLS - 20)) < 1) & (abs(COLS - 20) <= 8 + 2 * index) for index in range(4)]
+
+    class Sees(DiskSegmenter):
+        def predict(self, image_slice, prompt):
+            return Prediction.from_mask(masks[image_slice.plane.index], 6.0)
+
+    labels = np.zeros((4, *ROWS.shape), np.uint8)
+    labels[0] = masks[0]
+    image = scene(masks, (8.0, 1.0, 1.0))
+    outcome = propagate(image, Sees(), LabelMap(labels.shape, labels), Origin(), 1, carrying=Carrying(doubtful=1.0, faded=0.0))
+    assert outcome.sentence == "3 slices were filled"
+
+
 def test_a_split_ends_the_walk():
     masks = [disk(18, 20, 9) for _ in range(5)] + [disk(18, 11, 5) | disk(18, 31, 5) for _ in range(4)]
 

@@ -23,6 +23,22 @@ def test_the_sign_of_the_distance_is_the_mask(mask):
         np.testing.assert_array_equal(signed_distance(mask, spacing) > 0, mask)
 
 
+@pytest.mark.parametrize("spacing", [(5.0, 1.0), (1.0, 5.0), (2.0, 0.5), (1.0, 1.0)])
+def test_the_contour_lies_half_a_pixel_away_along_either_axis(spacing):
+    steps = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
+    for axis, half in enumerate(np.indices((6, 6)) > 2):
+        whole = np.pad(half, 20, mode="edge")  # the border of the array is far
+        found = np.moveaxis(signed_distance(whole, spacing)[20:26, 20:26], axis, 0)
+        np.testing.assert_allclose(found, np.broadcast_to(steps[:, None] * spacing[axis], (6, 6)), rtol=1e-6)
+
+
+@given(MASKS)
+def test_pixels_that_are_nearly_square_have_nearly_the_distances_of_square_ones(mask):
+    square = signed_distance(mask, (2.0, 2.0))
+    np.testing.assert_allclose(square, 2 * signed_distance(mask))
+    np.testing.assert_allclose(signed_distance(mask, (2.0, 2.000001)), square, atol=1e-4)
+
+
 @given(MASKS, st.floats(0, 1))
 def test_between_equal_masks_lies_that_mask(mask, share):
     np.testing.assert_array_equal(between(mask, mask, share) > 0, mask)
@@ -54,6 +70,12 @@ def test_box_pieces_and_depth(mask):
     assert not (largest & ~mask).any()
 
 
+def test_pixels_that_touch_at_a_corner_hang_together():
+    line = np.eye(9, dtype=bool)
+    assert large_pieces(line, 0.5)[1] == large_pieces(line[::-1], 0.5)[1] == 1
+    np.testing.assert_array_equal(large_pieces(line, 0.5)[0], line)
+
+
 @given(MASKS, MASKS)
 def test_overlap_is_the_iou(first, second):
     assert overlap(first, second) == overlap(second, first) == (first & second).sum() / (first | second).sum()
@@ -77,3 +99,10 @@ def test_motion_of_equal_or_flat_pictures_is_none():
     values = signed_distance(disk(15, 15, 6)[:30, :30])
     np.testing.assert_allclose(Motion(picture, picture).moved(values), values, atol=1e-3)
     np.testing.assert_allclose(Motion(picture * 0, picture * 0).moved(values), values, atol=1e-3)
+
+
+def test_motion_in_a_picture_that_is_made_smaller_counts_along_each_axis_as_that_was_rounded(monkeypatch):
+    monkeypatch.setattr("skimage.registration.optical_flow_ilk", lambda first, second, **_: np.ones((2, *first.shape)))
+    flow = Motion(np.zeros((1, 1000, 12)), np.zeros((1, 1000, 12)), side_px=128)._there
+    np.testing.assert_allclose(flow[0], 1000 / 128)
+    np.testing.assert_allclose(flow[1], 12 / 2)

@@ -110,8 +110,12 @@ def _overlaps(part: Any, true_part: Any) -> Counter[tuple[int, int]]:
     """Number of voxels that have an id in one map and an id in the other; those that are background in both are left out."""
     labels, truth = np.asarray(part), np.asarray(true_part)
     there = (labels != 0) | (truth != 0)
-    pairs, counts = np.unique(np.stack([labels[there], truth[there]]).astype(np.int64), axis=1, return_counts=True)
-    return Counter({(int(a), int(b)): int(count) for (a, b), count in zip(pairs.T, counts, strict=True)})
+    labels, truth = labels[there], truth[there]
+    ids, true_ids = np.unique(labels), np.unique(truth)
+    width = max(len(true_ids), 1)
+    codes, counts = np.unique(np.searchsorted(ids, labels) * width + np.searchsorted(true_ids, truth), return_counts=True)
+    pairs = zip(ids[codes // width].tolist(), true_ids[codes % width].tolist(), counts.tolist(), strict=True)
+    return Counter({(int(a), int(b)): count for a, b, count in pairs})
 
 
 def _sizes(both: Counter[tuple[int, int]], side: int) -> Counter[int]:

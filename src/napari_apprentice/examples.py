@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
 from skimage.feature import match_template
 
 from napari_apprentice.blocks import is_large
@@ -113,9 +114,11 @@ def _incomparable(image: Image, example: Example) -> str:
 
 
 def _extent(image: Image) -> npt.NDArray[np.float64]:
-    """(n) how far the image reaches along every world axis."""
-    reach: npt.NDArray[np.float64] = np.abs(image.affine[:-1, :-1]) @ np.array(image.shape, dtype=np.float64)
-    return reach
+    """(n) how long the image is along the voxel axes, each in the place of the world axis that it lies nearest to."""
+    spacing = np.array(image.spacing)
+    _, nearest = linear_sum_assignment(np.abs(image.affine[:-1, :-1]) / spacing, maximize=True)
+    lengths: npt.NDArray[np.float64] = (spacing * image.shape)[nearest]
+    return lengths
 
 
 def _find(image: Image, example: Example, axis: int, in_all: bool) -> Found:

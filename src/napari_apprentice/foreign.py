@@ -12,7 +12,6 @@ none:
 from __future__ import annotations
 
 import math
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -30,7 +28,8 @@ __all__ = ["load_foreign"]
 
 _LEFT_OUT = re.compile(r"fc\.|classifier\.|features\.3[24]\.|head\.|fc_norm\.|decoder_|(cls|mask)_token$")
 """What a backbone here does not have: torchvision's and timm's heads, VGG-19 behind conv5_2, the decoder of MAE."""
-_COUNT = "num_batches_tracked"  # in torchvision's files of some years; of no use
+_COUNT = "num_batches_tracked"  # in torchvision's files of some years; of no use, and not read
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def load_foreign(network: nn.Module, path: Path | str) -> str:
@@ -43,6 +42,10 @@ def load_foreign(network: nn.Module, path: Path | str) -> str:
     found = _read(Path(path))
     name, part = _part(network, found, path)
     expected = part.state_dict()
+    if odd := [key for key, value in found.items() if key in expected and not _is_plain(value)]:
+        raise WeightsError(
+            f"{path} holds {_kind(found[odd[0]])} values in {odd[0]}; expected dense ones of float16, bfloat16, float32 or float64"
+        )
     fitted = {key: _fitted(key, value, expected[key].shape) for key, value in found.items() if key in expected}
     unknown = {key for key in found if key not in expected and not _LEFT_OUT.match(key)}
     missing = {key for key in expected if key not in found}
@@ -50,7 +53,7 @@ def load_foreign(network: nn.Module, path: Path | str) -> str:
     if wrong := sorted(key for key in unknown | missing | misshapen if not key.endswith(_COUNT)):
         shown = ", ".join(_said(key, found, expected) for key in wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise WeightsError(f"{path} does not fit {name!r} of this {type(network).__name__}: {shown}")
-    if broken := [key for key, value in fitted.items() if not bool(value.isfinite().all())]:
+    if broken := [key for key, value in fitted.items() if not bool(value.to(expected[key].dtype).isfinite().all())]:
         raise WeightsError(f"{path} holds values that are not finite in {broken[0]}; expected finite weights")
     part.load_state_dict(fitted, strict=False)
     return name
@@ -60,7 +63,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """The state dict of a file, without the wrappings that training scripts put around it."""
     try:
         values: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # what torch.load raises on damaged and on other files has no common class
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"{path} cannot be read as weights ({said}); expected safetensors, or tensors alone from torch.save") from error
     for wrapping in ("model", "state_dict"):
@@ -68,7 +71,18 @@ def _read(path: Path) -> dict[str, Tensor]:
             values = values[wrapping]
     if not isinstance(values, Mapping) or not values or not all(isinstance(v, Tensor) for v in values.values()):
         raise WeightsError(f"{path} holds {type(values).__name__} values that are not all tensors; expected a state dict")
-    return {str(key).removeprefix("module."): value for key, value in values.items()}
+    return {str(key).removeprefix("module."): value for key, value in values.items() if not str(key).endswith(_COUNT)}
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds real floating-point numbers side by side in memory."""
+    return value.dtype in _REAL and value.layout == torch.strided and value.device.type == "cpu" and not value.is_nested
+
+
+def _kind(value: Tensor) -> str:
+    """Layout, place and type of a tensor in words."""
+    layout = "nested" if value.is_nested else value.layout
+    return f"{layout} {value.device.type} {value.dtype}".replace("torch.", "")
 
 
 def _part(network: nn.Module, found: Mapping[str, Tensor], path: Path | str) -> tuple[str, nn.Module]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
+from operator import index
 
 import numpy as np
 import numpy.typing as npt
@@ -247,5 +248,5 @@ def grow(box: Box, margin: int | tuple[int, int]) -> Box:
     >>> grow(Box(2, 2, 4, 5), (1, 3))
     Box(top=1, left=-1, bottom=5, right=8)
     """
-    rows, cols = (margin, margin) if isinstance(margin, int) else margin
+    rows, cols = margin if isinstance(margin, tuple) else (index(margin), index(margin))
     return Box(box.top - rows, box.left - cols, box.bottom + rows, box.right + cols)

@@ -7,9 +7,10 @@ import json
 import math
 import os
 import tempfile
+import unicodedata
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -77,8 +78,11 @@ _A_FEW = 3  # examples of a kind, from which on it needs no others
 
 
 def kind_of(name: str) -> str:
-    """What tells a class from others, whatever the case of its letters, without naming it; empty for no class."""
-    name = name.strip().casefold()
+    """What tells a class from others, whatever the case of its letters and however accents are written, without naming it.
+
+    Empty for no class.
+    """
+    name = unicodedata.normalize("NFC", name).strip().casefold()
     return hashlib.sha256(name.encode()).hexdigest()[:12] if name else ""
 
 
@@ -353,14 +357,14 @@ class KnowledgeStore:
             before = self._knowledge(_after(_BEFORE, facts), _after(_BEFORE, tensors)) if f"{_BEFORE}steps" in facts else None
             now = {key: value for key, value in tensors.items() if before is None or not key.startswith(_BEFORE)}
             return replace(self._knowledge(facts, now), before_object=before)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise WeightsError(f"{path} is damaged ({error!r}); expected what a session learnt, as it wrote it") from error
 
     def _knowledge(self, facts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Knowledge:
-        """What the parts of a file say together; KeyError, TypeError or ValueError if they do not fit together."""
+        """What the parts of a file say together; KeyError, TypeError, ValueError or OverflowError if they do not fit together."""
         for key, value in tensors.items():
             kind, _, name = key.partition("/")
-            if kind != "memory" and (value.shape != self.base.weights[name].shape or not bool(value.isfinite().all())):
+            if kind != "memory" and not (_holds(value, self.base.weights[name].shape, *_FLOATS) and bool(value.isfinite().all())):
                 raise ValueError(key)
         device = next(iter(self.base.weights.values())).device
         named = {k: v.to(device) for k, v in tensors.items() if not k.startswith("memory/")}
@@ -383,6 +387,8 @@ class KnowledgeStore:
             )
             for i, (views, (first, every), one, kind) in enumerate(zip(clicked, reached, of, kinds, strict=True))
         )
+        if wrong := _unlike(memory):
+            raise ValueError(wrong)
         if not first.keys() <= second.keys():
             raise ValueError("moments")
         state = facts.get("practised", "")  # nor this
@@ -390,16 +396,16 @@ class KnowledgeStore:
             Tensors({k: named.get(f"{name}/{k}", v).to(v.dtype) for k, v in self.base.weights.items()}) if state else None
             for name in ("practised", "ahead")
         )
-        weights = Tensors({k: named.get(f"weight/{k}", v) for k, v in self.base.weights.items()})
+        weights = Tensors({k: named.get(f"weight/{k}", v).to(v.dtype) for k, v in self.base.weights.items()})
         if practised is not None and state == "in force":
             weights = practised
-        total, squares, count = map(float, json.loads(facts["extent_log"]))
+        total, squares, count = _finite(facts["extent_log"])
         worth, lead = (_pair(facts.get(key, "[0, 0]")) for key in ("worth", "lead"))  # older files do not say
-        examples = int(facts.get("examples", "0"))  # nor this
-        if examples < 0:
-            raise ValueError("examples")
+        examples, steps = int(facts.get("examples", "0")), int(facts["steps"])  # older files have no examples
+        if min(examples, steps) < 0:
+            raise ValueError("examples or steps")
         extents = (total, squares, count)
-        known = Knowledge(weights, first, second, int(facts["steps"]), extents, memory, examples=examples, worth=worth)
+        known = Knowledge(weights, first, second, steps, extents, memory, examples=examples, worth=worth)
         return replace(known, practised=practised, ahead=ahead, lead=lead)
 
 
@@ -423,6 +429,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return facts, tensors
 
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 def _lasting(names: Iterable[str]) -> set[str]:
     """The names of what does not hang on weights: views of accepted objects."""
     return {name for name in names if name.startswith("memory/")}
@@ -433,9 +442,38 @@ def _unmarked(facts: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in facts.items() if key != "best"}
 
 
+def _unlike(memory: Sequence[Remembered]) -> str:
+    """The part of a remembered object that is none, or is of another size than the first object's; "" where all fit together."""
+    for i, one in enumerate(memory):
+        views, side = len(one.clicks), memory[0].images.shape[-1:]
+        places = [value for clicks in one.clicks for click in clicks for value in click]
+        if not views or not all(one.clicks) or not all(map(math.isfinite, (*places, *one.best))):
+            return f"clicks or best of object {i}"
+        if not _holds(one.images, (views, 3, *side, *side), torch.float16, torch.float32) or not bool(one.images.isfinite().all()):
+            return f"memory/{i}/images"
+        if not _holds(one.targets, (views, 1, *side, *side), torch.bool):
+            return f"memory/{i}/targets"
+        if one.ground is not None and not _holds(one.ground, (4, *one.ground.shape[-1:] * 2), torch.uint8):
+            return f"memory/{i}/ground"
+    return ""
+
+
+def _holds(tensor: Tensor, shape: tuple[int, ...], *dtypes: torch.dtype) -> bool:
+    """Whether a tensor has a shape, with something in it, and one of some types."""
+    return tensor.shape == shape and tensor.numel() > 0 and tensor.dtype in dtypes
+
+
+def _finite(text: str) -> tuple[float, ...]:
+    """Numbers."""
+    values = tuple(map(float, json.loads(text)))
+    if not all(map(math.isfinite, values)):
+        raise ValueError(text)
+    return values
+
+
 def _pair(text: str) -> tuple[float, float]:
     """Two numbers."""
-    first, second = map(float, json.loads(text))
+    first, second = _finite(text)
     return first, second
 
 

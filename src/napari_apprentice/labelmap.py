@@ -256,7 +256,10 @@ def as_region(region: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, .
     sides = (*region, *[slice(None)] * (len(shape) - len(region))) if isinstance(region, Sequence) else ()
     if len(sides) != len(shape) or not all(isinstance(side, slice) for side in sides):
         raise LabelsError(f"the region {region} arrived; expected one slice for each of {len(shape)} axes")
-    whole = tuple(slice(*side.indices(size)[:2]) for side, size in zip(sides, shape, strict=True))
+    try:
+        whole = tuple(slice(*side.indices(size)[:2]) for side, size in zip(sides, shape, strict=True))
+    except (TypeError, ValueError) as error:  # a part is no whole number, or the step is 0
+        raise LabelsError(f"the region {tuple(region)} arrived; expected whole numbers as starts and stops, without steps") from error
     if any(side.step not in (None, 1) or inner.stop <= inner.start for side, inner in zip(sides, whole, strict=True)):
         raise LabelsError(f"the region {tuple(region)} arrived; expected at least one voxel along every axis of {shape}, without steps")
     return whole

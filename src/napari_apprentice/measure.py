@@ -61,7 +61,7 @@ class Measures:
     border : surface in ``units``², or in 2D perimeter in ``units``
     first, last : corners of its bounding box, both inside of it, in voxels
     centroid : n world coordinates of its centre of mass, slowest axis first
-    mean, std, lowest, highest : intensity of its voxels in every channel; ``std`` is NaN for a single voxel
+    mean, std, lowest, highest : intensity of its voxels in every channel; ``std`` is NaN for a single voxel, and where one is infinite
     slices : in 3D the number of its voxels in every slice of the first axis from ``first`` to ``last``; in 2D empty
     """
 
@@ -381,6 +381,7 @@ def _boxes(numbers: npt.NDArray[Any], k: int, start: int) -> tuple[npt.NDArray[n
     return first, last
 
 
+@np.errstate(invalid="ignore")  # of infinite values
 def _spread(values: npt.NDArray[np.float64], codes: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> _Spread:
     """(K, C) mean, sum of squared deviations from it, lowest and highest of (C, voxels) values."""
     k, some = len(counts), np.maximum(counts, 1)
@@ -414,10 +415,10 @@ def _measures(tallies: Sequence[_Tally], image: Image, directions: npt.NDArray[n
     weights = np.concatenate([tally.counts for tally in tallies])[:, None]
     parts = np.concatenate([tally.means for tally in tallies])
     means = np.zeros((len(ids), parts.shape[1]))
-    np.add.at(means, group, weights * parts / counts[group][:, None])
-    squares = total("squares")
-    np.add.at(squares, group, weights * (parts - means[group]) ** 2)  # between slabs (Chan, Golub and LeVeque, 1979)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # of single voxels, and of infinite values
+        np.add.at(means, group, weights * parts / counts[group][:, None])
+        squares = total("squares")
+        np.add.at(squares, group, weights * (parts - means[group]) ** 2)  # between slabs (Chan, Golub and LeVeque, 1979)
         stds = np.sqrt(squares / (counts[:, None] - 1.0))
     centroids = voxel_to_world(total("sums") / counts[:, None], image.affine)
     borders = total("crossings") @ border_per_crossing(directions, image.affine[:-1, :-1])

@@ -52,8 +52,11 @@ class Motion:
         if zoom < 1:
             before, after = (resize(picture, small, anti_aliasing=True) for picture in (before, after))
         flow = optical_flow_ilk(after, before, radius=self._radius_px, num_warp=4)
-        flow = np.nan_to_num(flow) / zoom
-        return flow if zoom == 1 else np.stack([resize(part, self.pictures[0].shape) for part in flow])
+        flow = np.nan_to_num(flow)
+        if zoom == 1:
+            return np.asarray(flow)
+        whole = self.pictures[0].shape
+        return np.stack([resize(part / (side / size), whole) for part, side, size in zip(flow, small, whole, strict=True)])
 
     @staticmethod
     def _along(values: Picture, flow: npt.NDArray[Any]) -> Picture:

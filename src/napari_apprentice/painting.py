@@ -3,7 +3,8 @@
 - An answer repaints its own plane only: the voxels that the earlier answer there painted are cleared, then the new mask is laid
   wherever the labels are 0 or the open object's.
 - What else there is of the open object stays: what the user painted by hand, and the lines in which answers in crossing planes cut
-  this one. A negative click on the object is about the whole connected piece that it hits, though, wherever that came from.
+  this one. A negative click on the object is about the whole connected piece that it hits, though (pixels that touch at a
+  corner are), wherever that came from.
 - The first answer in a plane replaces all that was there of the object before (of one selected, or begun by hand), but for those lines.
   A plane in which there is nothing else was not worked in yet: a positive click there looks for the object anew.
 - Voxels of other objects are never overwritten, whether these objects are finished or not.
@@ -108,7 +109,7 @@ def _replaceable(mask: npt.NDArray[np.bool_], state: State, click: Click) -> npt
         for line in crossing_lines(state.predictions, click.plane):
             own[line] = False
     if not click.positive and mask[click.in_plane.voxel]:
-        pieces, _ = ndimage.label(mask)
+        pieces, _ = ndimage.label(mask, structure=np.ones((3, 3)))
         own |= pieces == pieces[click.in_plane.voxel]
     return own
 

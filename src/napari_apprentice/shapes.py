@@ -17,10 +17,17 @@ Mask = npt.NDArray[np.bool_]
 
 def signed_distance(mask: Mask, spacing: tuple[float, float] = (1.0, 1.0)) -> npt.NDArray[np.float32]:
     """(H, W) distance to the contour, which lies midway between pixels: positive inside. ``mask`` holds at least one pixel."""
-    half = min(spacing) / 2
-    inside = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1]
-    outside = ndimage.distance_transform_edt(~mask, sampling=spacing)
-    return np.asarray(np.where(mask, inside - half, half - outside), np.float32)
+    inside = _to_edge(np.pad(mask, 1), spacing)[1:-1, 1:-1]
+    return np.asarray(np.where(mask, inside, -_to_edge(~mask, spacing)), np.float32)
+
+
+def _to_edge(away: Mask, spacing: tuple[float, float]) -> npt.NDArray[np.float64]:
+    """(H, W) distance to the edge of the nearest pixel that is not ``away``, as if it were an ellipse (a disk, where it is square)."""
+    if spacing[0] == spacing[1]:
+        return np.asarray(ndimage.distance_transform_edt(away, sampling=spacing) - spacing[0] / 2)
+    distance, nearest = ndimage.distance_transform_edt(away, sampling=spacing, return_indices=True)
+    pixels = np.hypot(*(nearest - np.indices(away.shape)))
+    return np.asarray(distance * (1 - 0.5 / np.maximum(pixels, 1)))
 
 
 def between(first: Mask, last: Mask, share: float, spacing: tuple[float, float] = (1.0, 1.0)) -> npt.NDArray[np.float32]:
@@ -42,8 +49,8 @@ def deepest(mask: Mask) -> tuple[int, int]:
 
 
 def large_pieces(mask: Mask, share: float) -> tuple[Mask, int]:
-    """The pieces of at least a share of the largest one's size, and how many they are."""
-    pieces, _ = ndimage.label(mask)
+    """The pieces of at least a share of the largest one's size, and how many they are; pixels that touch at a corner hang together."""
+    pieces, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     large = sizes >= max(share * sizes.max(), 1)
