@@ -2,6 +2,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from operator import methodcaller
@@ -15,7 +20,7 @@ from napari_apprentice.benchmark import Trial, run, run_all, trace
 from napari_apprentice.datasets import open_set
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.simulation import CentreRobot
-from napari_apprentice.types import Box, ImageSlice, InputError, LearningReport, Prediction, RecipeError, WriteError
+from napari_apprentice.types import Box, ImageSlice, InputError, LearningReport, Prediction, RecipeError, SessionError, WriteError
 
 TRUTH = np.zeros((10, 20), bool)
 TRUTH[:, :10] = True  # 100 pixels
@@ -391,6 +396,46 @@ def test_what_a_process_refuses_reaches_the_caller(trials, tmp_path):
     broken = [replace(trials[0], folder=tmp_path / "nowhere")]
     with pytest.raises(RecipeError, match="nowhere"):
         list(run_all(broken, DiskSegmenter, policy_named, jobs=2))
+
+
+def test_a_process_that_dies_is_told(trials):
+    with pytest.raises(SessionError, match="one of the processes died"):
+        list(run_all(trials, partial(os._exit, 3), policy_named, jobs=2))
+
+
+BUSY = """
+import os, signal, sys, time
+from pathlib import Path
+from napari_apprentice.benchmark import Trial, run_all
+
+def build():
+    Path(sys.argv[2], str(os.getpid())).touch()
+    time.sleep(120)
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    list(run_all(2 * [Trial(Path(sys.argv[1]))], build, print, jobs=2))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_processes_end_with_the_one_that_began_them(disks_set, tmp_path, how):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (tmp_path / "busy.py").write_text(BUSY)
+    command = [sys.executable, tmp_path / "busy.py", disks_set, begun]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True) as main:
+        try:
+            while len(list(begun.iterdir())) < 2:
+                assert main.poll() is None
+                time.sleep(0.1)
+            main.send_signal(getattr(signal, how))
+            main.communicate(timeout=60)  # until nobody can write to the pipe any more; what they are busy with takes 120 seconds
+        except BaseException:
+            os.killpg(main.pid, signal.SIGKILL)
+            raise
+    assert main.returncode
 
 
 # --- report ---

@@ -3,16 +3,22 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from operator import methodcaller
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
+from napari_apprentice import files
 from napari_apprentice.datasets import ObjectRef, open_set
-from napari_apprentice.types import ImageError, Plane, RecipeError
+from napari_apprentice.legend import Legend, write_legend
+from napari_apprentice.types import Image, ImageError, Plane, ReadError, RecipeError
 
 CLASSES = '[classes]\n"1" = "rim"\n"2" = "cup"\n'
 KINDS = {"id": 'objects = "id"\n', "class": f'objects = "class"\n{CLASSES}', "components": f'objects = "components"\n{CLASSES}'}
@@ -196,7 +202,18 @@ def test_only_the_current_case_stays_in_memory(make_set):
 def test_a_constant_slice_is_refused_by_the_image(one):
     labelled = one(KINDS["id"], LETTERS, image=np.full(LETTERS.shape, 7, np.uint8))
     with pytest.raises(ImageError, match="constant"):
-        labelled.slice(labelled.objects()[0])
+        labelled.slice(ObjectRef("a", Plane(0, 0), "object", 1))
+    with pytest.raises(RecipeError, match=r"no object of .* in a slice with some contrast"):
+        labelled.objects()
+
+
+def test_objects_in_slices_without_contrast_are_left_out(one):
+    image = noise((4, 6, 7)).astype(np.float32)
+    image[1], image[2] = 7, np.nan
+    labelled = one(KINDS["id"], np.ones((4, 6, 7), np.uint8), image)
+    assert [ref.plane for ref in labelled.objects()] == [Plane(0, 0), Plane(0, 3)]
+    for ref in labelled.objects():
+        labelled.slice(ref)
 
 
 # --- what is wrong with a folder ---
@@ -211,6 +228,9 @@ def test_a_constant_slice_is_refused_by_the_image(one):
         ('objects = "class"', "no classes and no targets"),
         ('objects = "class"\n[classes]\n"1-" = "x"', 'class "1-" arrived'),
         ('objects = "class"\n[classes]\n"6-1" = "x"', 'class "6-1" arrived'),
+        ('objects = "class"\nclasses = "x"', r"classes = 'x' arrived.*expected a table \[classes\]"),
+        ('objects = "class"\nclasses = ["x"]', r"classes = \['x'\] arrived"),
+        ('objects = "class"\ntargets = 3', r"targets = 3 arrived.*expected a table \[targets\]"),
         ('objects = "class"\n[targets]\nx = 3', "target x = 3 arrived"),
         ('objects = "class"\n[targets]\nx = [0]', r"target x = \[0\] arrived"),
         ('objects = "id"\nslice_axes = "t"', "slice_axes = 't' arrived"),
@@ -250,8 +270,53 @@ def test_two_files_of_one_case_are_told(make_set):
 
 def test_labels_of_another_shape_are_told(one):
     labelled = one(KINDS["id"], LETTERS, image=noise((6, 6)))
-    with pytest.raises(RecipeError, match=r"labels of shape \(5, 8\) arrived for .*a\.png of shape \(6, 6\)"):
-        labelled.slice(labelled.objects()[0])
+    with pytest.raises(ReadError, match=r"case 'a' of set cannot be used: 'a\.png' has shape \(5, 8\); expected \(6, 6\)"):
+        labelled.image("a")
+
+
+def test_labels_that_lie_elsewhere_are_told_before_the_work(make_set):
+    """They are stored mirrored, and say so: a correct file, whose voxels are not those of the image."""
+    labels = np.zeros((4, 6, 7), np.uint8)
+    labels[:, 1:3, 1:3] = 1
+    folder = make_set(KINDS["id"], {"a": (noise(labels.shape), labels)})
+    mirrored = np.diag([-1.0, 1.0, 3.0, 1.0])
+    mirrored[0, 3] = 6
+    nibabel.save(nibabel.Nifti1Image(labels[..., ::-1].T, mirrored), folder / "labels" / "a.nii.gz")
+    for ask in (methodcaller("objects"), methodcaller("image", "a"), methodcaller("labels", "a")):
+        with pytest.raises(ReadError, match=r"case 'a' of set cannot be used: .* lies up to 6 voxels away .*expected the same grid"):
+            ask(open_set(folder))
+
+
+def test_labels_that_say_of_no_place_are_compared_by_their_shape(make_set):
+    folder = make_set(KINDS["id"], {"a": (noise((4, 6, 7)), np.ones((4, 6, 7), np.uint8))})
+    (folder / "labels" / "a.nii.gz").unlink()
+    tifffile.imwrite(folder / "labels" / "a.tif", np.ones((4, 6, 7), np.uint8), photometric="minisblack")
+    assert len(open_set(folder).objects()) == 4
+
+
+@pytest.mark.parametrize(("of_image", "of_labels"), [(".mhd", ".mhd"), (".ome.zarr", ".ome.zarr"), (".NRRD", ".ome.tif")])
+def test_all_formats_can_be_in_a_set(tmp_path, of_image, of_labels):
+    for kind, ending, values in (("images", of_image, noise((4, 6, 7))), ("labels", of_labels, np.ones((4, 6, 7), np.uint8))):
+        (tmp_path / kind).mkdir()
+        path = tmp_path / kind / f"v.1{ending}"
+        if ending == ".mhd":
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values), path)
+            assert path.with_suffix(".raw").is_file()
+        else:
+            files.save_image(path, Image(values[None]))
+    (tmp_path / "dataset.toml").write_text(KINDS["id"])
+    labelled = open_set(tmp_path)
+    assert labelled.cases == ("v.1",)
+    assert len(labelled.objects()) == 4
+
+
+def test_what_is_no_image_is_passed_over(make_set):
+    folder = make_set(KINDS["id"], {"a": (noise((5, 8)), LETTERS)})
+    write_legend(folder / "labels" / "a.tsv", Legend().naming(1, "disk"))
+    for name in ("Thumbs.db", "desktop.ini", ".a.png", "b"):
+        (folder / "images" / name).write_text("x")
+    (folder / "images" / "older").mkdir()
+    assert open_set(folder).cases == ("a",)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from napari_apprentice.losses import LOSSES, normalised_focal, soft_dice
 from napari_apprentice.networks import Output, build, configuration
 from napari_apprentice.samples import SampleStream
 from napari_apprentice.training import Recipe, read_recipe, train
-from napari_apprentice.types import RecipeError, WeightsError
+from napari_apprentice.types import RecipeError, WeightsError, WriteError
 from napari_apprentice.weights import load_weights, save_weights
 
 TINY = """
@@ -177,6 +177,17 @@ def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_pat
         "steps = 2.5",
         "warmup = true",
         "learning_rate = nan",
+        "learning_rate = inf",
+        "dice_weight = inf",
+        "precision = 'foo'",
+        "precision = '64-true'",
+        "seed = 4294967296",
+        "seed = 99999999999999999999",
+        "config = { widths = 'abc' }",
+        "config = { widths = [8.5, 16, 16, 16, 16] }",
+        "config = { groups = 0 }",
+        "config = { guidance = 'arrows' }",
+        "config = { disk_radius_px = 'wide' }",
         "muon_rate = -1.0",
         "decay = 1.5",
         "optimiser = 'sgd'",
@@ -184,22 +195,46 @@ def test_unknown_keys_broken_files_and_missing_files_are_refused(recipe, tmp_pat
         "sizes = [[100, 2]]",
         "sizes = [128, 16]",
         "sizes = []",
+        "sizes = [[32.0, 1.0]]",
+        "sizes = [[32, 1.5]]",
         "rounds = [0, 0]",
         "rounds = ['a']",
+        "rounds = [nan, 1.0]",
         "views = [[1.0, 0.5]]",
         "views = [[1.0, 0.8, 0.5]]",
+        "views = [[nan, 0.5, 0.8]]",
+        "views = [[0, 0.5, 0.8]]",
         "sets = { nuclei = -1 }",
         "sets = { nuclei = 'all' }",
+        "sets = { nuclei = inf }",
+        "synthetic = 0",
+        "synthetic = 0\nsets = { nuclei = 0 }",
         "start_from = 'first.safetensors'",
         "loss = 'l2'",
         "terms = { ccg = 0 }",
         "terms = { ccg = 'much' }",
+        "terms = { nfl = nan }",
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(recipe, line):
     recipe.write_text(line)
     assert "expected" in refusal(recipe)
     assert line.split()[0] in refusal(recipe) or "starts from" in refusal(recipe)
+
+
+@pytest.mark.parametrize(
+    "line", ["seed = 4294967295", "precision = '16-mixed'", "precision = 'bf16'", "synthetic = 0\nsets = { nuclei = 1 }"]
+)
+def test_values_that_can_be_meant_are_taken(recipe, line):
+    recipe.write_text(line)
+    read_recipe(recipe)
+
+
+def test_reading_a_recipe_draws_no_random_number(recipe):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    read_recipe(recipe)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_recipe_with_sets_needs_their_folder(recipe, tmp_path):
@@ -501,11 +536,75 @@ def test_a_killed_run_reports_what_one_that_went_through_does(tmp_path, monkeypa
     assert went_on == through
 
 
-def test_without_resume_a_run_begins_anew(left_over, monkeypatch):
-    begun = killed_at(monkeypatch, 1)
+def test_without_resume_a_killed_run_is_not_written_over(left_over, monkeypatch):
+    begun, before = killed_at(monkeypatch, 1), {path.name: path.read_bytes() for path in left_over.iterdir()}
+    with pytest.raises(
+        RecipeError, match=r"an earlier run stopped at step 2 and left .*w\.resume; expected --resume to go on, or that file removed"
+    ):
+        train(left_over / "tiny.toml", None, left_over / "w.safetensors", device="cpu", threads=1)
+    assert {path.name: path.read_bytes() for path in left_over.iterdir()} == before
+    (left_over / "w.resume").write_bytes(b"x")
+    with pytest.raises(RecipeError, match="an earlier run stopped and left"):
+        train(left_over / "tiny.toml", None, left_over / "w.safetensors", device="cpu", threads=1)
+    (left_over / "w.resume").unlink()
     with pytest.raises(KeyboardInterrupt):
         train(left_over / "tiny.toml", None, left_over / "w.safetensors", device="cpu", threads=1)
     assert begun == [0]
+
+
+def test_the_killed_run_of_the_stage_before_is_not_written_over_either(left_over, monkeypatch):
+    begun = killed_at(monkeypatch, -1)
+    (left_over / "last.toml").write_text(STILL.replace("first.toml", "w.toml"), "utf-8")
+    (left_over / "tiny.toml").rename(left_over / "w.toml")
+    with pytest.raises(RecipeError, match=r"stopped at step 2 and left .*w\.resume"):
+        train(left_over / "last.toml", None, left_over / "last.safetensors", device="cpu", threads=1)
+    assert begun == []
+    train(left_over / "last.toml", None, left_over / "last.safetensors", resume=True, device="cpu", threads=1)
+    assert begun == [2, 3, 4, 0]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nframe"), OSError(28, "No space")]
+)
+def test_a_state_that_cannot_be_written_ends_training_in_a_sentence(left_over, monkeypatch, error):
+    """And what was written before stays."""
+
+    def fills_the_disk(state, path):
+        Path(path).write_bytes(b"half")
+        raise error
+
+    before = (left_over / "w.resume").read_bytes()
+    monkeypatch.setattr(torch, "save", fills_the_disk)
+    with pytest.raises(WriteError, match=r"step 4 cannot be written to .*w\.resume \(.*expected a writable folder with room") as caught:
+        train(left_over / "tiny.toml", None, left_over / "w.safetensors", resume=True, device="cpu", threads=1)
+    assert "\n" not in str(caught.value)
+    assert (left_over / "w.resume").read_bytes() == before
+    assert sorted(path.name for path in left_over.iterdir()) == ["tiny.toml", "w.csv", "w.resume"]
+
+
+@pytest.mark.parametrize(("save_every", "step", "written"), [(2, 4, ["w.csv", "w.resume"]), (100, 5, ["w.csv"])])
+def test_weights_that_are_not_finite_are_not_written(recipe, tmp_path, monkeypatch, save_every, step, written):
+    """They are refused at once where the state is saved, and the last good one stays; else at the end."""
+    recipe.write_text(TINY.replace("save_every = 2", f"save_every = {save_every}"), "utf-8")
+    plain = training._Run.advance
+
+    def advance(run, *args):
+        if run.step == 3:
+            next(run.plain.parameters()).data.fill_(torch.nan)
+        return plain(run, *args)
+
+    monkeypatch.setattr(training._Run, "advance", advance)
+    with pytest.raises(RecipeError, match=rf"not finite by step {step} \(.*, which are not written; expected .* below 0\.0015"):
+        train(recipe, None, tmp_path / "out" / "w.safetensors", device="cpu", threads=1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
+
+
+def test_sets_without_anything_to_learn_from_are_refused(recipe, make_set):
+    """Unless there are synthetic samples, which then are all there is."""
+    folder = make_set('objects = "id"', {"a": (np.arange(64, dtype=np.uint8).reshape(1, 8, 8), np.zeros((1, 8, 8), np.uint8))})
+    recipe.write_text(TINY.replace("synthetic = 1.0", "synthetic = 0.0") + "[sets]\nset = 1.0\n", "utf-8")
+    with pytest.raises(RecipeError, match="the sets set hold no labelled slice to learn from"):
+        train(recipe, folder.parent, folder.parent / "w.safetensors", device="cpu", threads=1)
 
 
 def test_the_state_of_another_recipe_is_refused(left_over):
@@ -535,6 +634,30 @@ def test_the_stage_before_is_trained_first_if_its_weights_are_missing(recipe, tm
     train(recipe, None, out, device="cpu", threads=1)
     before, after = (load_weights(path).network.state_dict() for path in (out.with_name("first.safetensors"), out))
     assert all(torch.equal(before[k], v) for k, v in after.items())
+
+
+@pytest.mark.parametrize("others", [{}, {"second": "tiny"}, {"second": "third", "third": "second"}])
+def test_a_recipe_that_starts_from_itself_is_refused(recipe, tmp_path, others):
+    recipe.write_text(f"steps = 1\nstart_from = '{next(iter(others), 'tiny')}.toml'")
+    for name, before in others.items():
+        (tmp_path / f"{name}.toml").write_text(f"steps = 1\nstart_from = '{before}.toml'")
+    with pytest.raises(RecipeError, match=r"tiny\.toml starts from itself, by way of .*\.toml; expected a first stage"):
+        train(recipe, None, tmp_path / "w.safetensors", device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_stage_is_not_written_over_one_before_it(recipe, tmp_path, there):
+    first = tmp_path / "first.safetensors"
+    if there:
+        save_weights(build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4}), first)
+    (tmp_path / "first.toml").write_text(TINY, "utf-8")
+    (tmp_path / "second.toml").write_text(STILL, "utf-8")
+    recipe.write_text(STILL.replace("first.toml", "second.toml"), "utf-8")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for stage in (tmp_path / "second.toml", recipe):
+        with pytest.raises(RecipeError, match=r"first\.safetensors was asked for, where the weights of first\.toml lie"):
+            train(stage, None, first, device="cpu", threads=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_stage_of_another_network_is_refused(recipe, tmp_path):

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from napari_apprentice.computers import processes
 from napari_apprentice.datasets import LabelledSet, ObjectRef, open_set
 from napari_apprentice.simulation import make_robot
 from napari_apprentice.types import AdaptationPolicy, Click, ImageSlice, InputError, Lesson, Prediction, Prompt, Segmenter, User, outcome
@@ -239,6 +240,10 @@ def run_all(
     jobs : number of processes; 1 runs in this one
     on_object : called in this process after every object, for a progress bar
     cost_of : measures what a click costs a segmenter, once for each that is made; picklable where ``jobs`` > 1
+
+    Raises
+    ------
+    SessionError : one of the processes died
     """
     if jobs <= 1:
         segmenter = build_segmenter()
@@ -246,21 +251,16 @@ def run_all(
         for index, trial in enumerate(trials):
             yield index, run(trial, segmenter, build_policy(trial.policy), on_object, cost)
         return
-    context = get_context("spawn")
-    finished = context.SimpleQueue()
-    with ProcessPoolExecutor(min(jobs, len(trials)), context, _enter_worker, (build_segmenter, build_policy, finished, cost_of)) as pool:
+    finished = get_context("spawn").SimpleQueue()
+    with processes(min(jobs, len(trials)), _enter_worker, build_segmenter, build_policy, finished, cost_of) as pool:
         pending: dict[Future[Row], int] = {pool.submit(_run_in_worker, trial): index for index, trial in enumerate(trials)}
-        try:
-            while pending:
-                done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                while not finished.empty():
-                    finished.get()
-                    if on_object is not None:
-                        on_object()
-                yield from ((pending.pop(future), future.result()) for future in done)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        while pending:
+            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not finished.empty():
+                finished.get()
+                if on_object is not None:
+                    on_object()
+            yield from ((pending.pop(future), future.result()) for future in done)
 
 
 _worker: dict[str, Any] = {}

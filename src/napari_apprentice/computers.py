@@ -1,17 +1,25 @@
-"""What computed something, as far as its last digits depend on it."""
+"""What computed something, as far as its last digits depend on it; and processes of this computer that work for another one."""
 
 from __future__ import annotations
 
+import os
 import platform
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Computer", "output_of", "processor_name"]
+from napari_apprentice.types import SessionError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ProcessPoolExecutor
+
+__all__ = ["Computer", "output_of", "processes", "processor_name"]
 
 
 @dataclass(frozen=True)
@@ -71,3 +79,52 @@ def output_of(*command: str) -> str | None:
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
     return None
+
+
+@contextmanager
+def processes(number: int, enter: Callable[..., None] | None = None, *arguments: Any) -> Iterator[ProcessPoolExecutor]:
+    """Processes that work for this one: they leave an interrupt to it, and end with it, at once where it fails or is killed.
+
+    Parameters
+    ----------
+    enter : called in each of them at first, with ``arguments``
+
+    Raises
+    ------
+    SessionError : one of them died
+    """
+    import multiprocessing  # these here, as most of what needs this module needs no processes
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
+
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(number, multiprocessing.get_context("spawn"), _enter, (enter, arguments)) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            raise SessionError(
+                "one of the processes died, perhaps for want of memory, or the script that began them has no `if __name__ == '__main__':`; "
+                "expected fewer jobs, or that line (what was written stays)"
+            ) from error
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            pool.shutdown(cancel_futures=True)  # its own thread waits for the processes: of two that do, one is told of no child
+            raise
+
+
+def _enter(enter: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    """A process of the pool begins: it leaves an interrupt to the one that began it, and dies with that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if enter is not None:
+        enter(*arguments)
+
+
+def _die_with_parent() -> None:
+    import multiprocessing
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -12,7 +12,8 @@
 
 ``[classes]`` names the label values (``"1"``, or several at once: ``"1-6, 8"``, each still an object of its own); ``[targets]``, where
 present, replaces the classes by named unions of label values. ``slice_axes`` names the axes of a volume to slice across (default
-``"z"``), and objects smaller than ``min_area_px`` are skipped.
+``"z"``), and objects smaller than ``min_area_px`` are skipped, as are those in slices that the image shows nothing in: constant ones.
+Images and label maps are whatever `files` reads; other files beside them are passed over.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from napari_apprentice import files
-from napari_apprentice.types import Image, ImageSlice, Plane, RecipeError
+from napari_apprentice.types import Image, ImageError, ImageSlice, Plane, ReadError, RecipeError
 
 __all__ = ["LabelledSet", "ObjectRef", "open_set"]
 
@@ -96,8 +97,8 @@ class LabelledSet:
 
         Raises
         ------
-        RecipeError : there is no such case, or its label map has another shape
-        ReadError : a file cannot be read
+        RecipeError : there is no such case
+        ReadError : a file cannot be read, or the label map lies on another grid than the image
         """
         return self._load(case)[0]
 
@@ -120,6 +121,7 @@ class LabelledSet:
         Raises
         ------
         RecipeError : no case matches, the target is unknown, or nothing is left
+        ReadError : as for `image`, of any of the cases
         """
         names = [case for case in self.cases if fnmatchcase(case, cases)]
         if not names:
@@ -130,7 +132,10 @@ class LabelledSet:
             raise RecipeError(f"a limit of {limit} objects arrived; expected at least 1")
         found = [ref for case in names for ref in self._list(case) if target in (None, ref.target)]
         if not found:
-            raise RecipeError(f"{self.name} has no object of at least {self.min_area_px} pixels in the cases that match {cases!r}")
+            raise RecipeError(
+                f"{self.name} has no object of at least {self.min_area_px} pixels, in a slice with some contrast, "
+                f"in the cases that match {cases!r}"
+            )
         if limit is not None and limit < len(found):
             found = [found[i] for i in np.linspace(0, len(found) - 1, limit).round().astype(int)]
         if order != "sorted":
@@ -164,9 +169,11 @@ class LabelledSet:
             raise RecipeError(f"case {case!r} was asked for; {self.name} has {len(self.cases)} cases named like {self.cases[0]!r}")
         if case not in self._current:
             picture, map_ = self._files[case]
-            image, labels = files.read(picture), files.read_labels(map_)
-            if image.shape != labels.shape:
-                raise RecipeError(f"labels of shape {labels.shape} arrived for {picture} of shape {image.shape}; expected equal shapes")
+            try:
+                image = files.read(picture)
+                labels = files.read_labels(map_, like=image)
+            except ReadError as error:
+                raise ReadError(f"case {case!r} of {self.name} cannot be used: {error}") from error
             self._current.clear()
             self._current[case] = image, labels
         return self._current[case]
@@ -174,13 +181,13 @@ class LabelledSet:
     def _list(self, case: str) -> tuple[ObjectRef, ...]:
         """All objects of one case, slices first, then targets, then ids."""
         if case not in self._listed:
-            labels = files.read_labels(self._files[case][1])
-            self._listed[case] = tuple(
-                ObjectRef(case, plane, target, number)
-                for plane in self._planes(labels.shape)
-                for target in self.targets
-                for number in self._ids(_cut(labels, plane), target)
-            )
+            image, labels = self._load(case)
+            found: list[ObjectRef] = []
+            for plane in self._planes(labels.shape):
+                cut = _cut(labels, plane)
+                refs = [ObjectRef(case, plane, target, number) for target in self.targets for number in self._ids(cut, target)]
+                found += refs if refs and _has_contrast(image, plane) else []
+            self._listed[case] = tuple(found)
         return self._listed[case]
 
     def _planes(self, shape: tuple[int, ...]) -> Iterator[Plane]:
@@ -263,15 +270,19 @@ def _pairs(folder: Path) -> dict[str, tuple[Path, Path]]:
             f"{images[missing[0]]} has no label map ({len(missing)} have none); expected one named alike in {folder / 'labels'}"
         )
     if not images:
-        raise RecipeError(f"{folder / 'images'} holds no image; expected at least one, with a label map of the same name in labels/")
+        raise RecipeError(
+            f"{folder / 'images'} holds no image; expected at least one in one of {', '.join(files.READABLE)}, "
+            f"with a label map of the same name in labels/"
+        )
     return {case: (images[case], labels[case]) for case in images}
 
 
 def _stems(folder: Path) -> dict[str, Path]:
+    """What is named as images are, by the name of its case."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.is_file() and not path.name.startswith("."):
-            stem = re.sub(r"(\.nii\.gz|\.ome\.tiff?|\.[^.]+)$", "", path.name, flags=re.IGNORECASE)
+        if path.name.lower().endswith(files.READABLE) and not path.name.startswith("."):
+            stem = files.stem(path)
             if stem in found:
                 raise RecipeError(f"{found[stem].name} and {path.name} arrived in {folder}; expected one file for case {stem!r}")
             found[stem] = path
@@ -281,16 +292,23 @@ def _stems(folder: Path) -> dict[str, Path]:
 def _read_groups(description: dict[str, Any], folder: Path) -> dict[str, tuple[tuple[int, ...], ...]]:
     """For every target the tuples of label values that make up one object each."""
     groups: dict[str, tuple[tuple[int, ...], ...]] = {}
-    for name, values in description.get("targets", {}).items():
+    for name, values in _read_table("targets", description, folder).items():
         if not (isinstance(values, list) and values and all(isinstance(v, int) and v > 0 for v in values)):
             raise RecipeError(f"target {name} = {values!r} arrived in {folder / 'dataset.toml'}; expected label values such as [1, 2]")
         groups[name] = (tuple(values),)
     if not groups:
-        for key, name in description.get("classes", {}).items():
+        for key, name in _read_table("classes", description, folder).items():
             groups[str(name)] = groups.get(str(name), ()) + tuple((value,) for value in _read_values(key, folder))
     if not groups:
         raise RecipeError(f'{folder / "dataset.toml"} names no classes and no targets; expected a table [classes] with "1" = "lesion"')
     return groups
+
+
+def _read_table(name: str, description: dict[str, Any], folder: Path) -> dict[str, Any]:
+    table = description.get(name, {})
+    if not isinstance(table, dict):
+        raise RecipeError(f"{name} = {table!r} arrived in {folder / 'dataset.toml'}; expected a table [{name}]")
+    return table
 
 
 def _read_values(key: str, folder: Path) -> list[int]:
@@ -321,6 +339,14 @@ def _read_area(value: Any, folder: Path) -> int:
 def _cut(labels: npt.NDArray[Any], plane: Plane) -> npt.NDArray[Any]:
     """The (H, W) labels of one plane."""
     return labels if labels.ndim == 2 else labels.take(plane.index, axis=plane.axis)
+
+
+def _has_contrast(image: Image, plane: Plane) -> bool:
+    try:
+        image.slice(plane)
+    except ImageError:
+        return False
+    return True
 
 
 def _areas(labels: npt.NDArray[Any]) -> dict[int, int]:

@@ -6,20 +6,15 @@ machine of a cluster has to see at the same place; whatever dies on the way, the
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from napari_apprentice.casework import Outcome, Plan, run_case
+from napari_apprentice.computers import processes
 from napari_apprentice.types import ApprenticeError, InputError, SessionError
 
 __all__ = ["PATIENCE_S", "on_cluster", "on_this_machine"]
@@ -47,23 +42,11 @@ def on_this_machine(folder: Path, names: Sequence[str], plan: Plan, *, jobs: int
     if jobs == 1 or len(names) < 2:
         yield from (run_case(folder, name, plan) for name in names)
         return
-    others = set(multiprocessing.active_children())
-    with ProcessPoolExecutor(min(jobs, len(names)), get_context("spawn"), _enter) as pool:
-        try:
-            pending: set[Future[Outcome]] = {pool.submit(run_case, folder, name, plan) for name in names}
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        except BrokenProcessPool as error:
-            raise SessionError(
-                "one of the processes died, perhaps for want of memory, or the script that began them has no `if __name__ == '__main__':`; "
-                "expected fewer jobs, or that line (what is done stays done)"
-            ) from error
-        except BaseException:
-            for process in set(multiprocessing.active_children()) - others:
-                process.kill()  # what it was in the middle of is begun anew by the next run
-            pool.shutdown(cancel_futures=True)  # its own thread waits for the processes: of two that do, one is told of no child
-            raise
+    with processes(min(jobs, len(names))) as pool:  # what they are in the middle of when it ends is begun anew by the next run
+        pending: set[Future[Outcome]] = {pool.submit(run_case, folder, name, plan) for name in names}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
 
 
 def on_cluster(folder: Path, names: Sequence[str], plan: Plan, address: str, *, patience_s: float = PATIENCE_S) -> Iterator[Outcome]:
@@ -152,16 +135,3 @@ def _leave(client: Any) -> None:
 
 def _short(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
-
-
-def _enter() -> None:
-    """A process of the pool begins: it leaves an interrupt to the one that began it, and dies with that one."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -13,6 +13,7 @@ import pickle
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from torch.utils.data import DataLoader
 from napari_apprentice import exercises
 from napari_apprentice.exercises import Exercises
 from napari_apprentice.foreign import load_foreign
-from napari_apprentice.guidance import WindowClick
+from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.importance import memory_aware_synapses
 from napari_apprentice.losses import LOSSES
 from napari_apprentice.networks import build, config_of, configuration
@@ -36,7 +37,7 @@ from napari_apprentice.optimisers import OPTIMISERS, optimisers
 from napari_apprentice.samples import VIEWS, Drawn, SampleStream, draw_sample, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.training_clicks import a_pixel
-from napari_apprentice.types import RecipeError
+from napari_apprentice.types import RecipeError, WeightsError, WriteError
 from napari_apprentice.weights import load_weights, save_weights
 
 __all__ = ["Recipe", "add_importance", "read_recipe", "train"]
@@ -69,7 +70,7 @@ class Recipe(Exercises):
     average : decay of the exponential moving average of the weights
     workers : processes that make samples
     report_every, save_every : in steps
-    precision : as Lightning Fabric names it
+    precision : as Lightning Fabric names it: "32-true", "bf16-mixed" or "16-mixed"; the weights are in full precision whichever it is
     start_from : recipe of the stage before, beside this one; its weights are looked for, or else trained first, in the folder of the
         output (``NAME.toml`` makes ``NAME.safetensors``); empty to start from random weights
     only : the part of the network that is trained, by the beginning of its weights' names; empty for all of it
@@ -164,6 +165,8 @@ def _with_bases(path: Path) -> list[Path]:
 
 
 _KINDS = {int: "a whole number", float: "a number", str: "a text", tuple: "a list", dict: "a table"}
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")  # the others of Lightning Fabric are about the weights, too
+_LARGEST_SEED = 2**32 - 1
 
 
 def _complaint(recipe: Recipe) -> str:
@@ -172,8 +175,12 @@ def _complaint(recipe: Recipe) -> str:
         if getattr(recipe, name) < 1:
             return f"gives {name} = {getattr(recipe, name)}; expected 1 or more"
     for name in ("learning_rate", "muon_rate", "weight_decay", "warmup", "stop_after", "workers", "dice_weight", "iou_weight", "seed"):
-        if not getattr(recipe, name) >= 0:
-            return f"gives {name} = {getattr(recipe, name)}; expected 0 or more"
+        if not 0 <= getattr(recipe, name) < math.inf:
+            return f"gives {name} = {getattr(recipe, name)}; expected 0 or a finite number above"
+    if recipe.seed > _LARGEST_SEED:
+        return f"gives seed = {recipe.seed}; expected at most {_LARGEST_SEED}"
+    if recipe.precision not in _PRECISIONS:
+        return f"gives precision = {recipe.precision!r}; expected one of {', '.join(_PRECISIONS)}"
     shares = {
         "synthetic": recipe.synthetic,
         "held_out": recipe.held_out,
@@ -196,8 +203,18 @@ def _complaint(recipe: Recipe) -> str:
         return f"starts from {recipe.start_from!r}; expected the .toml recipe of the stage before"
     if recipe.start_from and recipe.foreign:
         return f"starts from {recipe.start_from!r} and from the foreign weights {recipe.foreign!r}; expected one of them"
-    config = configuration(recipe.network, recipe.config, recipe.network_size)
-    if not recipe.sizes or any(not _numbers(pair, 2) or pair[0] < 1 or pair[0] % config.stride or pair[1] < 1 for pair in recipe.sizes):
+    try:
+        with torch.random.fork_rng(devices=()):
+            config: Any = build(recipe.network, recipe.config, recipe.network_size).config
+        click_maps([WindowClick(0, 0, True)], (1, 1), config.guidance, config.disk_radius_px)
+    except WeightsError:
+        raise
+    except Exception as error:  # whatever a constructor makes of such values
+        usual = configuration(recipe.network, size=recipe.network_size)
+        return (
+            f"gives config = {recipe.config}, of which no network can be made ({_short(error)}); expected values such as those of {usual}"
+        )
+    if not recipe.sizes or any(not _pair(pair) or pair[0] % config.stride for pair in recipe.sizes):
         return f"gives sizes = {recipe.sizes}; expected pairs of a working size, a multiple of {config.stride}, and a batch of 1 or more"
     if not _numbers(recipe.rounds) or min(recipe.rounds) < 0 or sum(recipe.rounds) <= 0:
         return f"gives rounds = {recipe.rounds}; expected chances of 0, 1, 2, ... rounds, not all of them 0"
@@ -209,19 +226,32 @@ def _complaint(recipe: Recipe) -> str:
         return f"trains what reads examples alone, with examples = {recipe.examples}; expected no chance of 0, which teach it nothing"
     if not recipe.views or any(not _numbers(view, 3) or not 0 < view[1] <= view[2] or view[0] < 0 for view in recipe.views):
         return f"gives views = {recipe.views}; expected triples of a chance, a least and a largest extent above 0"
+    if not sum(view[0] for view in recipe.views):
+        return f"gives views = {recipe.views}; expected chances that are not all of them 0"
     if unknown := sorted({recipe.loss or "nfl", *recipe.terms} - set(LOSSES)):
         return f"names the losses {', '.join(unknown)}; expected only {', '.join(LOSSES)}"
     if not _numbers(tuple(recipe.terms.values()) or (1,)) or min(recipe.terms.values(), default=1) <= 0:
         return f"gives terms = {recipe.terms}; expected a weight above 0 for each"
     if not _numbers(tuple(recipe.sets.values()) or (1,)) or min(recipe.sets.values(), default=0) < 0:
         return f"gives sets = {recipe.sets}; expected a share of 0 or more for each"
+    if not recipe.synthetic and not any(recipe.sets.values()):
+        return "gives synthetic = 0 and names no sets; expected one of the two, as there is nothing to learn from"
     return ""
 
 
 def _numbers(values: Any, count: int | None = None) -> bool:
-    """Whether it is a tuple of numbers: ``count`` of them, or one and more."""
-    there = isinstance(values, tuple) and all(type(v) in (int, float) for v in values)
+    """Whether it is a tuple of finite numbers: ``count`` of them, or one and more."""
+    there = isinstance(values, tuple) and all(type(v) in (int, float) and -math.inf < v < math.inf for v in values)
     return there and (len(values) == count if count else len(values) > 0)
+
+
+def _pair(values: Any) -> bool:
+    """Whether it is a tuple of two whole numbers from 1."""
+    return isinstance(values, tuple) and len(values) == 2 and all(type(v) is int and v > 0 for v in values)
+
+
+def _short(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------------------------
@@ -306,15 +336,21 @@ def train(
     recipe_path : TOML file, see `Recipe`
     data_dir : folder that holds the recipe's sets as sub-folders; None if it names none
     out : the .safetensors file to write; beside it ``.csv`` with the course of training and, until the end, ``.resume``
-    resume : go on from ``.resume`` if it is there
+    resume : go on from ``.resume`` if it is there; else there has to be none
     device : "auto", "cpu", "cuda" or "mps"
     threads : CPU threads; None leaves PyTorch's choice
 
     Raises
     ------
-    RecipeError : the recipe, or the data that it names, cannot be used
+    RecipeError : the recipe, or the data that it names, cannot be used; or an earlier run is to be gone on with
+    WriteError : what training has come to cannot be written
     """
     recipe, out = read_recipe(recipe_path), Path(out)
+    _check_stages(Path(recipe_path), out)
+    if not resume and (left := out.with_suffix(".resume")).exists():
+        raise RecipeError(
+            f"an earlier run stopped{_step_in(left)} and left {left}; expected --resume to go on, or that file removed to begin anew"
+        )
     folder = Path(data_dir) if data_dir is not None else None
     if recipe.sets and folder is None:
         raise RecipeError(f"the recipe names the sets {', '.join(recipe.sets)}, but no --data arrived; expected the folder that holds them")
@@ -336,6 +372,29 @@ def train(
 def _weights_of(stage: str, out: Path) -> Path:
     """Where the weights of an earlier stage lie."""
     return out.parent / Path(stage).with_suffix(".safetensors").name
+
+
+def _check_stages(path: Path, out: Path) -> None:
+    """Refuse a recipe that starts from itself, by way of stages that are yet to be trained, and to replace weights that one starts from."""
+    stages = [path]
+    while before := read_recipe(stages[-1]).start_from:
+        stage, weights = stages[-1].parent / before, _weights_of(before, out)
+        if stage.resolve() in [other.resolve() for other in stages]:
+            raise RecipeError(f"the recipe {path} starts from itself, by way of {stages[-1]}; expected a first stage that starts from none")
+        if weights.resolve() == out.resolve():
+            raise RecipeError(
+                f"{out} was asked for, where the weights of {before} lie, which {stages[-1]} starts from; expected another file"
+            )
+        if weights.exists():
+            return
+        stages.append(stage)
+
+
+def _step_in(left: Path) -> str:
+    """Where an earlier run stopped, if that can be read."""
+    with suppress(Exception):
+        return f" at step {int(torch.load(left, map_location='cpu', weights_only=True)['step'])}"
+    return ""
 
 
 class _Run:
@@ -371,6 +430,7 @@ class _Run:
         self.losses: list[float] = []  # since the newest report
 
     def save(self) -> None:
+        self.check_finite()
         state = {
             "step": self.step,
             "spent_s": self.spent_s,
@@ -381,8 +441,24 @@ class _Run:
             "recipe": self.digest,
         }
         temporary = self.resume_path.with_suffix(".writing")
-        torch.save(state, temporary)
-        os.replace(temporary, self.resume_path)
+        try:
+            torch.save(state, temporary)
+            os.replace(temporary, self.resume_path)
+        except (RuntimeError, OSError) as error:  # PyTorch has no OSError for a full disk
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise WriteError(
+                f"step {self.step} cannot be written to {self.resume_path} ({_short(error)}); "
+                f"expected a writable folder with room (what was written before stays, for --resume)"
+            ) from error
+
+    def check_finite(self) -> None:
+        """Refuse to write weights that are not numbers any more."""
+        if broken := [name for name, value in self.average.weights.items() if not bool(value.isfinite().all())]:
+            raise RecipeError(
+                f"training came to weights that are not finite by step {self.step} ({broken[0]}), which are not written; "
+                f"expected a recipe that does not lead there, perhaps a learning_rate below {self.recipe.learning_rate:g}"
+            )
 
     def load(self) -> None:
         try:
@@ -499,6 +575,7 @@ class _Run:
                 if self.losses:
                     loss = f"loss {np.mean(self.losses[-50:]):.3f}"
                 progress.update(task, completed=self.step, said=f"{loss} {said}")
+        self.check_finite()
         self.plain.load_state_dict(self.average.weights)
         self.plain.requires_grad_(True)
         facts = {"recipe": asdict(recipe), "recipe_digest": self.digest, "seconds": round(self.spent_s), "steps": self.step}
@@ -555,7 +632,12 @@ def _tupled(value: Any) -> Any:
 
 
 def _scenes(recipe: Recipe, folder: Path | None) -> Mapping[str, Sequence[Scene]]:
-    return real_scenes(folder, list(recipe.sets), recipe.held_out, recipe.seed) if folder and recipe.sets else {}
+    found = real_scenes(folder, list(recipe.sets), recipe.held_out, recipe.seed) if folder and recipe.sets else {}
+    if not recipe.synthetic and not any(found.values()):
+        raise RecipeError(
+            f"the sets {', '.join(recipe.sets)} hold no labelled slice to learn from; expected some, or a share of synthetic samples"
+        )
+    return found
 
 
 def _importance(network: nn.Module, recipe: Recipe, scenes: Mapping[str, Sequence[Scene]]) -> dict[str, Tensor]:
