@@ -125,7 +125,7 @@ def test_a_box_finds_the_object_about_as_well_as_its_own_ellipse_or_better(shipp
     assert iou(answer, truth) > max(iou(inscribed(box, pixels.shape), truth) - 0.01, least)
 
 
-def test_a_box_begins_anew_and_says_nothing_later(shipped):
+def test_a_box_begins_anew_and_says_nothing_of_late_clicks(shipped):
     pixels, truth = sample()
     box = Click.around(bounding_box(truth))
     found = shipped.predict(pixels, Prompt((box,)))
@@ -136,9 +136,10 @@ def test_a_box_begins_anew_and_says_nothing_later(shipped):
     wrong = tuple(int(v) for v in np.argwhere(truth != found.mask)[0])
     correction = Click(wrong, bool(truth[wrong]))
     smaller = Click(box.voxel, box=Box(box.voxel[0], box.voxel[1], box.voxel[0] + 1, box.voxel[1] + 1))
-    first, second = (shipped.predict(pixels, Prompt((one, correction), found)) for one in (box, smaller))
-    assert np.array_equal(first.mask, second.mask)
-    assert first.mask[correction.voxel] == correction.positive
+    for count, same in ((1, False), (shipped.zoom.late_clicks - 2, False), (shipped.zoom.late_clicks - 1, True)):
+        first, second = (shipped.predict(pixels, Prompt((one, *[correction] * count), found)) for one in (box, smaller))
+        assert np.array_equal(first.logits, second.logits) is same
+        assert first.mask[correction.voxel] == second.mask[correction.voxel] == correction.positive
 
 
 def test_where_nothing_is_seen_in_a_box_its_ellipse_is_the_answer(shipped, monkeypatch):

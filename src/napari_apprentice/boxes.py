@@ -2,8 +2,8 @@
 
 The ellipse in the box is the mask. A network that corrects masks from elsewhere finds the border from there, and needs no other training;
 yet it believes what it is given. So it is also asked with nothing given but a click in the middle, and the mean of both is the answer
-(`segmenter.NetworkSegmenter`; measured in ``docs/decisions/0022``). What a box says is in the answer to it; later answers go on from that,
-so that a box which was drawn carelessly does no harm for good.
+(`segmenter.NetworkSegmenter`; measured in ``docs/decisions/0022``). What a box says is in the answer to it, and later answers go on from
+that; the clicks beside the box stay until clicks are late (`zoom.ZoomConfig`), so that a box drawn carelessly does no harm for good.
 """
 
 from __future__ import annotations

@@ -176,7 +176,10 @@ class NetworkSegmenter:
         """What the network would be shown for ``prompt``; ``window`` and ``size`` default to what `predict` would choose."""
         window = window or self.zoom.window(prompt, image_slice.shape)
         size = size or self.zoom.size
-        clicks = tuple(click_in_window(c, window, size) for c in _standing(prompt.points))
+        boxes = [click.box for click in prompt.clicks if click.box is not None]
+        spoken_of = boxes[-1:] if not self.zoom.late_clicks or len(prompt.clicks) < self.zoom.late_clicks else []
+        said = [*(c for box in spoken_of for c in beside(box, image_slice.shape)), *_standing(prompt.points)]
+        clicks = tuple(click_in_window(c, window, size) for c in said)
         previous = torch.zeros(1, 1, size, size)
         if prompt.previous is not None:
             previous = probability_in_window(prompt.previous, window, size)
