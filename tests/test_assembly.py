@@ -220,6 +220,18 @@ def test_other_wishes_that_cannot_be_met_are_refused_and_leave_no_journal(weight
     session.close()
 
 
+def test_a_session_that_cannot_begin_locks_nothing(weights, tmp_path, monkeypatch):
+    def full(*_):
+        raise WriteError("the journal cannot be written; expected free space")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(assembly.Journal, "append", full)
+        with pytest.raises(WriteError) as held:
+            open_session(picture(), weights=weights, device="cpu", folder=tmp_path / "session")
+    open_session(picture(), weights=weights, device="cpu", folder=tmp_path / "session").close()
+    assert held.tb is not None
+
+
 def test_a_folder_that_cannot_be_written_and_one_that_is_taken_are_refused(weights, tmp_path):
     (tmp_path / "file").touch()
     open_session(picture(), weights=weights, device="cpu", folder=tmp_path / "taken").close()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from napari_apprentice.expectation import expected_of_answer
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.legend import read_legend
+from napari_apprentice.locks import FolderLock
 from napari_apprentice.outcomes import Finished, cohort_table, finish
 from napari_apprentice.project_file import Settings
 from napari_apprentice.projects import Status, create_project
@@ -115,6 +117,16 @@ def do_by_hand(project, name, labels, radius=4.0):
     """A person does a case: every object of ``labels`` is painted and accepted."""
     with session_of(project, name, radius) as session:
         session.paint(tuple(slice(0, size) for size in labels.shape), labels)
+
+
+class CountedBuild:
+    """Builds models, and keeps them for tests to look at."""
+
+    models: ClassVar[list[Model]] = []
+
+    def __call__(self):
+        self.models.append(Model(DiskSegmenter(4.0), FakeStore(), "disks:0123"))
+        return self.models[-1]
 
 
 # --- what a run leaves ---
@@ -428,6 +440,33 @@ def test_what_nobody_foresaw_is_a_failed_case_too(project):
     assert {outcome.sentence for outcome in outcomes.values()} == {"MemoryError: no room"}
     assert {project.status(name).state for name in NAMES} == {"failed"}
     assert {outcome.state for outcome in run(project).values()} == {"done"}
+
+
+def test_a_session_of_a_case_that_cannot_begin_locks_nothing_and_leaves_the_model_as_it_was(project, monkeypatch):
+    (project.folder / "models").mkdir()
+    FakeStore().save(DiskWeights(6.0), project.folder / "models" / "taught")
+    plan, models = replace(PLAN, model="taught", build=CountedBuild()), CountedBuild.models
+
+    def stopping(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Journal, "append", stopping)
+        with pytest.raises(KeyboardInterrupt) as held:
+            run_case(project.folder, "eye_0", plan)
+    (folder,) = project.case_folder("eye_0").glob("session-*")
+    FolderLock(folder).release()
+    assert not list(folder.glob("journal*"))
+    assert models[-1].segmenter.snapshot() == DiskWeights(4.0)
+    assert held.tb is not None
+
+
+def test_a_damaged_old_record_of_the_study_keeps_no_run_from_its_model(project):
+    study = Cohort("eyes", "0123", FakeStore())
+    for radius in (5.0, 6.0):
+        study.append(Version(1, snapshot=DiskWeights(radius)), study.head)
+    (study.folder / "000001.json").write_text("")
+    assert publish_model(project, study) == (study.head, 2)
 
 
 def test_a_click_outside_of_the_image_is_told(project):

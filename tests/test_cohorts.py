@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import math
 import os
 import shutil
@@ -11,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_apprentice import cli
 from napari_apprentice import cohorts as cohorts_module
 from napari_apprentice.cohorts import Cohort, cohorts, home
 from napari_apprentice.fakes import DiskSegmenter, DiskWeights, FakePolicy, FakeStore
-from napari_apprentice.journal import Journal
+from napari_apprentice.journal import Journal, read_journal
 from napari_apprentice.session import Session, resume
 from napari_apprentice.types import Click, Image, InputError, ReadError, SessionError, WriteError
 from napari_apprentice.versions import Version
@@ -373,6 +376,17 @@ def test_the_record_says_what_made_a_version():
     assert record.facts["effort"] == {"clicks": 1, "taught_iou": 1.0, "untaught_iou": 1.0}
 
 
+@pytest.mark.parametrize("effort", [{"clicks": 2}, {"taught_iou": 0.5}, {"taught_iou": 0.5, "untaught_iou": None}, "little", None])
+def test_an_effort_that_another_version_wrote_otherwise_is_not_shown(effort, capsys):
+    teach(begin(), 2)
+    path = study().folder / "000001.json"
+    record = json.loads(path.read_text())
+    record["facts"]["effort"] = effort
+    path.write_text(json.dumps(record))
+    assert cli.main(["cohort", "show", "mri"]) == 0
+    assert ["IoU@1" in line for line in capsys.readouterr().out.splitlines()] == [False, False, True]
+
+
 def test_forgetting_a_study_keeps_its_versions_and_erasing_does_not():
     teach(begin(), 2)
     study().forget()
@@ -419,6 +433,66 @@ def test_a_record_of_another_kind_is_told(text):
     (study().folder / "000002.json").write_text(text)
     with pytest.raises(ReadError, match=r"000002.json of a study is damaged \(.*\); expected"):
         study().head  # noqa: B018 (a property that reads)
+
+
+def test_a_damaged_old_record_keeps_no_lesson_from_counting(monkeypatch):
+    monkeypatch.setattr(cohorts_module, "KEPT_VERSIONS", 3)
+    session = teach(begin(), 2)
+    (study().folder / "000001.json").write_text("")
+    teach(session, 4)
+    assert begins_with() == model(session) == DiskWeights(10.0, 6)
+    assert sorted(path.stem for path in study().folder.glob("0*.json")) == [f"{number:06}" for number in range(1, 7)]
+    session.undo()
+    teach(begin())
+    session.redo()
+    assert begins_with() == DiskWeights(11.0, 7), "what was done again is not in the study"
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_what_others_have_built_on_is_told_beside_a_damaged_record(damaged):
+    session = teach(begin(), 3)
+    session.undo()
+    session.redo()
+    teach(begin())
+    (study().folder / f"{damaged:06}.json").write_text("")
+    before = begins_with()
+    session.undo()
+    session.redo()
+    assert begins_with() == before, "learnt twice"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["checkpoints.Checkpoints.save", "journal.Journal._appear", "cohorts.Cohort._clear_away", "cohorts._made", "teaching.replace"],
+)
+@pytest.mark.parametrize("after", [False, True])
+def test_a_lesson_that_is_interrupted_is_taught_once(place, after, tmp_path, monkeypatch):
+    module, *names = place.split(".")
+    owner = importlib.import_module(f"napari_apprentice.{module}")
+    for name in names[:-1]:
+        owner = getattr(owner, name)
+    done = getattr(owner, names[-1])
+
+    def stopping(*arguments, **facts):
+        if place == "teaching.replace" and "shared" not in facts:
+            return done(*arguments, **facts)
+        if after:
+            done(*arguments, **facts)
+        raise KeyboardInterrupt
+
+    session = teach(begin(folder=tmp_path / "session"))
+    session.add(Click((1, 20, 25)))
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, names[-1], stopping)
+        with pytest.raises(KeyboardInterrupt):
+            session.accept()
+    assert (begins_with(), model(session), session.finished) == (DiskWeights(5.0, 1), DiskWeights(5.0, 1), (1,))
+    assert read_journal(tmp_path / "session")[1][-1].kind == "add"
+    session.accept()
+    session.close()
+    assert begins_with() == DiskWeights(6.0, 2)
+    assert [event.kind for event in read_journal(tmp_path / "session")[1]] == [*("add", "accept", "learn") * 2]
+    assert model(go_on(tmp_path / "session")) == DiskWeights(6.0, 2)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".hidden", "-x", "a" * 61, "a:b", "ends ", "two\nlines"])

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from napari_apprentice import journal as journal_module
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.files import read, save_image
 from napari_apprentice.journal import (
@@ -29,6 +30,7 @@ from napari_apprentice.journal import (
 from napari_apprentice.labelmap import Patch
 from napari_apprentice.session import Session
 from napari_apprentice.types import Click, Image, InUseError, LearningReport, ReadError, SessionError, WriteError
+from napari_apprentice.versions import Effort, Version
 
 AFFINE = np.array([[-5.0, 0, 0, 100], [0, 0.5, 0.1, -3], [0, -0.1, 0.5, 7], [0, 0, 0, 1]])
 IMAGE = Image(np.random.default_rng(0).random((1, 6, 30, 20)), AFFINE, "mm", name="knee")
@@ -225,6 +227,50 @@ def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     Journal.create(tmp_path, IMAGE).close()
     with pytest.raises(ReadError, match="format 2; expected format 1"):
         read_journal(tmp_path)
+
+
+def rewritten(path, number, **changed):
+    """Give a line of a journal other entries, as another version would have written it; None takes one away."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    record = journal_module._record(lines[number - 1])
+    for key, value in changed.items():
+        record[key] = value(record.get(key)) if callable(value) else value
+        if value is None:
+            del record[key]
+    path.write_bytes(b"".join([*lines[: number - 1], journal_module._line(record), *lines[number:]]))
+
+
+def test_what_later_versions_add_is_left_out(tmp_path):
+    report, effort = LearningReport(True, "learnt", 1.0, 0.5), Effort(2, 0.75, 0.5)
+    with Journal.create(tmp_path, IMAGE) as journal:
+        journal.append(Event("accept", 1), Event("learn", 1, report=report, effort=effort, version=Version(1, parent=0)))
+    rewritten(tmp_path / "journal.jsonl", 1, more=1)
+    rewritten(tmp_path / "journal.jsonl", 3, more=1, **{key: lambda facts: facts | {"more": 1} for key in ("report", "effort", "version")})
+    _, (_, event) = read_journal(tmp_path)
+    assert repr((event.report, event.effort, event.version)) == repr((report, effort, Version(1, 0, report=report, effort=effort)))
+
+
+@pytest.mark.parametrize(
+    ("line", "changed", "said"),
+    [
+        (1, {"shape": None}, "KeyError: 'shape'"),
+        (1, {"affine": 3}, "TypeError"),
+        (1, {"image": None}, "TypeError"),
+        (3, {"kind": "dream"}, "an action 'dream'"),
+        (3, {"click": {"voxel": [0, 0, 0]}}, "KeyError: 'positive'"),
+        (3, {"effort": {"clicks": 1}}, "TypeError"),
+        (3, {"label": None}, "TypeError"),
+    ],
+)
+def test_what_another_version_wrote_and_this_one_does_not_know_is_told(written, line, changed, said):
+    rewritten(written, 1, package="9.1")
+    rewritten(written, line, **changed)
+    with pytest.raises(ReadError, match=rf"written by version 9\.1 .* line {line} of it \(.*{said}.*; expected a journal of this version"):
+        read_journal(written)
+    for _ in range(2):  # and leaves no lock
+        with pytest.raises(ReadError, match="expected a journal of this version") as held:
+            Journal.reopen(written)
+    assert held.tb is not None
 
 
 # --- where it cannot be written ---

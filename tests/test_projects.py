@@ -92,6 +92,62 @@ def test_images_are_named_relative_to_the_project(project, tmp_path):
     assert again.status("eye_1").state == "done"
 
 
+@pytest.fixture
+def link(tmp_path):
+    """``far/link`` is the folder ``deep/er``."""
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "far").mkdir()
+    try:
+        (tmp_path / "far" / "link").symlink_to(tmp_path / "deep" / "er", target_is_directory=True)
+    except OSError:
+        pytest.skip("no links here")
+    return tmp_path / "far" / "link"
+
+
+def test_what_lies_beside_the_target_of_a_link_is_not_what_lies_beside_the_link(tmp_path, images, link, monkeypatch):
+    right, wrong = tmp_path / "deep" / "x.png", tmp_path / "far" / "x.png"
+    for path in (right, wrong):
+        path.write_bytes(images[0].read_bytes())
+    made = create_project(tmp_path / "made", Settings("s"), [link / ".." / "x.png"])
+    monkeypatch.chdir(link)
+    assert [case.image for case in made.with_images(["../x.png"]).cases] == [right]
+    assert [case.image for case in open_project(tmp_path / "made").with_images([wrong]).cases] == [right, wrong]
+    (tmp_path / PROJECT_NAME).write_text(
+        'study = "s"\n[[case]]\nname = "one"\nimage = "far/link/../x.png"\nclicks = "far/link/../c.json"\n'
+    )
+    (case,) = open_project(tmp_path).cases
+    assert (case.image, case.clicks) == (right, tmp_path / "deep" / "c.json")
+
+
+@pytest.mark.parametrize("linked_first", [True, False])
+def test_a_project_is_the_same_through_a_link(tmp_path, images, link, linked_first):
+    places = (link / "project", tmp_path / "deep" / "er" / "project")
+    first, second = places if linked_first else places[::-1]
+    own = tmp_path / "deep" / "er" / "own.png"
+    own.write_bytes(images[0].read_bytes())
+    made = create_project(first, Settings("s"), [images[0], first.parent / "own.png"])
+    assert open_project(second).cases == made.cases
+    assert [case.image for case in made.cases] == [images[0], own]
+    assert 'image = "../own.png"' in (first / PROJECT_NAME).read_text()
+    assert open_project(second).with_images([images[0], second.parent / "own.png"]).cases == made.cases
+
+
+def test_a_linked_image_goes_by_its_own_name(tmp_path, images, link):
+    (tmp_path / "named.png").symlink_to(images[0])
+    (case,) = create_project(tmp_path / "made", Settings("s"), [tmp_path / "named.png"]).cases
+    assert (case.name, case.image) == ("named", tmp_path / "named.png")
+
+
+def test_an_older_project_that_was_made_through_a_link_still_finds_its_images(images, link):
+    folder = link / "project"
+    folder.mkdir()
+    (folder / PROJECT_NAME).write_text('study = "s"\n[[case]]\nname = "one"\nimage = "../../copies/eye 0.png"\n')
+    copies = link.parent / "copies"
+    copies.mkdir()
+    (copies / "eye 0.png").write_bytes(images[0].read_bytes())
+    assert open_project(folder)["one"].image == copies / "eye 0.png"
+
+
 def test_a_project_may_be_written_by_hand(tmp_path, images):
     (tmp_path / PROJECT_NAME).write_text('study = "s"\n[[case]]\nname = "one"\nimage = "images/eye 0.png"\nclicks = "c.json"\n')
     project = open_project(tmp_path)
@@ -235,8 +291,14 @@ def test_a_damaged_state_is_told(project):
         ('{"state": "done", "expected_error": "high"}', "expected_error 'high'"),
     ):
         path.write_text(text)
-        with pytest.raises(ReadError, match=rf"eye_0.*damaged \(.*{said}"):
-            project.status("eye_0")
+        with pytest.raises(ReadError, match=rf"eye_0.*damaged \(.*{said}") as told:
+            project.stored("eye_0")
+        assert project.status("eye_0") == Status("damaged", str(told.value))
+        with pytest.raises(ReadError, match=r"without that file the case waits again"), project.held("eye_0"):
+            pass
+    assert project.next_case().name == "eye_1"
+    path.unlink()
+    assert project.next_case().name == "eye_0"
 
 
 def test_a_state_that_cannot_be_written_leaves_the_old_one(project, monkeypatch):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ from napari_apprentice.measure import Work
 from napari_apprentice.session import Session
 from napari_apprentice.types import Click, Image, ReadError
 from napari_apprentice.versions import Version
-from napari_apprentice.work import PAUSE_S, active_seconds, work_in, work_of
+from napari_apprentice.work import PAUSE_S, active_seconds, seconds_between, work_in, work_of
 
 IMAGE = Image(np.random.default_rng(0).normal(100, 10, (1, 5, 30, 40)), name="scan")
 HEADER = Header("scan", "", IMAGE.shape, (), "pixel", "", time="2026-01-01T10:00:00+00:00")
@@ -48,6 +51,15 @@ def test_what_a_run_does_takes_nobodys_time():
     done = events((1, "open", 1, run), (3, "add", 1, run), (5, "add", 2, run), (8, "add", 1), (10, "accept", 1))
     assert [(event.label, seconds) for event, seconds in active_seconds(HEADER, done)] == [(1, 0), (2, 0), (1, 0), (1, 2)]
     assert work_of(HEADER, done) == {1: Work(2, 2.0, 0), 2: Work(1, 0.0, 0)}
+
+
+def test_between_times_with_a_zone_and_without_nobody_knows_what_passed():
+    with_zone, without = "2026-01-01T10:00:00+00:00", "2026-01-01T10:00:05"
+    assert math.isnan(seconds_between(with_zone, without))
+    assert math.isnan(seconds_between(without, with_zone))
+    assert seconds_between(without, "2026-01-01T10:00:06") == 1
+    done = events((3, "add", 1), (4, "add", 1), (6, "accept", 1))
+    assert work_of(replace(HEADER, time=without), done)[1].active_s == 3
 
 
 def test_a_clock_that_is_set_back_takes_no_time_away():

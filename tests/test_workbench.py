@@ -100,6 +100,23 @@ def test_a_look_changes_nothing(project):
     assert (again.state, again.by, again.session, again.labels) == (known.state, known.by, known.session, known.labels)
 
 
+def test_a_case_in_which_something_was_done_after_it_was_finished_is_begun(project):
+    with open_case(project, "eye_0", device="cpu") as case:
+        case.session.add(Click(CENTRES["eye_0"]))
+        case.session.accept()
+        case.finish()
+        case.finish()
+    assert (project.status("eye_0").state, project.status("eye_0").by) == ("done", "hand")
+    with open_case(project, "eye_0", device="cpu") as case:
+        case.finish()
+        case.session.add(Click((5, 5)))
+        assert project.status("eye_0").state == "done"
+    assert (project.status("eye_0").state, project.status("eye_0").by) == ("begun", "hand")
+    with open_case(project, "eye_0", device="cpu") as case:
+        case.finish()
+    assert labels_of(project, "eye_0")[5, 5] == 2
+
+
 def test_what_a_run_did_can_be_corrected_and_teaches_then(project):
     teach_case(project, "eye_0", "first.json", device="cpu")
     assert lessons() == 1
@@ -213,6 +230,23 @@ def test_a_case_that_was_done_elsewhere_is_taken_over(project, tmp_path):
         take_case(project, "eye_1", tmp_path / "window", device="cpu")
     assert project.status("eye_1").state == "waiting"
     assert not list(project.case_folder("eye_1").glob("session-*"))
+
+
+@pytest.mark.parametrize("named", ["downloads", "downloads/journal.jsonl", "downloads/anna.jsonl"])
+def test_of_a_folder_the_session_that_is_named_is_taken_over_and_nothing_else(project, tmp_path, named):
+    for name, folder in (("journal.jsonl", tmp_path / "downloads"), ("anna.jsonl", tmp_path / "anna")):
+        session = open_session(files.read(project["eye_0"].image), folder=folder, device="cpu")
+        session.add(Click(CENTRES["eye_0"] if name == "journal.jsonl" else (5, 5)))
+        session.accept()
+        session.close()
+    (tmp_path / "anna" / "journal.jsonl").rename(tmp_path / "downloads" / "anna.jsonl")
+    (tmp_path / "downloads" / "letter.txt").touch()
+    (tmp_path / "downloads" / "photos").mkdir()
+    expected = replay_labels(tmp_path / named)
+    take_case(project, "eye_0", named, device="cpu")
+    np.testing.assert_array_equal(labels_of(project, "eye_0"), expected)
+    copied = {path.name for path in project.session_folder("eye_0", project.status("eye_0").session).iterdir()} - {"in-use.lock"}
+    assert copied == {"journal.jsonl"} | (set() if "anna" in named else {"model-000002.checkpoint"})
 
 
 def test_a_session_of_another_study_is_not_taken_over(project, tmp_path, capsys):
@@ -403,6 +437,40 @@ def test_a_table_takes_the_place_of_no_names_that_the_run_has_written(images, ca
     assert "where the names of the objects in 'eye_0_labels.png' belong" in capsys.readouterr().err
     assert names.read_text().startswith("index\tname\tcolor\n1\tdisc")
     assert open_project(tmp_path / "p").status("eye_0").state == "done"
+
+
+@pytest.mark.parametrize("what", ["state", "report"])
+def test_a_case_that_cannot_be_read_is_told_and_the_others_go_on(project, capsys, what):
+    teach_case(project, "eye_0", "first.json", device="cpu")
+    assert command("run", "project", "--only", "eye_1", "--device", "cpu", "--threads", 1) == 0
+    capsys.readouterr()
+    if what == "state":
+        (project.case_folder("eye_1") / "state.json").write_text("")
+    else:
+        project.report_path("eye_1").unlink()
+    todo = "without that file the case waits again" if what == "state" else "write it again with `cohort run --again --only eye_1`"
+    assert command("status", "project") == int(what == "state")
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[-1].endswith("damaged 1.")) == (4, what == "state")
+    assert todo in lines[1] or what == "report"
+    assert command("next", "project") == int(what == "state")
+    out, err = capsys.readouterr()
+    assert (out.split()[0], todo in err) == ("eye_2", what == "state")
+    assert command("run", "project", "--device", "cpu", "--threads", 1) == 1
+    out, err = capsys.readouterr()
+    assert f"This run: done 1, {'damaged 1, left 1' if what == 'state' else 'left 2'}." in out
+    assert [todo in line for line in err.splitlines() if "eye_1" in line] == [True]
+    assert command("table", "project") == 1
+    assert [row["case"] for row in csv.DictReader((project.folder / "cohort.csv").open())] == ["eye_0", "eye_2"]
+    if what == "state":
+        with pytest.raises(ReadError, match=todo), open_case(project, "eye_1", device="cpu"):
+            pass
+        with pytest.raises(ReadError, match=todo):
+            teach_case(project, "eye_1", "first.json", device="cpu")
+        (project.case_folder("eye_1") / "state.json").unlink()
+        next(project.folder.glob("labels/eye_1_labels.png")).unlink()
+        next(project.folder.glob("labels/eye_1_labels.tsv")).unlink()
+    assert command("run", "project", "--again", "--only", "eye_1", "--device", "cpu", "--threads", 1) == 0
 
 
 def test_what_cannot_be_used_is_told(project, images, capsys, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,13 +164,16 @@ def open_session(
         # Before a journal is begun: a refusal must not leave one behind. What does not fit into memory is looked at as it is copied.
         check_shape(labels, image.shape)
         labels = labels if is_large(image.shape) else as_ids(labels, image.shape)
-    journal = None
-    if folder is not None:
-        about = {"policy": policy, "model": model_of(segmenter), "cohort": cohort or ""}
-        journal = Journal.create(Path(folder), image, **about, computer=computer_of(segmenter))
-    return Session(
-        image, segmenter, chosen, labels=labels, legend=legend, origins=origins, journal=journal, store=store, start=start, cohort=study
-    )
+    with ExitStack() as begun:
+        journal = None
+        if folder is not None:
+            about = {"policy": policy, "model": model_of(segmenter), "cohort": cohort or ""}
+            journal = begun.enter_context(Journal.create(Path(folder), image, **about, computer=computer_of(segmenter)))
+        session = Session(
+            image, segmenter, chosen, labels=labels, legend=legend, origins=origins, journal=journal, store=store, start=start, cohort=study
+        )
+        begun.pop_all()
+    return session
 
 
 def _begun_with(store: KnowledgeStore, file: Path) -> Version:

@@ -112,7 +112,7 @@ class Outcome:
     Attributes
     ----------
     case : its name
-    state : "done", "failed", "missing", or "left" where there was nothing to do
+    state : "done", "failed", "missing", "damaged", or "left" where there was nothing to do
     sentence : about it
     seconds : it took
     """
@@ -134,6 +134,8 @@ def run_case(folder: Path, name: str, plan: Plan) -> Outcome:
     """
     began, project = time.perf_counter(), open_project(folder)
     model, start = _model(plan, project)
+    if (known := project.status(name)).state == "damaged":
+        return Outcome(name, "damaged", known.reason)
     try:
         with project.held(name) as status:
             if reason := _why_not(status, plan.again):
@@ -198,10 +200,11 @@ def release(project: Project) -> None:
     WriteError : their state cannot be written
     """
     for case in project.cases:
-        if _interrupted(project.stored(case.name)):
-            with suppress(InUseError), project.held(case.name, wait_s=0.0):
-                if _interrupted(stored := project.stored(case.name)):
-                    project.set_status(case.name, replace(stored, state="waiting", reason="a run was interrupted"))
+        with suppress(InUseError, ReadError):  # who cannot be read is told of elsewhere
+            if _interrupted(project.stored(case.name)):
+                with project.held(case.name, wait_s=0.0):
+                    if _interrupted(stored := project.stored(case.name)):
+                        project.set_status(case.name, replace(stored, state="waiting", reason="a run was interrupted"))
 
 
 def _interrupted(status: Status) -> bool:
@@ -225,9 +228,8 @@ def publish_model(project: Project, study: Cohort) -> tuple[str | None, int]:
     WriteError : it cannot be written
     ReadError : the study's file is gone
     """
-    records = study.records
-    head = records[-1].model if records else None
-    if head is None:
+    newest = study.newest
+    if newest is None or (head := newest.model) is None:
         return None, 0
     target = project.folder / "models" / head
     if not target.exists():
@@ -242,7 +244,7 @@ def publish_model(project: Project, study: Cohort) -> tuple[str | None, int]:
             raise WriteError(f"{target} cannot be written ({error.strerror}); expected free space and permission") from error
         finally:
             unfinished.unlink(missing_ok=True)
-    return head, records[-1].number
+    return head, newest.number
 
 
 # --- a run ---
@@ -278,23 +280,22 @@ def _run(project: Project, name: str, plan: Plan, model: Model, start: Version |
     check_replaceable(project, name, image)
     events, source, found = _prompts(project, name, image, plan)
     about = {"policy": settings.policy, "model": model.name, "cohort": settings.study}
-    journal = Journal.create(folder, image, **about, computer=model.computer, by="run")
     untaught = model.segmenter.snapshot()
-    session = Session(image, model.segmenter, plan.policy, legend=settings.legend, journal=journal, store=model.store, start=start)
     try:
-        if plan.model is not None:
-            _shared(folder / "model-000000.checkpoint", project.folder / "models" / plan.model)
-        errors = _clicked(session, events, found=found is not None, better=plan.better)
-        warnings = tuple(filter(None, (files.unstated_spacing(image), *(found.warnings if found else ()))))
-        if settings.propagate and image.ndim == 3:
-            warnings += _carried(session, tuple(errors), settings.axis)
-        seconds = time.perf_counter() - began
-        likeness = found.likeness if found else {}
-        known = Finished("run", folder.name, source, tuple(errors), errors, likeness, warnings, plan.record, seconds)
-        status = finish(project, name, session, image, known)
-        return Outcome(name, "done", _told(len(errors), status), seconds)
+        with Journal.create(folder, image, **about, computer=model.computer, by="run") as journal:
+            session = Session(image, model.segmenter, plan.policy, legend=settings.legend, journal=journal, store=model.store, start=start)
+            if plan.model is not None:
+                _shared(folder / "model-000000.checkpoint", project.folder / "models" / plan.model)
+            errors = _clicked(session, events, found=found is not None, better=plan.better)
+            warnings = tuple(filter(None, (files.unstated_spacing(image), *(found.warnings if found else ()))))
+            if settings.propagate and image.ndim == 3:
+                warnings += _carried(session, tuple(errors), settings.axis)
+            seconds = time.perf_counter() - began
+            likeness = found.likeness if found else {}
+            known = Finished("run", folder.name, source, tuple(errors), errors, likeness, warnings, plan.record, seconds)
+            status = finish(project, name, session, image, known)
+            return Outcome(name, "done", _told(len(errors), status), seconds)
     finally:
-        session.close()
         model.segmenter.restore(untaught)
 
 

@@ -111,15 +111,26 @@ class Cohort:
         return tuple(_read(path) for path in sorted(self.folder.glob(_RECORDS)))
 
     @property
+    def newest(self) -> Record | None:
+        """The newest change; None if there is none. Older ones may be damaged.
+
+        Raises
+        ------
+        ReadError : it is damaged
+        """
+        path = max(self.folder.glob(_RECORDS), default=None)
+        return _read(path) if path is not None else None
+
+    @property
     def head(self) -> str | None:
         """File of the model in use; None for the one as shipped."""
-        newest = self._newest()
+        newest = self.newest
         return newest.model if newest else None
 
     def start(self) -> Version | None:
         """The version that a session begins with; None if that is the model as shipped."""
         self.adopt()
-        newest = self._newest()
+        newest = self.newest
         if newest is None or newest.model is None:
             return None
         known, pinned = self.load(newest.model), self.pinned(newest.model)
@@ -152,7 +163,7 @@ class Cohort:
         ------
         WriteError : it cannot be written
         """
-        if self._newest() is not None or (last := self._last_elsewhere()) is None:
+        if self.newest is not None or (last := self._last_elsewhere()) is None:
             return False
         folder, record = last
         if record.model is None:
@@ -161,7 +172,7 @@ class Cohort:
             known = self._kept_by.carry(folder / record.model)
         except (ApprenticeError, OSError):
             return False
-        return self._shared(known, None, _CARRIED, {"weights": folder.name, "model": record.model}) is not None
+        return self._shared(_fresh_name(), known, None, _CARRIED, {"weights": folder.name, "model": record.model})
 
     def append(self, version: Version, basis: str | None, by: str = "") -> str | None:
         """Take a new version in, if ``basis`` is still the model in use.
@@ -182,13 +193,23 @@ class Cohort:
         facts |= {"report": _measured(asdict(version.report))} if version.report else {}
         facts |= {"effort": asdict(version.effort)} if version.effort else {}
         facts |= {"by": by} if by else {}
-        if (model := self._shared(version.snapshot, basis, "learnt", facts)) is not None:
+        model = _fresh_name()
+        try:
+            if not self._shared(model, version.snapshot, basis, "learnt", facts):
+                return None
             self._clear_away()
+        except BaseException:
+            self.withdraw(model, basis)
+            raise
         return model
 
-    def _shared(self, snapshot: Any, basis: str | None, cause: str, facts: Mapping[str, Any]) -> str | None:
-        """The file of a new model, which is in use from now on; None if ``basis`` no longer was."""
-        model = f"model-{uuid.uuid4().hex[:12]}.safetensors"
+    def withdraw(self, model: str, basis: str | None) -> None:
+        """Take a lesson out again that its session could not finish, if it is the newest; what cannot be written stays."""
+        with suppress(ApprenticeError):
+            self._point(basis, model, "undone", {})
+
+    def _shared(self, model: str, snapshot: Any, basis: str | None, cause: str, facts: Mapping[str, Any]) -> bool:
+        """Write a new model, which is in use from now on; False if ``basis`` no longer was."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._kept_by.save(snapshot, self.folder / model)
@@ -198,8 +219,8 @@ class Cohort:
             raise self._unwritable(error) from error
         if not self._point(model, basis, cause, facts):
             (self.folder / model).unlink(missing_ok=True)
-            return None
-        return model
+            return False
+        return True
 
     def take_back(self, by: str, known: Container[str | None]) -> bool:
         """Take the newest lesson out again if a session taught it that does not know of it, as it was killed in between; whether it was.
@@ -288,9 +309,13 @@ class Cohort:
         if not self.folder.is_dir():
             raise SessionError(f"there is no study called {self.name!r} on top of the weights {self.digest}; expected one that was taught")
 
-    def _newest(self) -> Record | None:
-        path = max(self.folder.glob(_RECORDS), default=None)
-        return _read(path) if path is not None else None
+    def _whole(self) -> list[Record]:
+        """All changes that are not damaged, oldest first."""
+        found = []
+        for path in sorted(self.folder.glob(_RECORDS)):
+            with suppress(ReadError):
+                found.append(_read(path))
+        return found
 
     def _last_elsewhere(self) -> tuple[Path, Record] | None:
         """The newest change of the study on top of other weights, and the folder that it lies in; damaged ones are passed over."""
@@ -303,7 +328,7 @@ class Cohort:
 
     def _point(self, model: str | None, expected: str | None, cause: str, facts: Mapping[str, Any]) -> bool:
         """Add a record, if the model in use is still the expected one; whether it was."""
-        newest = self._newest()
+        newest = self.newest
         if (newest.model if newest else None) != expected:
             return False
         if model == expected:
@@ -320,7 +345,7 @@ class Cohort:
         """Whether the model in use is a certain one, or was learnt on top of it."""
         if (head := self.head) == model:
             return True
-        basis = {record.model: record.facts.get("basis") for record in reversed(self.records)}  # the oldest record of a model says it
+        basis = {record.model: record.facts.get("basis") for record in reversed(self._whole())}  # the oldest record of a model says it
         while head is not None and head != model:
             head = basis.pop(head, None)
         return head == model
@@ -339,7 +364,7 @@ class Cohort:
 
     def _clear_away(self) -> None:
         """Delete the models of records that are neither among the newest `KEPT_VERSIONS` nor pinned. Files without a record are left."""
-        models = list(dict.fromkeys(record.model for record in reversed(self.records) if record.model))
+        models = list(dict.fromkeys(record.model for record in reversed(self._whole()) if record.model))
         for model in models[KEPT_VERSIONS:]:
             if not self.pinned(model):
                 with suppress(OSError):
@@ -350,6 +375,10 @@ class Cohort:
             return error
         place = f"the study {self.name!r} cannot be written in {self.folder}"
         return WriteError(f"{place} ({error.strerror}); expected free space and permission")
+
+
+def _fresh_name() -> str:
+    return f"model-{uuid.uuid4().hex[:12]}.safetensors"
 
 
 def _made(path: Path, content: bytes) -> bool:
@@ -370,7 +399,8 @@ def _made(path: Path, content: bytes) -> bool:
     except FileExistsError:
         return False
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # the record counts by now
+            unfinished.unlink(missing_ok=True)
     return True
 
 

@@ -37,7 +37,7 @@ from napari_apprentice.labelmap import LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.locks import FolderLock
 from napari_apprentice.origins import Origin
-from napari_apprentice.types import ApprenticeError, Click, Image, InUseError, LearningReport, Plane, ReadError, SessionError, WriteError
+from napari_apprentice.types import ApprenticeError, Click, Image, LearningReport, Plane, ReadError, SessionError, WriteError
 from napari_apprentice.versions import Effort, Version
 
 __all__ = [
@@ -256,10 +256,10 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             return cls(path, header, written.open("r+b", buffering=0), len(line), 0, lock, written, by)
-        except (OSError, InUseError) as error:
+        except BaseException as error:
             if lock is not None:
                 lock.release()
-            if isinstance(error, ApprenticeError):
+            if isinstance(error, ApprenticeError) or not isinstance(error, OSError):
                 raise
             raise WriteError(f"the journal {path} cannot be begun ({error.strerror}); expected a folder that can be written") from error
 
@@ -285,10 +285,10 @@ class Journal:
             header, events, length = _read(path)
             assert lock is not None
             journal = cls(path, header, path.open("r+b", buffering=0), length, len(events), lock)
-        except OSError as error:
+        except BaseException as error:
             if lock is not None:
                 lock.release()
-            if isinstance(error, ApprenticeError):
+            if isinstance(error, ApprenticeError) or not isinstance(error, OSError):
                 raise
             raise WriteError(f"the journal {path} cannot be continued ({error.strerror}); expected a file that can be written") from error
         journal._resumed_on = computer
@@ -319,9 +319,11 @@ class Journal:
                 data = data[self._file.write(data) :]
             os.fsync(self._file.fileno())
             self._appear()
-        except (OSError, ValueError) as error:
+        except BaseException as error:
             with contextlib.suppress(OSError, ValueError):
                 self._file.truncate(self._length)
+            if not isinstance(error, OSError | ValueError):
+                raise
             reason = getattr(error, "strerror", None) or error
             raise WriteError(
                 f"the journal {self.path} cannot be written ({reason}), so the action was not done; expected free space and permission"
@@ -558,10 +560,15 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     return record
 
 
+def _known(kind: type[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What this version knows of it; what later ones add is left out."""
+    known = {field.name for field in fields(kind)}
+    return {key: value for key, value in facts.items() if key in known}
+
+
 def _decoded(record: dict[str, Any]) -> Event:
     """The inverse of `_encoded`."""
-    known = {field.name for field in fields(Event)}
-    facts = {key: value for key, value in record.items() if key in known}
+    facts = _known(Event, record)
     facts["carried"] = tuple((index, error) for index, error in record.get("carried", ()))
     facts["ended"] = tuple(record.get("ended", ()))
     facts["planes"] = tuple(Plane(*plane) for plane in record.get("planes", ()))
@@ -573,9 +580,9 @@ def _decoded(record: dict[str, Any]) -> Event:
         facts["click"] = Click(click["voxel"], click["positive"], click["axis"], click.get("box"))
     if report := record.get("report"):
         measured: dict[str, Any] = {key: math.nan if value is None else value for key, value in report.items()}
-        facts["report"] = LearningReport(**measured)
+        facts["report"] = LearningReport(**_known(LearningReport, measured))
     if effort := record.get("effort"):
-        facts["effort"] = Effort(**effort)
+        facts["effort"] = Effort(**_known(Effort, effort))
     if computer := record.get("computer"):
         facts["computer"] = Computer.from_facts(computer)
     if version := record.get("version"):
@@ -605,10 +612,24 @@ def _read(path: Path) -> tuple[Header, tuple[Event, ...], int]:
     header = _header(lines[0][0], path)
     events = []
     for number, (record, _) in enumerate(lines[1:], start=1):
-        if record.get("sequence") != number or record.get("kind") not in KINDS:
+        if record.get("sequence") != number:
             raise ReadError(f"the journal {path} is damaged in line {number + 1}; expected action {number} of a session")
-        events.append(_decoded(record))
+        if (kind := record.get("kind")) not in KINDS:
+            raise _of_another_version(path, number + 1, f"an action {kind!r}", header.package)
+        try:
+            events.append(_decoded(record))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _of_another_version(path, number + 1, f"{type(error).__name__}: {error}", header.package) from error
     return header, tuple(events), sum(size for _, size in lines)
+
+
+def _of_another_version(path: Path, line: int, what: str, package: Any) -> ReadError:
+    """Of a line that came through unharmed, as its checksum says."""
+    by = f"version {package}" if package else "another version"
+    return ReadError(
+        f"the journal {path} was written by {by} of this program, and this one, {package_version()}, does not understand line {line} of it "
+        f"({what}); expected a journal of this version or an older one"
+    )
 
 
 def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], int]]:
@@ -626,10 +647,12 @@ def _whole_lines(file: BinaryIO, path: Path) -> Iterator[tuple[dict[str, Any], i
 def _header(record: dict[str, Any], path: Path) -> Header:
     if record.get("format") != FORMAT:
         raise ReadError(f"the journal {path} has format {record.get('format')}; expected format {FORMAT}, which this version understands")
-    known = {field.name for field in fields(Header)}
-    facts = {key: value for key, value in record.items() if key in known}
-    facts["shape"] = tuple(record["shape"])
-    facts["affine"] = tuple(map(tuple, record["affine"]))
-    if computer := record.get("computer"):
-        facts["computer"] = Computer.from_facts(computer)
-    return Header(**facts)
+    facts = _known(Header, record)
+    try:
+        facts["shape"] = tuple(record["shape"])
+        facts["affine"] = tuple(map(tuple, record["affine"]))
+        if computer := record.get("computer"):
+            facts["computer"] = Computer.from_facts(computer)
+        return Header(**facts)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise _of_another_version(path, 1, f"{type(error).__name__}: {error}", record.get("package")) from error

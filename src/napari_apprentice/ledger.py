@@ -21,7 +21,7 @@ from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import fresh_ids
 from napari_apprentice.teaching import Apprentice, lessons_of
-from napari_apprentice.types import ApprenticeError, Click, SessionError
+from napari_apprentice.types import Click, SessionError
 from napari_apprentice.versions import Version
 
 __all__ = ["Change", "Ledger"]
@@ -112,7 +112,7 @@ class Ledger:
                 events = (replace(events[0], version=version), *events[1:])
             if self.journal is not None:
                 self.journal.append(*events)
-        except ApprenticeError:
+        except BaseException:
             self.model.withdraw(after.versions, before)
             raise
 

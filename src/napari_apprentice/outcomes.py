@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,24 +175,42 @@ def _digest_of_table(path: Path, image: Image) -> str:
         return ""
 
 
-def cohort_table(project: Project, unit: str | None = None) -> list[Row]:
+def cohort_table(project: Project, unit: str | None = None, on_damage: Callable[[ReadError], None] | None = None) -> list[Row]:
     """The rows of all cases that are done, as `measure.table` makes them, with who did them, the error expected, and the study's record.
 
     All lengths are in one ``unit``, see `measure.in_unit`.
 
+    Parameters
+    ----------
+    on_damage : told what is wrong with a case that cannot be read, which is left out then
+
     Raises
     ------
-    ReadError : a report is missing or damaged
+    ReadError : a state is damaged, or a report is missing or damaged, and nobody is to be told
     """
     rows: list[Row] = []
     for case in project.cases:
-        if project.status(case.name).state == "done":
-            path = project.report_path(case.name)
-            try:
-                rows += _rows(json.loads(path.read_text("utf-8")))
-            except (OSError, ValueError, RecursionError) as error:
-                raise ReadError(f"the report {path} cannot be read ({error}); expected the one that was written with its labels") from error
+        try:
+            rows += _rows_of(project, case.name)
+        except ReadError as error:
+            if on_damage is None:
+                raise
+            on_damage(error)
     return in_unit(rows, unit)
+
+
+def _rows_of(project: Project, name: str) -> list[Row]:
+    """The rows of a case; none if it is not done."""
+    stored, path = project.stored(name), project.report_path(name)
+    if stored.state != "done":
+        return []
+    try:
+        return _rows(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        again = f"`cohort run --again --only {name}`" if stored.by == "run" else "`open_case` and `finish` in Python"
+        raise ReadError(
+            f"the report {path} cannot be read ({error}); expected the one that was written with its labels: write it again with {again}"
+        ) from error
 
 
 def _rows(report: Any) -> list[Row]:

@@ -17,7 +17,7 @@ from napari_apprentice.legend import Legend
 from napari_apprentice.texts import is_utf8, write_text
 from napari_apprentice.types import PROJECT_POLICY, InputError, ReadError
 
-__all__ = ["PROJECT_NAME", "Case", "Settings", "add_cases", "read_project_file", "write_project_file"]
+__all__ = ["PROJECT_NAME", "Case", "Settings", "add_cases", "place_of", "read_project_file", "write_project_file"]
 
 PROJECT_NAME = "project.toml"
 """What the file is called in the folder of a project."""
@@ -77,6 +77,12 @@ class Case:
     name: str
     image: Path
     clicks: Path | None = None
+
+
+def place_of(path: Path) -> Path:
+    """A path under its own name in the folder that it really lies in: ``..`` after a link leads to where the system goes."""
+    path = path.absolute()
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def read_project_file(path: Path) -> tuple[Settings, tuple[Case, ...]]:
@@ -174,7 +180,9 @@ def _check_kinds(record: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
 
 
 def _absolute(folder: Path, path: str) -> Path:
-    return Path(os.path.normpath(folder / path))
+    """From where the folder really is; from how it was reached, as this was once meant, where the file is only there."""
+    place, plain = place_of(Path(os.path.realpath(folder)) / path), Path(os.path.normpath(folder / path))
+    return place if place == plain or os.path.exists(place) or not os.path.exists(plain) else place_of(plain)
 
 
 def _toml(value: Any) -> str:
@@ -184,5 +192,5 @@ def _toml(value: Any) -> str:
 
 def _relative(path: Path, folder: Path) -> str:
     with suppress(ValueError):  # another drive
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return Path(os.path.relpath(path, os.path.realpath(folder))).as_posix()
     return path.as_posix()

@@ -7,8 +7,8 @@
     labels/, reports/        the results: a label file and a report for every case that is done
     models/                  what the study had learnt when a run began
 
-A case is *waiting*; *begun*, by hand or by a run; *done*; *failed*, with the reason; or *missing*: its image is not there. Missing is
-never written down: a case whose image comes back is what it was.
+A case is *waiting*; *begun*, by hand or by a run; *done*; *failed*, with the reason; *missing*: its image is not there; or *damaged*: its
+state cannot be read. These two are never written down: a case whose image comes back is what it was.
 
 There is one small state file for every case, replaced in one step, and whoever works on a case holds a lock on that case alone, which
 the operating system lets go of when the process dies. Any number of processes may therefore work on one project at the same time, on
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -31,13 +30,13 @@ from typing import Literal
 
 from napari_apprentice import files
 from napari_apprentice.locks import FolderLock
-from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, add_cases, read_project_file, write_project_file
+from napari_apprentice.project_file import PROJECT_NAME, Case, Settings, add_cases, place_of, read_project_file, write_project_file
 from napari_apprentice.texts import is_utf8, write_text
 from napari_apprentice.types import Image, InputError, InUseError, ReadError, WriteError
 
 __all__ = ["STATES", "Project", "Status", "create_project", "open_project", "usable"]
 
-STATES = ("waiting", "begun", "done", "failed", "missing")
+STATES = ("waiting", "begun", "done", "failed", "missing", "damaged")
 
 _LOOKED_S, _CHANGED_S = 1.0, 10.0  # so long another process may hold a case to look at it, and the project to change its list
 
@@ -117,19 +116,23 @@ class Project:
     # --- states ---
 
     def status(self, name: str) -> Status:
-        """Where a case stands; "missing" if it is not done and its image is not there.
-
-        Raises
-        ------
-        ReadError : the state file is damaged
-        """
-        image, known = self[name].image, self.stored(name)
+        """Where a case stands; "missing" if it is not done and its image is not there, "damaged" if its state cannot be read."""
+        image = self[name].image
+        try:
+            known = self.stored(name)
+        except ReadError as error:
+            return Status("damaged", str(error))
         if known.state != "done" and not image.exists():
             return replace(known, state="missing", reason=f"its image {image} is not there; expected it where it was, or another path")
         return known
 
     def stored(self, name: str) -> Status:
-        """Where a case stood when that was last written down."""
+        """Where a case stood when that was last written down.
+
+        Raises
+        ------
+        ReadError : the state file is damaged
+        """
         path = self.case_folder(name) / "state.json"
         try:
             record = json.loads(path.read_text("utf-8"))
@@ -142,7 +145,10 @@ class Project:
         except FileNotFoundError:
             return Status()
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ReadError(f"the state of case {name!r} in {path} is damaged ({error}); expected one of {', '.join(STATES)}") from error
+            raise ReadError(
+                f"the state of case {name!r} in {path} is damaged ({error}); expected one that was written by this project: without that "
+                f"file the case waits again (the sessions beside it stay, and can be taken over)"
+            ) from error
         return known
 
     def set_status(self, name: str, status: Status) -> Status:
@@ -170,9 +176,13 @@ class Project:
         ------
         InUseError : another process, or another thread, works on it
         WriteError : the folder of the case cannot be made
+        ReadError : where it stands cannot be read
         """
         with _locked(self.case_folder(self[name].name), wait_s):
-            yield self.status(name)
+            status = self.status(name)
+            if status.state == "damaged":
+                raise ReadError(status.reason)
+            yield status
 
     def next_case(self, by: Literal["order", "error"] = "order") -> Case | None:
         """The case to look at next; None if there is none.
@@ -290,7 +300,7 @@ def _locked(folder: Path, wait_s: float) -> Iterator[None]:
 
 
 def _image(path: Path) -> Path:
-    path = Path(os.path.normpath(path.absolute()))
+    path = place_of(path)
     if not path.exists():
         raise ReadError(f"{str(path)!r} does not exist; expected an image")
     if not path.name.lower().endswith(files.READABLE):

@@ -145,15 +145,15 @@ class Apprentice:
         label, effort = state.pending[-1].label, measured(self.segmenter, self.untaught, state.pending)
         yield
         report, version = yield from self.taught(state, effort)
-        snapshot, checkpoint = self.segmenter.snapshot(), None
-        if self.checkpoints is not None and snapshot is not self.saved:
-            checkpoint = f"model-{number():06d}.checkpoint"
-            version = version and replace(version, checkpoint=checkpoint)
-            try:
+        try:
+            snapshot, checkpoint = self.segmenter.snapshot(), None
+            if self.checkpoints is not None and snapshot is not self.saved:
+                checkpoint = f"model-{number():06d}.checkpoint"
+                version = version and replace(version, checkpoint=checkpoint)
                 self.checkpoints.save(snapshot, checkpoint)
-            except ApprenticeError:
-                self.withdraw(state.versions.learnt(version, label, report, None), state.versions)
-                raise
+        except BaseException:
+            self.withdraw(state.versions.learnt(version, label, report, None), state.versions)
+            raise
         taught = snapshot is not state.snapshot
         return Event("learn", label, taught=taught, report=report, checkpoint=checkpoint, version=version, effort=effort)
 
@@ -187,7 +187,11 @@ class Apprentice:
             if self._cohort is None:
                 return report, version
             if (shared := self._cohort.append(version, basis, self._by)) is not None:
-                return report, replace(version, shared=shared)
+                try:
+                    return report, replace(version, shared=shared)
+                except BaseException:
+                    self._cohort.withdraw(shared, basis)
+                    raise
             self.segmenter.restore(begun)
 
     # --- versions ---

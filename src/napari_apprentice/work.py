@@ -104,8 +104,8 @@ def active_seconds(header: Header, events: Iterable[Event]) -> Iterator[tuple[Ev
 
 
 def seconds_between(before: str, after: str) -> float:
-    """Between two times in ISO 8601; NaN where one of them was not written down."""
+    """Between two times in ISO 8601; NaN where one of them was not written down, or only one of them says in which zone."""
     try:
         return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()
-    except ValueError:
+    except (ValueError, TypeError):
         return math.nan

@@ -27,7 +27,7 @@ from napari_apprentice import assembly, files
 from napari_apprentice.casework import Model, Outcome, Plan, fresh_session, publish_model, release, tried_on_each_other
 from napari_apprentice.cohorts import Cohort
 from napari_apprentice.dispatch import on_cluster, on_this_machine
-from napari_apprentice.journal import JOURNAL_NAME, Event, models, read_journal
+from napari_apprentice.journal import JOURNAL_NAME, Event, journal_path, models, read_journal
 from napari_apprentice.knowledge import KnowledgeStore
 from napari_apprentice.outcomes import Finished, check_replaceable, finish
 from napari_apprentice.projects import Project, Status
@@ -51,6 +51,7 @@ class OpenCase:
     def __init__(self, project: Project, name: str, image: Image, session: Session, folder: str) -> None:
         self.name, self.image, self.session = name, image, session
         self._project, self._folder, self._began = project, folder, time.perf_counter()
+        self._length: int | None = None  # of the journal when the case was finished
 
     def finish(self) -> Status:
         """Learn what is still to be learnt, write labels and report, and mark the case as done by hand. The session stays open.
@@ -60,14 +61,18 @@ class OpenCase:
         WriteError : something cannot be written, or would replace what another program wrote, see `outcomes.check_replaceable`
         """
         self.session.learn()
-        return _finished(self._project, self.name, self.session, self.image, self._folder, time.perf_counter() - self._began)
+        seconds = time.perf_counter() - self._began
+        status = _finished(self._project, self.name, self.session, self.image, self._folder, seconds)
+        self._length = _length(self._project.session_folder(self.name, self._folder))
+        return status
 
 
 @contextmanager
 def open_case(project: Project, name: str, *, device: str = "auto") -> Iterator[OpenCase]:
     """Work on a case by hand: a new one, one that was begun, or one that is done, also by a run, to correct it.
 
-    The case is held as long as the context lasts. Left without `OpenCase.finish`, it is begun if anything was done in it.
+    The case is held as long as the context lasts. Left without `OpenCase.finish`, it is begun if anything was done in it; so it is if
+    anything was done after that.
 
     Raises
     ------
@@ -89,15 +94,18 @@ def open_case(project: Project, name: str, *, device: str = "auto") -> Iterator[
             session = assembly.open_session(
                 image, weights=weights, policy=policy, device=device, folder=folder, cohort=study, legend=legend
             )
-        began = _length(folder)
+        began, case = _length(folder), OpenCase(project, name, session.image, session, folder.name)
         try:
             if status.by != "hand" or status.state != "begun":
                 project.set_status(name, replace(status, state="begun", reason="", by="hand", session=folder.name))
-            yield OpenCase(project, name, session.image, session, folder.name)
+            yield case
         finally:
             session.close()
-            if project.stored(name).state == "begun" and status.state != "begun" and _length(folder) == began:
+            left, length = project.stored(name), _length(folder)
+            if left.state == "begun" and status.state != "begun" and length == began:
                 project.set_status(name, status)
+            elif left.state == "done" and case._length not in (None, length):
+                project.set_status(name, replace(left, state="begun", reason=""))
 
 
 def teach_case(
@@ -169,14 +177,15 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
 
     Parameters
     ----------
-    journal : of that session, or its folder
+    journal : of that session, or its folder. What it learnt is copied along where the journal is called `journal.JOURNAL_NAME`, and else
+        learnt again
 
     Raises
     ------
     SessionError : the case was begun or done already, or the session is about another image, or of another study than the project
     WriteError : it cannot be copied, or somebody else's labels lie where those of the case go
     """
-    source = Path(journal).parent if Path(journal).suffix == ".jsonl" else Path(journal)
+    source = journal_path(journal)
     header, study = read_journal(source)[0], project.settings.study
     if header.cohort not in ("", study):
         raise SessionError(
@@ -189,9 +198,14 @@ def take_case(project: Project, name: str, journal: Path | str, *, device: str =
         image = files.read(project[name].image)
         check_replaceable(project, name, image)
         folder = fresh_session(project, name)
+        beside = source.parent.glob("model-*.checkpoint") if source.name == JOURNAL_NAME else ()
         try:
-            shutil.copytree(source, folder, ignore=shutil.ignore_patterns("in-use.*"))
-        except (OSError, shutil.Error) as error:
+            folder.mkdir(parents=True)
+            shutil.copyfile(source, folder / JOURNAL_NAME)
+            for checkpoint in beside:
+                with suppress(FileNotFoundError):  # cleared away meanwhile: then it is learnt again
+                    shutil.copyfile(checkpoint, folder / checkpoint.name)
+        except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise WriteError(f"{source} cannot be copied into the project ({error}); expected free space and permission") from error
         try:
@@ -245,7 +259,7 @@ def run_project(
     study = Cohort(settings.study, model.name.partition(":")[2], model.store)
     study.adopt()
     record_of = publish_model(project, study)
-    examples = tuple(case.name for case in project.cases if _done_by_hand(project.stored(case.name)))
+    examples = tuple(case.name for case in project.cases if _done_by_hand(project.status(case.name)))
     usable = [name for name in examples if project[name].image.exists() and (project.folder / project.stored(name).labels).exists()]
     if clicks is not None and not Path(clicks).exists():
         raise SessionError(f"the clicks in {clicks} are not there; expected a click file, or a folder of them")
@@ -291,8 +305,8 @@ def _finished(project: Project, name: str, session: Session, image: Image, folde
     (header, events), study = read_journal(project.session_folder(name, folder)), project.settings.study
     other = f"its session is of {f'the study {header.cohort!r}' if header.cohort else 'no study'}: {study!r} learns nothing from it"
     known = Finished("hand", folder, "by hand", warnings=() if header.cohort == study else (other,), seconds=seconds)
-    records = Cohort(header.cohort, models(header, events)[-1].partition(":")[2]).records if header.cohort else ()
-    return finish(project, name, session, image, replace(known, record=records[-1].number if records else 0))
+    newest = Cohort(header.cohort, models(header, events)[-1].partition(":")[2]).newest if header.cohort else None
+    return finish(project, name, session, image, replace(known, record=newest.number if newest else 0))
 
 
 def _done_by_hand(status: Status) -> bool:

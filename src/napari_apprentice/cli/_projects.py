@@ -150,17 +150,18 @@ def _add(arguments: argparse.Namespace) -> int:
     return int(len(images) < len(arguments.images))
 
 
-def _status(arguments: argparse.Namespace) -> None:
+def _status(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import open_project
 
     project = open_project(arguments.project)
     width = max((len(case.name) for case in project.cases), default=0)
-    for case in project.cases:
-        status = project.status(case.name)
+    states = {case.name: project.status(case.name) for case in project.cases}
+    for name, status in states.items():
         by = f" by {status.by}" if status.by and status.state in ("begun", "done") else ""
         trust = "" if math.isnan(status.expected_error) else f"{status.expected_error:.2f}"
-        print(f"{case.name:<{width}}  {status.state + by:<14}  {trust:>5}  {status.reason}".rstrip())
+        print(f"{name:<{width}}  {status.state + by:<14}  {trust:>5}  {status.reason}".rstrip())
     print(f"Study {project.settings.study}. {_counted(project)}")
+    return int(any(status.state == "damaged" for status in states.values()))
 
 
 def _counted(project: Project) -> str:
@@ -171,7 +172,7 @@ def _counted(project: Project) -> str:
     return f"Cases: {len(project.cases)}" + "".join(f", {state} {counts[state]}" for state in STATES if counts[state]) + "."
 
 
-def _next(arguments: argparse.Namespace) -> None:
+def _next(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import open_project
 
     project = open_project(arguments.project)
@@ -181,6 +182,10 @@ def _next(arguments: argparse.Namespace) -> None:
             f"no case of {project.folder.name!r} is left to look at ({_counted(project)[:-1]}); expected one that is not done"
         )
     print(f"{case.name}\t{case.image}")
+    damaged = [status for other in project.cases if (status := project.status(other.name)).state == "damaged"]
+    for status in damaged:
+        remark(status.reason)
+    return int(bool(damaged))
 
 
 def _teach(arguments: argparse.Namespace) -> None:
@@ -209,22 +214,27 @@ def _take(arguments: argparse.Namespace) -> None:
     print(f"Labels: {project.folder / status.labels}" + (f" ({status.reason})" if status.reason else ""))
 
 
-def _table(arguments: argparse.Namespace) -> None:
+def _table(arguments: argparse.Namespace) -> int:
     from napari_apprentice.projects import open_project
 
-    print(_written_table(open_project(arguments.project), arguments.out, arguments.unit))
+    sentence, whole = _written_table(open_project(arguments.project), arguments.out, arguments.unit)
+    print(sentence)
+    return int(not whole)
 
 
-def _written_table(project: Project, path: Path | None, unit: str | None = None) -> str:
-    """Write the table of a project; a sentence about it."""
+def _written_table(project: Project, path: Path | None, unit: str | None = None) -> tuple[str, bool]:
+    """Write the table of a project; a sentence about it, and whether all cases could be read. It is said on stderr why not."""
     from napari_apprentice.measure import as_csv
     from napari_apprentice.outcomes import cohort_table
     from napari_apprentice.texts import write_text
 
     check_texts(path)  # by now labels may lie there that were not there before
-    rows, path = cohort_table(project, unit), path or project.folder / TABLE_NAME
+    damage: list[ReadError] = []
+    rows, path = cohort_table(project, unit, damage.append), path or project.folder / TABLE_NAME
     write_text(path, as_csv(rows))
-    return f"Objects: {len(rows)}. Table: {path}"
+    for error in damage:
+        remark(f"{error}; the case is not in the table")
+    return f"Objects: {len(rows)}. Table: {path}", not damage
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -248,14 +258,16 @@ def _run(arguments: argparse.Namespace) -> int:
         ):
             outcomes.append(outcome)
             progress.advance(task)
-            if outcome.state != "left":
+            if outcome.state not in ("left", "damaged"):  # the latter is told with the table
                 progress.console.print(
                     f"{outcome.case}: {outcome.state}, {outcome.sentence}", soft_wrap=True, highlight=False, markup=False
                 )
     counts = Counter(outcome.state for outcome in outcomes)
-    print("This run: " + ", ".join(f"{state} {counts[state]}" for state in ("done", "failed", "missing", "left") if counts[state]) + ".")
-    print(f"{_counted(project)}\n{_written_table(project, arguments.table)}")
-    return 1 if counts["failed"] or counts["missing"] else 0
+    states = ("done", "failed", "missing", "damaged", "left")
+    print("This run: " + ", ".join(f"{state} {counts[state]}" for state in states if counts[state]) + ".")
+    sentence, whole = _written_table(project, arguments.table)
+    print(f"{_counted(project)}\n{sentence}")
+    return 1 if counts["failed"] or counts["missing"] or not whole else 0
 
 
 def _project_of(arguments: argparse.Namespace) -> Project:

@@ -85,7 +85,9 @@ def _show_cohort(arguments: argparse.Namespace) -> None:
             facts = record.facts
             line = f"{record.number:4}  {record.time}  {record.cause:<9}  {facts.get('case', '')}".rstrip()
             effort = facts.get("effort")
-            print(f"{line}  IoU@1 {effort['taught_iou']:.2f}, untaught {effort['untaught_iou']:.2f}" if effort else line)
+            known = [effort.get(key) for key in ("taught_iou", "untaught_iou")] if isinstance(effort, dict) else []
+            compared = known and all(isinstance(value, float | int) for value in known)
+            print(f"{line}  IoU@1 {known[0]:.2f}, untaught {known[1]:.2f}" if compared else line)
 
 
 def _forget_cohort(arguments: argparse.Namespace) -> None:
