@@ -105,7 +105,7 @@ class Session(Overview):
     # --- clicks and masks ---
 
     def add(self, click: Click) -> Change:
-        """Answer a click. It may repeat or contradict earlier ones: the model is told all of them, newest last.
+        """Answer a click, or a box around the object. It may repeat or contradict earlier ones: the model is told all of them, newest last.
 
         Raises
         ------

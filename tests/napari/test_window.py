@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication, QLabel, QPushButton, QStyle, QStyleOpti
 
 import napari
 from napari_apprentice import files
-from napari_apprentice._napari import click_layer
+from napari_apprentice._napari import bridge, click_layer
 from napari_apprentice._napari import widget as widget_module
 from napari_apprentice._napari.bridge import STRAIGHT
 from napari_apprentice._napari.contributions import image_layer
@@ -853,3 +853,13 @@ def test_a_drag_with_shift_draws_a_box_around_the_object(window, engine, told):
     window.viewer.dims.ndisplay = 3
     window.drag(window.pixel(1, 3, plane), window.pixel(4, 12, plane), modifier=SHIFT)
     assert len(session.clicks) == 2
+
+
+def test_beyond_the_image_there_is_no_slice_to_keep(window, told):
+    image = window.viewer.layers[0]
+    window.click(window.plane, 20, 20)
+    window.viewer.add_image(np.zeros((20, 40, 50)), scale=np.abs(image.scale), translate=(-20, 0, 0), units=image.units)
+    window.activate(window.points)
+    window.viewer.dims.set_point(0, -20)
+    window.key(Qt.Key(ord(KEYS["approve"])))
+    assert told() == [bridge.BEYOND]

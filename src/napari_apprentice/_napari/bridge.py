@@ -63,6 +63,7 @@ IMAGE_REPLACED = (
 )
 IMAGE_RESCALED = "The session goes on measuring with the size of voxels that it began with, whatever the layer's scale is now."
 _REST_MS = 100
+BEYOND = "What is shown here lies beyond the image, so there is no slice of it to keep."
 NO_SLICES = "Propagation goes from slice to slice of a volume; show one slice of a volume in 2D."
 STRAIGHT = "This volume stands oblique to the world axes, so it is shown straight; saved labels keep its true place."
 
@@ -494,7 +495,11 @@ class Bridge(QObject):
 
     def approve(self) -> None:
         """The slice that is shown is good as it is: no propagation touches it again."""
-        if (plane := self._slice()) is not None:
+        if self._desk is None or (plane := self._slice()) is None:
+            return
+        if not 0 <= plane.index < self._desk.session.image.shape[plane.axis]:
+            self.tell(BEYOND)
+        else:
             self._act("approving", lambda session: session.approve(plane), f"slice {plane.index} stays as it is")
 
     def show_slice(self, index: int) -> None:
