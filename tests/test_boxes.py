@@ -22,6 +22,7 @@ from napari_apprentice.session import Session, resume
 from napari_apprentice.shapes import bounding_box
 from napari_apprentice.simulation import BoxRobot, CentreRobot
 from napari_apprentice.types import Box, Click, ClickError, Image, Lesson, Plane, Prediction, Prompt, ReadError, outcome
+from napari_apprentice.zoom import ZoomConfig
 
 SAMPLES = Path(__file__).parents[1] / "src" / "napari_apprentice" / "sample_data"
 SHAPE = (40, 50)
@@ -69,6 +70,23 @@ def test_a_box_beyond_its_slice_is_refused(axis, shape):
     for larger in (Box(0, 0, shape[0] + 1, shape[1]), Box(0, 0, shape[0], shape[1] + 1), Box(-1, 0, 3, 3), Box(0, -1, 3, 3)):
         with pytest.raises(ClickError, match="expected one inside its slice"):
             volume.check_click(Click.around(larger, Plane(axis, 2)))
+
+
+@pytest.mark.parametrize("box", [(1, 2, 3), None, 7, (1, 2, 3, "x"), (3, 3, 3, 9)])
+def test_around_what_is_no_box_nothing_is_clicked(box):
+    with pytest.raises(ClickError):
+        Click.around(box)
+    with pytest.raises(ClickError):
+        Click.around(box, Plane(0, 2))
+
+
+def test_of_what_was_said_before_a_box_only_what_lies_in_it_counts():
+    inside, outside, after = Click((5, 5), False), Click((20, 5)), Click((30, 30), False)
+    first, box = Click.around(Box(15, 0, 25, 9)), Click.around(Box(0, 0, 10, 10))
+    assert Prompt((inside, outside, first, box, after)).clicks == (inside, box, after)
+    assert Prompt((inside, outside, after)).clicks == (inside, outside, after)
+    assert Prompt((box, outside)).clicks == (box, outside)
+    assert Prompt((outside, box, after)).points == (after,)
 
 
 # --- what a network is told ---
@@ -142,6 +160,14 @@ def test_a_box_begins_anew_and_says_nothing_of_late_clicks(shipped):
         assert first.mask[correction.voxel] == second.mask[correction.voxel] == correction.positive
 
 
+def test_the_middle_of_a_box_is_no_place_of_the_object_where_others_are_named():
+    zoom, found = ZoomConfig(), Prediction.from_mask(np.pad(np.ones((6, 6)), ((4, 30), (4, 40))))
+    box, point = Click.around(Box(0, 0, 40, 50)), Click((6, 6))
+    assert zoom.grown_window(Prompt((box, point), found), SHAPE) == zoom.grown_window(Prompt((point,), found), SHAPE)
+    assert zoom.first_looks((box, point), SHAPE) == zoom.first_looks((point,), SHAPE)
+    assert zoom.first_looks((box,), SHAPE) == zoom.first_looks((Click(box.voxel),), SHAPE)
+
+
 def test_where_nothing_is_seen_in_a_box_its_ellipse_is_the_answer(shipped, monkeypatch):
     pixels, _ = sample()
     word = NetworkSegmenter._word
@@ -164,7 +190,8 @@ def test_a_box_teaches_nothing_until_its_object_is_accepted(shipped, policy):
         assert shipped.snapshot() is before
         second = POLICIES[policy].on_click(shipped, pixels, Prompt((box, Click(box.voxel, bool(truth[box.voxel]))), answer))
         assert second.mask[box.voxel] == truth[box.voxel]
-        report = outcome(POLICIES[policy].learning(shipped, Lesson(pixels, (box,), truth)))
+        elsewhere = Click(tuple(int(v) for v in np.argwhere(~truth)[0]))
+        report = outcome(POLICIES[policy].learning(shipped, Lesson(pixels, (elsewhere, box), truth)))
         assert report.accepted == (policy not in ("none", "ia", "mi"))
         for remembered in shipped.snapshot().memory:
             assert [[click.positive for click in view] for view in remembered.clicks] == [[True]] * len(remembered.clicks)

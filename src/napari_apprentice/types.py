@@ -159,6 +159,19 @@ class Plane(NamedTuple):
     index: int  # type: ignore[assignment] # a plane is no sequence to search in
 
 
+def _as_box(box: Any) -> Box:
+    """ClickError if it is none."""
+    try:
+        given: tuple[Any, ...] = tuple(box)
+        checked = Box(*(int(v) for v in given))
+        whole = checked == given and not any(isinstance(v, bool) for v in given)
+    except (TypeError, ValueError, OverflowError):
+        whole = False
+    if not whole or not (checked.top < checked.bottom and checked.left < checked.right):
+        raise ClickError(f"a box {box!r:.80} arrived; expected 4 whole numbers (top, left, bottom, right) around at least one pixel")
+    return checked
+
+
 @dataclass(frozen=True)
 class Click:
     """One click of the user, or one box that the user drew around the object.
@@ -194,14 +207,7 @@ class Click:
             object.__setattr__(self, "box", self._checked(self.box))
 
     def _checked(self, box: Any) -> Box:
-        try:
-            given: tuple[Any, ...] = tuple(box)
-            checked = Box(*(int(v) for v in given))
-            whole = checked == given and not any(isinstance(v, bool) for v in given)
-        except (TypeError, ValueError, OverflowError):
-            whole = False
-        if not whole or not (checked.top < checked.bottom and checked.left < checked.right):
-            raise ClickError(f"a box {box!r:.80} arrived; expected 4 whole numbers (top, left, bottom, right) around at least one pixel")
+        checked = _as_box(box)
         row, col = self.in_plane.voxel
         if not self.positive or not (checked.top <= row < checked.bottom and checked.left <= col < checked.right):
             raise ClickError(f"a box {tuple(checked)} about {self.voxel} arrived; expected a positive one, with that place in it")
@@ -215,7 +221,8 @@ class Click:
         ------
         ClickError : it is no box
         """
-        middle = [(low + high - 1) // 2 for low, high in ((box[0], box[2]), (box[1], box[3]))]
+        box = _as_box(box)
+        middle = [(box.top + box.bottom - 1) // 2, (box.left + box.right - 1) // 2]
         if plane is not None:
             middle.insert(plane.axis, plane.index)
         return cls(tuple(middle), True, 0 if plane is None else plane.axis, box)
@@ -463,7 +470,8 @@ class Prompt:
 
     Attributes
     ----------
-    clicks : 2D clicks ``(row, col)`` in the order they were made, newest last
+    clicks : 2D clicks ``(row, col)`` in the order they were made, newest last. A box begins anew: what was said before it counts only as
+        far as it lies in it, and is left out else, as are earlier boxes
     previous : the prediction before the newest click; None at the first
     kind : what the user calls the object's class; empty where it has none
     """
@@ -472,10 +480,21 @@ class Prompt:
     previous: Prediction | None = None
     kind: str = ""
 
+    def __post_init__(self) -> None:
+        at = max((number for number, click in enumerate(self.clicks) if click.box is not None), default=0)
+        if at and (box := self.clicks[at].box) is not None:
+            before = (click for click in self.clicks[:at] if click.box is None and _is_in(box, click))
+            object.__setattr__(self, "clicks", (*before, *self.clicks[at:]))
+
     @property
     def points(self) -> tuple[Click, ...]:
         """The clicks without boxes: each says something of the pixel that it names."""
         return tuple(click for click in self.clicks if click.box is None)
+
+
+def _is_in(box: Box, click: Click) -> bool:
+    row, col = click.voxel
+    return box.top <= row < box.bottom and box.left <= col < box.right
 
 
 @dataclass(frozen=True, eq=False)

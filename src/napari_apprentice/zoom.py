@@ -156,8 +156,8 @@ class ZoomConfig:
 
         They hold all positive clicks and do not reach far beyond the nearest negative one.
         """
-        anchor = next((c for c in clicks if c.positive), clicks[-1])
-        positive = [c for c in clicks if c.positive]
+        positive = _on_object(clicks)
+        anchor = next(iter(positive), clicks[-1])
         first, *others = self.first_windows(anchor, shape)
         windows = [first, *(w for w in others if all(_lies_in(w, c) for c in positive))]
         reach = _reach(anchor, clicks)
@@ -165,7 +165,7 @@ class ZoomConfig:
 
     def grown_window(self, prompt: Prompt, shape: tuple[int, int]) -> Box:
         """The window about the previous mask and the positive clicks."""
-        points = [c.voxel for c in prompt.clicks if c.positive] or [c.voxel for c in prompt.clicks]
+        points = [c.voxel for c in _on_object(prompt.clicks)] or [c.voxel for c in prompt.clicks]
         rows, cols = [p[0] for p in points], [p[1] for p in points]
         previous = prompt.previous
         if previous is not None and (mask := previous.mask_in_box).any():
@@ -198,6 +198,12 @@ def widened(window: Box, factor: float, shape: tuple[int, int]) -> Box:
     side = window.bottom - window.top
     wider = max(min(side * factor, _MOST_OF_SLICE * max(shape)), side)
     return square(((window.top + window.bottom - 1) / 2, (window.left + window.right - 1) / 2), wider)
+
+
+def _on_object(clicks: Sequence[Click]) -> list[Click]:
+    """The positive clicks; the middle of a box only where there are no others, for it may not lie on the object."""
+    positive = [c for c in clicks if c.positive]
+    return [c for c in positive if c.box is None] or positive
 
 
 def _lies_in(window: Box, click: Click) -> bool:

@@ -203,6 +203,10 @@ def test_units_that_somebody_gave_the_layer_count_where_the_file_states_none(pho
     found = image_of(layer)
     assert found.units == "mm"
     np.testing.assert_allclose(found.spacing, (0.002, 0.002))
+    in_mm = Image(np.random.default_rng(0).normal(size=(1, 5, 6, 7)), np.diag([2, 0.5, 0.7, 1]), "mm")
+    counting = as_layer(in_mm)
+    counting.units, counting.scale = ("pixel",) * 3, (1, 1, 1)
+    assert image_of(counting) is in_mm  # pixels are no millimetres
     volume = as_layer(Image(np.random.default_rng(0).normal(size=(1, 5, 6, 7))))
     assert lacks_spacing(volume)
     volume.scale, volume.units = (6, 2, 2), ("mm",) * 3

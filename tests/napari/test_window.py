@@ -863,3 +863,39 @@ def test_beyond_the_image_there_is_no_slice_to_keep(window, told):
     window.viewer.dims.set_point(0, -20)
     window.key(Qt.Key(ord(KEYS["approve"])))
     assert told() == [bridge.BEYOND]
+
+
+def test_a_box_around_an_accepted_object_is_no_click_into_it(window, engine, told):
+    plane, session = window.plane, engine.session
+    window.click(plane, 20, 20)
+    window.key(Qt.Key(ord(KEYS["accept"])))
+    window.drag(window.pixel(plane, 5, 5), window.pixel(plane, 35, 35), modifier=SHIFT)
+    assert session.labels[plane, 20, 20] == 1
+    assert (session.labels[plane, 5:36, 5:36] == 2).sum() == 31 * 31 - (session.labels[plane] == 1).sum()
+    assert "belongs to object 1" not in window.widget.status.words
+    window.key(Qt.Key.Key_Z, CONTROL)
+    window.drag(window.pixel(plane, 18, 18), window.pixel(plane, 22, 22), modifier=SHIFT)
+    assert "this place belongs to object 1" in window.widget.status.words
+
+
+def test_a_box_names_no_part_of_an_object_that_is_split(window, engine):
+    plane = window.plane
+    window.click(plane, 20, 20)
+    window.key(Qt.Key(ord(KEYS["accept"])))
+    window.widget.bridge.select(1)
+    window.wait()
+    window.widget.bridge.split()
+    window.drag(window.pixel(plane, 18, 18), window.pixel(plane, 22, 22), modifier=SHIFT)
+    assert len(window.points.data) == 0
+    assert "click once in every part" in window.widget.status.words
+
+
+def test_a_view_that_is_turned_while_a_box_is_drawn_gives_none(window, engine, told):
+    plane = window.plane
+
+    def turn():
+        window.viewer.dims.order = (1, 0, 2)
+
+    window.drag(window.pixel(plane, 5, 5), window.pixel(plane, 35, 35), modifier=SHIFT, each=turn)
+    assert engine.session.clicks == ()
+    assert told() == [click_layer.OTHER_PLANE]

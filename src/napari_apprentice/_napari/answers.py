@@ -203,11 +203,11 @@ def add(session: Session, click: Click, good: str, others: str, opens: str) -> A
 
     Where the answer leaves out what was accepted (`Prediction.familiar`), that comes first.
     Within another object a click changes nothing, since objects do not overlap. It counts all the same, but what there is to say is whose
-    the place is, and that the key ``opens`` opens it.
+    the place is, and that the key ``opens`` opens it. Of a box that is said only where nothing was found in it.
     """
     answer = act(session, lambda session: session.add(click), good)
     label = int(session.labels[click.voxel]) if answer.error is None else 0
-    if label in (0, session.label):
+    if label in (0, session.label) or (click.box is not None and answer.boxes):
         several = answer.error is None and answer.state.masks > 1
         newest = _newest_answer(session)
         strange = answer.error is None and newest is not None and not newest.familiar

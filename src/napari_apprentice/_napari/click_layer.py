@@ -140,6 +140,7 @@ class ClickLayer:
             return
         negative, drawing = "Control" in event.modifiers, "Shift" in event.modifiers and self._viewer.dims.ndisplay == 2
         pressed_at, corner, dragged, pans = np.asarray(event.pos), self._place(event), False, layer.mouse_pan
+        axis = hidden_axis(self._viewer.dims, len(self._shape))
         try:
             if drawing:
                 layer.mouse_pan = False  # of fast moves napari hears when the view has been panned already
@@ -153,10 +154,10 @@ class ClickLayer:
                 yield
         finally:
             self._hide_band()
-            if drawing:
+            if drawing and layer.mode == "add":  # another mode has its own
                 layer.mouse_pan = pans
         if drawing and self._is_far(pressed_at, event):
-            self._wish_box(corner, self._place(event))
+            self._wish_box(axis, corner, self._place(event))
         elif not dragged and not self._is_far(pressed_at, event):  # a drag that comes back is none either
             self._wish(self._place(event), positive=self.positive and not negative)
 
@@ -168,10 +169,9 @@ class ClickLayer:
         """(n,) where the mouse is, in voxels."""
         return np.asarray(self.layer.world_to_data(in_its_world(self.layer, event.position, self._viewer.dims)))
 
-    def _wish_box(self, corner: npt.NDArray[np.float64], opposite: npt.NDArray[np.float64]) -> None:
-        """All pixels that a rectangle touches, as far as they are in the image."""
-        axis = hidden_axis(self._viewer.dims, len(self._shape))
-        if axis is None:
+    def _wish_box(self, axis: int | None, corner: npt.NDArray[np.float64], opposite: npt.NDArray[np.float64]) -> None:
+        """All pixels that a rectangle touches, as far as they are in the image; ``axis`` : the one that it was begun across."""
+        if axis is None or axis != hidden_axis(self._viewer.dims, len(self._shape)):
             self._tell(OTHER_PLANE)
             return
         across = None if len(self._shape) == 2 else axis

@@ -161,7 +161,8 @@ def image_of(layer: Layer) -> Image:
         return standing_image(layer)
     shown = carried if _shows(layer, carried) else replace(carried, data=_channels_first(layer), name=layer.name)
     lengths, in_mm = voxel_lengths(layer), is_in_mm(layer)
-    if np.allclose(lengths, shown.spacing, rtol=_SAME_LENGTH, atol=0) and (shown.units == "mm" or not in_mm):
+    same = np.allclose(lengths, shown.spacing, rtol=_SAME_LENGTH, atol=0)
+    if (shown.units == "mm" and (same or not in_mm)) or (shown.units == "pixel" and same and not in_mm):
         return shown
     return _respaced(shown, lengths, "mm" if in_mm else shown.units)
 

@@ -102,7 +102,9 @@ class Sitting:
     def click(self, click: Click) -> None:
         """Add a click to the open object, or to the parts that it is split into. It is drawn at once; its mask follows."""
         if self._seeds is not None:
-            if self._asked or self.desk.label_of(click.voxel) == self.state.label:  # what is shown may be about to change
+            if click.box is not None:
+                self._errands.say(CLICK_PARTS)
+            elif self._asked or self.desk.label_of(click.voxel) == self.state.label:  # what is shown may be about to change
                 self._show_seeds([*self._seeds, click])
             else:
                 self._errands.say(f"this place is not in object {self.state.label}; {CLICK_PARTS}")

@@ -77,11 +77,11 @@ def lesson_windows(segmenter: NetworkSegmenter, mask: npt.NDArray[np.bool_], cli
 
 
 def told(lesson: Lesson) -> tuple[Click, ...]:
-    """The clicks of a lesson, without boxes; where no positive one stands, after one in the middle of the mask.
+    """The clicks of a lesson that count (`types.Prompt`), without boxes; where no positive one stands, after one in the middle of the mask.
 
     A mask that was painted may have no clicks, and one that was only made smaller negative ones alone: they do not say what it is.
     """
-    clicks = tuple(click for click in lesson.clicks if click.box is None)
+    clicks = Prompt(lesson.clicks).points
     if any({c.voxel: c.positive for c in clicks}.values()):
         return clicks
     middle = Click(deepest(lesson.mask))
