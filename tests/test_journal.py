@@ -43,7 +43,9 @@ def patch(values: np.ndarray) -> Patch:
 clicks = st.builds(Click, st.tuples(st.integers(0, 5), st.integers(0, 29), st.integers(0, 19)), st.booleans(), st.integers(0, 2))
 losses = st.floats(allow_infinity=False)
 reports = st.builds(LearningReport, st.booleans(), st.text(), losses, losses, st.floats(0, 9))
-patches = st.integers(1, 70000).map(lambda label: patch(np.full((2, 3, 4), label)))
+patches = st.lists(st.integers(1, 70000), min_size=1, max_size=3).map(
+    lambda labels: Patch(tuple(tile for label in labels for tile in patch(np.full((2, 3, 4), label)).tiles))
+)
 events = st.builds(
     Event,
     st.sampled_from(KINDS),
@@ -60,7 +62,7 @@ events = st.builds(
 
 def told(event: Event) -> tuple[object, ...]:
     """An event as something that can be compared."""
-    change = None if event.patch is None else (event.patch.region, event.patch.after.tolist(), event.patch.dtype)
+    change = None if event.patch is None else [(region, values.tolist(), values.dtype) for region, values in event.patch.after]
     facts = {field.name: getattr(event, field.name) for field in fields(event)} | {"patch": change}
     return tuple(repr(value) for value in facts.values())
 

@@ -8,30 +8,63 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_apprentice.labelmap import LabelMap, Patch, as_region
+from napari_apprentice import labelmap as labelmap_module
+from napari_apprentice.labelmap import LabelMap, Patch, as_region, slabs, spanned
 from napari_apprentice.types import LabelsError, Plane
 
 shapes = hnp.array_shapes(min_dims=2, max_dims=3, max_side=6)
 ids = st.sampled_from([0, 0, 1, 2, 255, 256, 70000])
 
 
-@given(st.data())
-def test_a_patch_leads_there_and_back_and_is_smallest(data):
+def put(array: np.ndarray, pieces) -> np.ndarray:
+    changed = array.copy()
+    for region, values in pieces:
+        changed[region] = values
+    return changed
+
+
+@given(st.data(), st.sampled_from([1, 7, 20, 2**24]))
+def test_a_patch_leads_there_and_back_and_is_smallest(data, most):
     shape = data.draw(shapes)
     old, new = (data.draw(hnp.arrays(np.uint32, shape, elements=ids)) for _ in range(2))
-    patch = Patch.between(old, new, (0,) * len(shape))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(labelmap_module, "_TILE_VOXELS", most)
+        patch = Patch.between(old, new, (0,) * len(shape))
     if patch is None:
         assert (old == new).all()
         return
-    there = old.copy()
-    there[patch.region] = patch.after
-    assert (there == new).all()
-    there[patch.region] = patch.before
-    assert (there == old).all()
+    assert (put(old, patch.after) == new).all()
+    assert (put(new, patch.before) == old).all()
     assert patch.changed == (old != new).sum()
-    differs = (old != new)[patch.region]
-    assert all(np.take(differs, side, axis).any() for axis in range(differs.ndim) for side in (0, -1))
-    assert patch.after.dtype == np.min_scalar_type(max(old[patch.region].max(), new[patch.region].max()))
+    assert patch.region == spanned([tile.region for tile in patch.tiles])
+    assert patch.ids == {i for _, values in patch.after for i in values.ravel().tolist()}
+    assert patch.dtype == np.min_scalar_type(max(max(old[region].max(), new[region].max()) for region, _ in patch.after))
+    times = np.zeros(shape, int)
+    for tile in patch.tiles:
+        differs = (old != new)[tile.region]
+        assert all(np.take(differs, side, axis).any() for axis in range(differs.ndim) for side in (0, -1))
+        assert tile.changed == differs.sum()
+        assert differs.size <= max(most, np.prod(shape[1:]))
+        times[tile.region] += 1
+    assert times.max() == 1, "tiles overlap"
+    assert len(patch.tiles) == 1 or most < np.prod(shape)
+
+
+@given(st.data(), st.sampled_from([1, 9, 2**24]))
+def test_slabs_are_a_region_cut_across_an_axis(data, most):
+    shape = data.draw(shapes)
+    region = tuple(slice(low, data.draw(st.integers(low + 1, size))) for size in shape for low in [data.draw(st.integers(0, size - 1))])
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(labelmap_module, "_TILE_VOXELS", most)
+        parts = list(slabs(region, axis))
+    times = np.zeros(shape, int)
+    for part in parts:
+        times[part] += 1
+    expected = np.zeros(shape, int)
+    expected[region] = 1
+    assert (times == expected).all()
+    assert all(part[axis].stop - part[axis].start == 1 or np.prod([s.stop - s.start for s in part]) <= most for part in parts)
 
 
 @given(st.data())
@@ -47,7 +80,7 @@ def test_planes_are_patched_where_they_lie(data):
     assert (labelmap.array == labels).all()
     if patch is not None:
         labelmap.widen(patch.dtype)
-        labelmap.write(patch.region, patch.after)
+        labelmap.write(patch.after)
     assert (labelmap.plane(Plane(axis, index)) == wanted).all()
     assert (np.delete(labelmap.array, index, axis) == np.delete(labels, index, axis)).all()
 
@@ -83,9 +116,9 @@ def test_the_map_is_a_copy_and_read_only():
 def test_a_wider_value_does_not_fit_until_there_is_room():
     labelmap = LabelMap((2, 2))
     with pytest.raises(TypeError, match="safe"):
-        labelmap.write((slice(0, 1), slice(0, 1)), np.full((1, 1), 300, np.uint16))
+        labelmap.write([((slice(0, 1), slice(0, 1)), np.full((1, 1), 300, np.uint16))])
     labelmap.widen(np.uint16)
-    labelmap.write((slice(0, 1), slice(0, 1)), np.full((1, 1), 300, np.uint16))
+    labelmap.write([((slice(0, 1), slice(0, 1)), np.full((1, 1), 300, np.uint16))])
     assert labelmap.array[0, 0] == 300
     labelmap.widen(np.uint8)
     assert labelmap.array.dtype == np.uint16

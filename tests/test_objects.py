@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from napari_apprentice import labelmap as labelmap_module
+from napari_apprentice import objects
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy
 from napari_apprentice.journal import Journal, read_journal, replay_labels
 from napari_apprentice.labelmap import LabelMap
-from napari_apprentice.objects import parts, presence, renumbered, taken_apart
+from napari_apprentice.objects import parts, presence, remainder, taken_apart
 from napari_apprentice.replay import replay
 from napari_apprentice.session import Session
 from napari_apprentice.types import Click, Image, Plane, SessionError
@@ -41,11 +45,13 @@ def test_presence_and_renumbering_are_what_a_plain_look_says(data):
     known, here = LabelMap(labels.shape, labels), labels == label
     for axis, along in enumerate(presence(known, label)):
         assert (along == here.any(axis=tuple(a for a in range(labels.ndim) if a != axis))).all()
-    patch = renumbered(known, label, to)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(labelmap_module, "_TILE_VOXELS", data.draw(st.sampled_from([1, 6, 2**24])))
+        patch = known.renumbering(label, to)
     assert (patch is None) == (not here.any())
     if patch is not None:
         known.widen(patch.dtype)
-        known.write(patch.region, patch.after)
+        known.write(patch.after)
     assert (known.array == np.where(here, to, labels.astype(int))).all()
 
 
@@ -72,6 +78,38 @@ def test_a_split_that_makes_no_sense_is_refused(seeds, message):
     labels[1, 1:3] = 5
     with pytest.raises(SessionError, match=message):
         taken_apart(LabelMap(labels.shape, labels), 5, seeds, range(6, 5 + len(seeds)), (1.0, 1.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_split_is_what_its_parts_say_however_it_is_cut(data):
+    """Each part holds its seed, together they are the object, other objects stay, and what is left is where it is said to be."""
+    shape = data.draw(shapes)
+    labels = data.draw(hnp.arrays(np.uint8, shape, elements=st.sampled_from([0, 1, 1, 2])))
+    held = [tuple(int(v) for v in voxel) for voxel in np.argwhere(labels == 1)]
+    assume(len(held) > 1)
+    seeds = data.draw(st.lists(st.sampled_from(held), min_size=2, max_size=3, unique=True))
+    known = LabelMap(shape, labels)
+    spacing = (2.0, 1.0, 0.5)[: len(shape)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(labelmap_module, "_TILE_VOXELS", data.draw(st.sampled_from([1, 6, 2**24])))
+        at_once = data.draw(st.sampled_from([4, 2**26]))
+        patched.setattr(objects, "_SPLIT_VOXELS", at_once)
+        patch = None
+        with suppress(SessionError) if at_once == 4 else nullcontext():
+            patch = taken_apart(known, 1, seeds, range(300, 299 + len(seeds)), spacing)
+    assume(patch is not None)
+    rest = remainder(known, 1, patch)
+    known.widen(patch.dtype)
+    known.write(patch.after)
+    after = known.array
+    assert [int(after[seed]) for seed in seeds] == [1, *range(300, 299 + len(seeds))]
+    assert (np.isin(after, [1, *range(300, 299 + len(seeds))]) == (labels == 1)).all()
+    assert ((after == 2) == (labels == 2)).all()
+    assert rest == known.box_of(1)
+    if at_once > 4:
+        owner = parts(labels == 1, seeds, spacing)
+        np.testing.assert_array_equal(np.choose(owner, [after, 1, 300, 301][: len(seeds) + 1]), after)
 
 
 def test_what_was_done_to_whole_objects_is_replayed_with_the_same_model_and_survives_another_one(tmp_path):

@@ -37,7 +37,8 @@ def in_plane_shape(axis: int) -> tuple[int, int]:
 def painted(labels: LabelMap, state: State, click: Click, mask: np.ndarray) -> np.ndarray:
     after = labels.array.astype(np.uint16)
     if patch := repainting(labels, state, click, answer_of(mask)):
-        after[patch.region] = patch.after
+        for region, values in patch.after:
+            after[region] = values
     return after
 
 

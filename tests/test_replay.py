@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 import pytest
 
+from napari_apprentice import labelmap
 from napari_apprentice.computers import Computer
 from napari_apprentice.fakes import DiskSegmenter, FakePolicy, FakeStore
 from napari_apprentice.journal import Event, Header, Journal, package_version, read_journal
@@ -70,8 +71,12 @@ def answers(session):
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_whatever_was_done_comes_out_the_same(tmp_path, wander, seed):
+def test_whatever_was_done_comes_out_the_same(tmp_path, wander, monkeypatch, seed):
+    monkeypatch.setattr(labelmap, "_TILE_VOXELS", 2**24 if seed % 3 else 150)
     session = record(tmp_path, wander, seed)
+    tiles = [len(event.patch.tiles) for event in read_recording(tmp_path) if event.patch is not None]
+    assert (max(tiles) > 1) == (seed % 3 == 0)
+    monkeypatch.setattr(labelmap, "_TILE_VOXELS", 2**24 if seed % 2 else 70)
     again = Session(IMAGE, segmenter(), FakePolicy(), labels=beginning(tmp_path).labels)
     told = []
     assert replay(again, read_recording(tmp_path), lambda: told.append(1)) is None

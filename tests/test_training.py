@@ -295,6 +295,24 @@ def test_a_recipe_with_careless_users_has_them_click_once_anywhere_at_first():
     assert shallow[1] > 0.1
 
 
+@pytest.mark.parametrize("rounds", [(1.0,), (0.0, 0.0, 1.0)])
+def test_a_recipe_with_boxes_has_users_draw_them_and_correct_the_answers_to_them(rounds):
+    network, target = build("unet", {"widths": [8, 16, 16, 16, 16], "groups": 4}), torch.zeros(24, 1, 64, 64)
+    target[:12, :, 16:40, 20:50] = 1
+    target[12:, :, 0:40, 20:50] = 1  # not all of it is in the window
+    image = torch.randn(24, 3, 64, 64)
+    found = exercises.asked(network, Recipe(boxed=1.0, rounds=rounds), image, target, np.random.default_rng(0))
+    for number, (clicks, previous) in enumerate(zip(found.clicks, found.previous[:, 0].numpy(), strict=True)):
+        boxed = number < 12
+        assert [click.positive for click in clicks[:4]].count(False) == 4 if boxed else clicks[0].positive
+        assert len(clicks) == 4 + len(rounds) - 1 if boxed else len(clicks) >= len(rounds)
+        if len(rounds) == 1:
+            truth = target[number, 0].numpy() > 0.5
+            assert ((previous > 0.5) & truth).sum() > 0.5 * truth.sum() if boxed else not previous.any()
+    half = exercises.asked(network, Recipe(boxed=0.5, rounds=(1.0,)), image[:12], target[:12], np.random.default_rng(0))
+    assert 2 <= sum(bool(previous.any()) for previous in half.previous) <= 10
+
+
 def test_the_held_out_batch_is_fixed_and_of_the_first_size():
     recipe = Recipe(seed=3)
     images, targets = training._held_out_batch(None, recipe, 64, per_set=2)

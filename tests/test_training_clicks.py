@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
+from napari_apprentice.boxes import beside, inscribed
 from napari_apprentice.simulation import make_robot
-from napari_apprentice.training_clicks import bent, careless_click, clicks_on, first_clicks, next_click
+from napari_apprentice.training_clicks import bent, careless_click, clicks_on, drawn_box, first_clicks, next_click
+from napari_apprentice.types import Box
 
 masks = hnp.arrays(bool, st.tuples(st.integers(2, 24), st.integers(2, 24)))
 
@@ -53,6 +55,38 @@ def test_careless_clicks_fall_everywhere_in_the_largest_error():
     drawn = {(c.row, c.col) for seed in range(600) if (c := careless_click(np.random.default_rng(seed), truth, np.zeros_like(truth)))}
     assert all(10 <= row < 22 and 10 <= col < 22 for row, col in drawn)
     assert len(drawn) > 130
+
+
+@settings(max_examples=150)
+@given(masks, st.integers(0, 1000))
+def test_a_box_is_drawn_around_all_of_an_object_or_not_at_all(target, seed):
+    told = drawn_box(np.random.default_rng(seed), target)
+    border = target.copy()
+    border[1:-1, 1:-1] = False
+    assert (told is None) == (border.any() or not target.any())
+    if told is not None:
+        clicks, probability = told
+        rows, cols = np.nonzero(probability)
+        sides = [rows.min() + 1, cols.min() + 1, rows.max(), cols.max()]  # a pixel around the box is said not to be the object
+        held = np.nonzero(target)
+        tight = [held[0].min(), held[1].min(), held[0].max() + 1, held[1].max() + 1]
+        extent = [tight[2] - tight[0], tight[3] - tight[1]] * 2
+        for drawn, true, size in zip(sides, tight, extent, strict=True):
+            assert abs(drawn - true) <= 0.1 * size + 1
+        assert not any(click.positive for click in clicks)
+        assert all(probability[int(click.row), int(click.col)] < 0.5 for click in clicks)
+
+
+def test_a_drawn_box_is_told_as_one_that_a_user_drew():
+    """To the network, as the segmenter tells it."""
+    target = square(20, 24, 16)
+    clicks, probability = drawn_box(np.random.default_rng(0), target)
+    rows, cols = np.nonzero(probability > 0.5)
+    box = Box(int(rows.min()), int(cols.min()), int(rows.max()) + 1, int(cols.max()) + 1)
+    outline = inscribed(box, target.shape)
+    np.testing.assert_allclose(probability[outline.box.slices], 1 / (1 + np.exp(-outline.logits)))
+    assert {(c.row, c.col) for c in clicks} == {c.voxel for c in beside(box, target.shape)}
+    assert ((probability > 0.5) & target).sum() > 0.6 * target.sum()
 
 
 def square(row: int, col: int, side: int, shape: tuple[int, int] = (64, 64)) -> np.ndarray:

@@ -19,7 +19,7 @@ from napari_apprentice.guidance import WindowClick, click_maps
 from napari_apprentice.losses import LOSSES, OF_CANDIDATES, soft_dice
 from napari_apprentice.networks import Output, Recalled
 from napari_apprentice.samples import Drawn
-from napari_apprentice.training_clicks import a_pixel, bent, careless_click, clicks_on, first_clicks, next_click
+from napari_apprentice.training_clicks import a_pixel, bent, careless_click, clicks_on, drawn_box, first_clicks, next_click
 
 __all__ = ["Asked", "Exercises", "answered", "asked", "corrected", "iou", "loss_of", "maps", "recollected"]
 
@@ -33,6 +33,7 @@ class Exercises:
     rounds : chances of 0, 1, 2, ... rounds of corrections before the pass with gradient
     given : chance that a batch is about masks that the network did not make: the true ones, bent, as when they are carried to a slice
     careless : share of the users who click anywhere in the largest error (`training_clicks.careless_click`), also at first
+    boxed : share of the users who draw a box around the object first, where all of it is in the window and no mask was given
     loss : a name in `losses.LOSSES`; empty for the network's own objective, or "nfl" where it has none
     terms : losses that are added, by name -> weight, such as ``{ ccg = 0.17 }``
     dice_weight, iou_weight : weights of soft Dice (not beside a network's own objective) and of the error of the estimated IoU
@@ -41,6 +42,7 @@ class Exercises:
     rounds: tuple[float, ...] = (0.3, 0.25, 0.2, 0.15, 0.1)
     given: float = 0.0
     careless: float = 0.0
+    boxed: float = 0.0
     loss: str = ""
     terms: dict[str, float] = field(default_factory=dict)
     dice_weight: float = 0.5
@@ -121,7 +123,7 @@ class Asked(NamedTuple):
 def asked(
     network: nn.Module, how: Exercises, features: Tensor, target: Tensor, rng: np.random.Generator, known: Sequence[Recalled] = ()
 ) -> Asked:
-    """Clicks as simulated users make them, after rounds of corrections without gradient; or those on masks that were given."""
+    """Clicks and boxes as simulated users make them, after rounds of corrections without gradient; or those on masks that were given."""
     truths = target[:, 0].cpu().numpy() > 0.5
     careless = list(rng.random(len(truths)) < how.careless) if how.careless else []
     given = None
@@ -134,6 +136,12 @@ def asked(
         for image in np.flatnonzero(careless):
             if (click := careless_click(rng, truths[image], np.zeros_like(truths[image]))) is not None:
                 clicks[image] = [click]
+        if how.boxed:
+            begun = np.zeros(target.shape, np.float32)
+            for image in np.flatnonzero(rng.random(len(truths)) < how.boxed):
+                if (box := drawn_box(rng, truths[image])) is not None:
+                    clicks[image], begun[image, 0] = box
+            given = torch.from_numpy(begun).to(target)
     rounds = int(rng.choice(len(how.rounds), p=np.asarray(how.rounds) / sum(how.rounds)))
     previous, _ = corrected(network, features.detach(), target, clicks, rounds, rng, 0.5, given, careless, known)
     return Asked(maps(clicks, target.shape[-1], network, target.device), previous, clicks)

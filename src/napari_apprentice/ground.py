@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from napari_apprentice.history import State
-from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.labelmap import LabelMap, Patch, slabs
 from napari_apprentice.objects import presence
 from napari_apprentice.origins import Origin
 from napari_apprentice.painting import crossing_lines
@@ -169,11 +169,20 @@ class Ground:
         box = Box(*(edge(sides) for edge, sides in zip((min, min, max, max), zip(*boxes.values(), strict=True), strict=True)))
         region = list(box.slices)
         region.insert(self.axis, slice(min(boxes), max(boxes) + 1))
-        values = self._labels.array[tuple(region)]
-        values = values.astype(np.result_type(values, np.min_scalar_type(self._label)))
-        for index in boxes:
-            np.moveaxis(values, self.axis, 0)[index - min(boxes)] = self._renewed(index, answers)[box.slices]
-        return self._labels.patch(region, values)
+        return Patch.of(self._changes(tuple(region), boxes, answers))
+
+    def _changes(
+        self, region: tuple[slice, ...], indices: Collection[int], answers: Mapping[int, Prediction]
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], list[int]]]:
+        """Old and new values of slices in a region, as many at once as are not too large, and the corner of each such part."""
+        inside = tuple(side for axis, side in enumerate(region) if axis != self.axis)
+        for slab in slabs(region, self.axis):
+            here = self._labels.array[slab]
+            new = here.astype(np.result_type(here, np.min_scalar_type(self._label)))
+            for index in indices:
+                if slab[self.axis].start <= index < slab[self.axis].stop:
+                    np.moveaxis(new, self.axis, 0)[index - slab[self.axis].start] = self._renewed(index, answers)[inside]
+            yield here, new, [side.start for side in slab]
 
     def _renewed(self, index: int, answers: Mapping[int, Prediction]) -> npt.NDArray[Any]:
         """(H, W) labels of a slice with its answer, or without any."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_apprentice.labelmap import Patch, extent
+from napari_apprentice.labelmap import Patch, Tile, extent, spanned
 from napari_apprentice.legend import Legend
 from napari_apprentice.origins import Origin
 from napari_apprentice.types import Click, LearningReport, Lesson, Plane, Prediction
@@ -115,13 +115,13 @@ class State:
     def painted(self, patch: Patch) -> State:
         """The same after a change of the labels by hand, in the planes of the axis along which it is thinnest."""
         planes = self._planes_of(patch)
-        before, after = patch.before, patch.after
-        ids = np.union1d(before[before != after], after[before != after]).tolist()
-        origins = {**self.origins, **{label: self.origin(label).corrected(planes) for label in ids if label}}
+        ids = {i for tile in patch.tiles for i in _changed(tile)}
+        origins = {**self.origins, **{label: self.origin(label).corrected(planes) for label in sorted(ids) if label}}
         flat = planes if len(planes) == 1 else ()
         strokes = tuple(dict.fromkeys((*self.strokes, *flat))) if self.label in ids else self.strokes
-        painted = replace(self, highest=max(self.highest, int(after.max())), origins=origins, strokes=strokes)
-        return painted._of_kept_class() if self.label in after else painted
+        there = patch.ids
+        painted = replace(self, highest=max(self.highest, *there), origins=origins, strokes=strokes)
+        return painted._of_kept_class() if self.label in there else painted
 
     def _planes_of(self, patch: Patch) -> tuple[Plane, ...]:
         """The planes that a change by hand was made in. Equally thin along several axes, it was where the open object is worked on."""
@@ -198,13 +198,12 @@ class State:
 
         The other one's clicks are dropped; ``rest`` holds what is left of it.
         """
-        after, values, before = self.deleted(label), patch.after, patch.before
-        ids = np.unique(values[values != before]).tolist()
+        after, boxes = self.deleted(label), _boxes_of_changed(patch)
         origins, legend = {**self.origins, label: self.origin(label).within(rest)}, self.legend
-        for i in ids:
-            origins[i] = self.origin(label).within(extent(values == i, [side.start for side in patch.region]))
+        for i in boxes:
+            origins[i] = self.origin(label).within(boxes[i])
             legend = legend.copying(label, i)
-        return replace(after, highest=max(self.highest, *ids), finished=(*self.finished, *ids), origins=origins, legend=legend)
+        return replace(after, highest=max(self.highest, *boxes), finished=(*self.finished, *boxes), origins=origins, legend=legend)
 
     def _of_kept_class(self) -> State:
         """The same with the open object in the class that was kept for it."""
@@ -216,6 +215,22 @@ class State:
 
 def _without(origins: Mapping[int, Origin], label: int) -> dict[int, Origin]:
     return {i: origin for i, origin in origins.items() if i != label}
+
+
+def _changed(tile: Tile) -> set[int]:
+    """The ids, 0 included, that lost voxels or got some."""
+    before, after = tile.before, tile.after
+    return {*np.unique(before[before != after]).tolist(), *np.unique(after[before != after]).tolist()}
+
+
+def _boxes_of_changed(patch: Patch) -> dict[int, tuple[slice, ...]]:
+    """The ids that got voxels, in order, and the smallest box that holds each in the tiles where it did."""
+    found: dict[int, list[tuple[slice, ...]]] = {}
+    for tile in patch.tiles:
+        before, after = tile.before, tile.after
+        for i in np.unique(after[before != after]).tolist():
+            found.setdefault(i, []).append(extent(after == i, [side.start for side in tile.region]))
+    return {i: spanned(found[i]) for i in sorted(found)}
 
 
 @dataclass(frozen=True, eq=False)

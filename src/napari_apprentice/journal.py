@@ -33,7 +33,7 @@ import numpy.typing as npt
 from napari_apprentice.blocks import is_large
 from napari_apprentice.computers import Computer
 from napari_apprentice.geometry import PLACE_TOLERANCE_VOXELS, spaced, spacing_of, voxel_to_world, voxels_apart
-from napari_apprentice.labelmap import LabelMap, Patch
+from napari_apprentice.labelmap import LabelMap, Patch, Tile
 from napari_apprentice.legend import Legend
 from napari_apprentice.locks import FolderLock
 from napari_apprentice.origins import Origin
@@ -425,7 +425,7 @@ def labels_of(header: Header, events: Sequence[Event]) -> npt.NDArray[Any]:
     for patch in patches:
         if patch is not None:
             labels.widen(patch.dtype)
-            labels.write(patch.region, patch.after)
+            labels.write(patch.after)
             labels.settle()
     array: npt.NDArray[Any] = labels.array
     return array if is_large(header.shape) else array.astype(np.min_scalar_type(int(array.max())))
@@ -555,9 +555,20 @@ def _encoded(event: Event, header: Header) -> dict[str, Any]:
     if event.origins:
         record["origins"] = [(label, origin.facts()) for label, origin in event.origins.items()]
     if (patch := event.patch) is not None:
-        region = [(side.start, side.stop) for side in patch.region]
-        record["patch"] = {"region": region, "dtype": patch.dtype, "values": base64.b64encode(patch.new).decode()}
+        tiles = [_encoded_tile(tile) for tile in patch.tiles]
+        record["patch"] = tiles[0] if len(tiles) == 1 else {"tiles": tiles}
     return record
+
+
+def _encoded_tile(tile: Tile) -> dict[str, Any]:
+    region = [(side.start, side.stop) for side in tile.region]
+    return {"region": region, "dtype": tile.dtype, "values": base64.b64encode(tile.new).decode()}
+
+
+def _decoded_tile(tile: dict[str, Any], changed: int) -> Tile:
+    """``changed`` : in all tiles of the patch"""
+    region = tuple(slice(start, stop) for start, stop in tile["region"])
+    return Tile(region, tile["dtype"], b"", base64.b64decode(tile["values"]), changed)
 
 
 def _known(kind: type[Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -588,8 +599,7 @@ def _decoded(record: dict[str, Any]) -> Event:
     if version := record.get("version"):
         facts["version"] = Version.from_facts(version, facts.get("report"), facts.get("effort"))
     if patch := record.get("patch"):
-        region = tuple(slice(start, stop) for start, stop in patch["region"])
-        facts["patch"] = Patch(region, patch["dtype"], b"", base64.b64decode(patch["values"]), record["changed"])
+        facts["patch"] = Patch(tuple(_decoded_tile(tile, record["changed"]) for tile in patch.get("tiles", [patch])))
     return Event(**facts)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,34 @@ import numpy.typing as npt
 from napari_apprentice.blocks import BlockArray, is_large
 from napari_apprentice.types import LabelsError, Plane
 
-__all__ = ["LARGEST_ID", "LabelMap", "Patch", "as_id", "as_ids", "as_region", "check_shape", "extent"]
+__all__ = [
+    "LARGEST_ID",
+    "LabelMap",
+    "Patch",
+    "Piece",
+    "Tile",
+    "as_id",
+    "as_ids",
+    "as_region",
+    "check_shape",
+    "extent",
+    "slabs",
+    "spanned",
+]
 
 LARGEST_ID = int(np.iinfo(np.uint32).max)
 """Ids are whole numbers from 1 to this; 0 is background."""
 
+Piece = tuple[tuple[slice, ...], npt.NDArray[Any]]
+"""A region, and the values in it."""
+
+_TILE_VOXELS = 2**24
+"""What is done at once: a slice of 4096² voxels."""
+
 
 @dataclass(frozen=True, eq=False)
-class Patch:
-    """An exact change of a label map: what stood in a box and what stands there now, compressed.
+class Tile:
+    """An exact change of a box of a label map: what stood there and what stands there now, compressed.
 
     Attributes
     ----------
@@ -40,24 +61,14 @@ class Patch:
     changed: int
 
     @classmethod
-    def between(cls, old: npt.NDArray[Any], new: npt.NDArray[Any], origin: tuple[int, ...]) -> Patch | None:
-        """The smallest patch that turns ``old`` into ``new``, both of one shape with their first voxel at ``origin``; None if equal."""
+    def between(cls, old: npt.NDArray[Any], new: npt.NDArray[Any], corner: Sequence[int]) -> Tile | None:
+        """The smallest tile that turns ``old`` into ``new``, both of one shape with their first voxel at ``corner``; None if equal."""
         differs = old != new
         if not differs.any():
             return None
-        inner, region = extent(differs), extent(differs, origin)
+        inner, region = extent(differs), extent(differs, corner)
         dtype = np.min_scalar_type(max(int(old[inner].max()), int(new[inner].max())))
-        return cls(region, dtype.name, _packed(old[inner], dtype), _packed(new[inner], dtype), int(differs.sum()))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the box."""
-        return tuple(side.stop - side.start for side in self.region)
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that it takes."""
-        return len(self.old) + len(self.new)
+        return cls(region, dtype.name, _packed(old[inner], dtype), _packed(new[inner], dtype), int(np.count_nonzero(differs)))
 
     @property
     def before(self) -> npt.NDArray[Any]:
@@ -70,7 +81,72 @@ class Patch:
         return self._unpacked(self.new)
 
     def _unpacked(self, packed: bytes) -> npt.NDArray[Any]:
-        return np.frombuffer(zlib.decompress(packed), dtype=self.dtype).reshape(self.shape)
+        shape = [side.stop - side.start for side in self.region]
+        return np.frombuffer(zlib.decompress(packed), dtype=self.dtype).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Patch:
+    """An exact change of a label map: tiles that do not overlap, one unless the change is large, so that nothing is as large as that.
+
+    Attributes
+    ----------
+    tiles : at least one
+    """
+
+    tiles: tuple[Tile, ...]
+
+    @classmethod
+    def of(cls, pieces: Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any], Sequence[int]]]) -> Patch | None:
+        """What turns the first array of every piece into its second one, each at its corner, see `Tile.between`; None if all are equal."""
+        tiles = tuple(tile for piece in pieces if (tile := Tile.between(*piece)) is not None)
+        return cls(tiles) if tiles else None
+
+    @classmethod
+    def between(cls, old: npt.NDArray[Any], new: npt.NDArray[Any], corner: Sequence[int]) -> Patch | None:
+        """The patch that turns ``old`` into ``new``, see `Tile.between`."""
+        inside = slabs(tuple(slice(0, size) for size in old.shape))
+        return cls.of((old[slab], new[slab], [corner[0] + slab[0].start, *corner[1:]]) for slab in inside)
+
+    @cached_property
+    def region(self) -> tuple[slice, ...]:
+        """The smallest box that holds all tiles."""
+        return spanned([tile.region for tile in self.tiles])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of that box."""
+        return tuple(side.stop - side.start for side in self.region)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type that holds all values of both sides."""
+        return np.result_type(*(tile.dtype for tile in self.tiles))
+
+    @property
+    def changed(self) -> int:
+        """Number of voxels that differ."""
+        return sum(tile.changed for tile in self.tiles)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes."""
+        return sum(len(tile.old) + len(tile.new) for tile in self.tiles)
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """All that stands in its tiles now, 0 included."""
+        return frozenset(i for tile in self.tiles for i in np.unique(tile.after).tolist())
+
+    @property
+    def before(self) -> Iterator[Piece]:
+        """The values that stood there, tile by tile."""
+        return ((tile.region, tile.before) for tile in self.tiles)
+
+    @property
+    def after(self) -> Iterator[Piece]:
+        """The values that stand there now, tile by tile."""
+        return ((tile.region, tile.after) for tile in self.tiles)
 
 
 class LabelMap:
@@ -113,7 +189,7 @@ class LabelMap:
 
     def ids(self) -> tuple[int, ...]:
         """All ids in use, ascending."""
-        return tuple(sorted({int(i) for _, values in self._pieces() for i in np.unique(values)} - {0}))
+        return tuple(sorted({int(i) for _, values in self.pieces() for i in np.unique(values)} - {0}))
 
     def plane(self, plane: Plane) -> npt.NDArray[Any]:
         """(H, W) ids of one plane; a read-only view."""
@@ -123,13 +199,21 @@ class LabelMap:
     def box_of(self, label: int) -> tuple[slice, ...] | None:
         """The smallest box that holds an object; None if it has no voxel."""
         boxes = []
-        for region, values in self._pieces(label):
+        for region, values in self.pieces(label):
             held = values == label
             if held.any():
                 boxes.append(extent(held, [side.start for side in region]))
-        if not boxes:
-            return None
-        return tuple(slice(min(side.start for side in along), max(side.stop for side in along)) for along in zip(*boxes, strict=True))
+        return spanned(boxes) if boxes else None
+
+    def pieces_of(self, label: int) -> Iterator[Piece]:
+        """Region and values of parts that together hold all there is of an object: one, unless the box around it is large."""
+        box = self.box_of(label)
+        if box is None:
+            return
+        if isinstance(self._array, BlockArray) and math.prod(side.stop - side.start for side in box) > _TILE_VOXELS:
+            yield from self._array.pieces(label)
+        else:
+            yield from ((slab, self._array[slab]) for slab in slabs(box))
 
     def layers_with(self, label: int) -> slice | None:
         """Between which indices of the first axis an object lies; None if it has no voxel."""
@@ -139,7 +223,7 @@ class LabelMap:
     def patch(self, region: Sequence[slice], values: npt.NDArray[Any]) -> Patch | None:
         """What would change if ``values`` stood in ``region``; nothing changes yet."""
         region = as_region(region, self._array.shape)
-        return Patch.between(self._array[region], values, tuple(side.start for side in region))
+        return Patch.between(self._array[region], values, [side.start for side in region])
 
     def plane_patch(self, plane: Plane, values: npt.NDArray[Any]) -> Patch | None:
         """What would change if the (H, W) ``values`` stood in ``plane``."""
@@ -147,14 +231,23 @@ class LabelMap:
         whole = as_region(region, self._array.shape)
         return self.patch(region, values.reshape([side.stop - side.start for side in whole]))
 
+    def renumbering(self, label: int, to: int) -> Patch | None:
+        """What would change if an object got another id, 0 to delete it; None if it has no voxel."""
+        pieces = self.pieces_of(label)
+        return Patch.of((here, _renumbered(here, label, to), [side.start for side in region]) for region, here in pieces)
+
+    def again(self, patch: Patch) -> Patch | None:
+        """What would change if what a patch left stood there again; None if it does."""
+        return Patch.of((self._array[region], values, [side.start for side in region]) for region, values in patch.after)
+
     def patches(self) -> Iterator[Patch]:
         """What makes this map out of an empty one; no patch is larger than memory."""
         if isinstance(self._array, BlockArray):
-            pieces: Iterable[tuple[tuple[slice, ...], npt.NDArray[Any]]] = self._pieces()
+            pieces: Iterable[Piece] = self.pieces()
         else:
             pieces = [(tuple(slice(0, size) for size in self.shape), self._array)]
         for region, values in pieces:
-            if (patch := Patch.between(np.zeros_like(values), values, tuple(side.start for side in region))) is not None:
+            if (patch := Patch.between(np.zeros_like(values), values, [side.start for side in region])) is not None:
                 yield patch
 
     def widen(self, dtype: npt.DTypeLike) -> None:
@@ -169,13 +262,12 @@ class LabelMap:
         if isinstance(self._array, BlockArray):
             self._array.settle()
 
-    def write(self, region: tuple[slice, ...], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Write one side of a patch, for which there has to be room. Returns the values in the map's own type."""
-        values = values.astype(self._array.dtype, casting="safe")
-        self._array[region] = values
-        return values
+    def write(self, pieces: Iterable[Piece]) -> None:
+        """Write one side of a patch, for which there has to be room."""
+        for region, values in pieces:
+            self._array[region] = values.astype(self._array.dtype, casting="safe")
 
-    def _pieces(self, label: int | None = None) -> Iterator[tuple[tuple[slice, ...], npt.NDArray[Any]]]:
+    def pieces(self, label: int | None = None) -> Iterator[Piece]:
         """Region and values of parts that together hold all there is, or all there is of one object."""
         if isinstance(self._array, BlockArray):
             yield from self._array.pieces(label)
@@ -221,6 +313,19 @@ def extent(held: npt.NDArray[np.bool_], corner: Sequence[int] | None = None) -> 
     return tuple(slice(first + int(where[0]), first + int(where[-1]) + 1) for where, first in zip(found, corner, strict=True))
 
 
+def spanned(boxes: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    """The smallest box that holds one box or more."""
+    return tuple(slice(min(side.start for side in along), max(side.stop for side in along)) for along in zip(*boxes, strict=True))
+
+
+def slabs(region: tuple[slice, ...], axis: int = 0) -> Iterator[tuple[slice, ...]]:
+    """A region in parts across an axis that are not too large to be in memory several times."""
+    whole, area = region[axis], math.prod(side.stop - side.start for other, side in enumerate(region) if other != axis)
+    thick = max(_TILE_VOXELS // max(area, 1), 1)
+    for start in range(whole.start, whole.stop, thick):
+        yield (*region[:axis], slice(start, min(start + thick, whole.stop)), *region[axis + 1 :])
+
+
 def as_ids(values: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """``values`` in the smallest unsigned type that holds them.
 
@@ -263,6 +368,12 @@ def as_region(region: Sequence[slice], shape: tuple[int, ...]) -> tuple[slice, .
     if any(side.step not in (None, 1) or inner.stop <= inner.start for side, inner in zip(sides, whole, strict=True)):
         raise LabelsError(f"the region {tuple(region)} arrived; expected at least one voxel along every axis of {shape}, without steps")
     return whole
+
+
+def _renumbered(values: npt.NDArray[Any], label: int, to: int) -> npt.NDArray[Any]:
+    wide = values.astype(np.result_type(values, np.min_scalar_type(to)))
+    wide[values == label] = to
+    return wide
 
 
 def _packed(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> bytes:

@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy.typing as npt
-
 from napari_apprentice.history import History, State, Step
 from napari_apprentice.journal import Event, Header, Journal
-from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch
+from napari_apprentice.labelmap import LARGEST_ID, LabelMap, Patch, Piece
 from napari_apprentice.legend import Legend
 from napari_apprentice.objects import fresh_ids
 from napari_apprentice.teaching import Apprentice, lessons_of
@@ -33,14 +31,25 @@ class Change:
 
     Attributes
     ----------
-    region : the smallest box, one slice per axis; None if nothing changed
-    values : what stands there now, in the labels' type; None if nothing changed
     label : id of the object that is open now
+    patch : None if nothing changed
+    taken_back : whether the patch was, by an undo
     """
 
-    region: tuple[slice, ...] | None
-    values: npt.NDArray[Any] | None
     label: int
+    patch: Patch | None = None
+    taken_back: bool = False
+
+    @property
+    def region(self) -> tuple[slice, ...] | None:
+        """The smallest box that holds all that changed, one slice per axis; None if nothing did."""
+        return None if self.patch is None else self.patch.region
+
+    @property
+    def pieces(self) -> Iterator[Piece]:
+        """Boxes in that region which do not overlap and hold all that changed, and what stood in each after it; one, unless it is large."""
+        if self.patch is not None:
+            yield from self.patch.before if self.taken_back else self.patch.after
 
 
 class Ledger:
@@ -80,7 +89,7 @@ class Ledger:
     @property
     def nothing(self) -> Change:
         """What an action returns that had nothing to do."""
-        return Change(None, None, self.state.label)
+        return Change(self.state.label)
 
     @contextmanager
     def safely(self) -> Iterator[float]:
@@ -169,9 +178,8 @@ class Ledger:
         learn : what was learnt as a part of the action
         facts : further attributes of the `journal.Event`
         """
-        before, after, values = self.state, self._with_an_id(after, patch), None
+        before, after = self.state, self._with_an_id(after, patch)
         if patch is not None:
-            values = patch.after
             self.labels.widen(patch.dtype)
         taught = learn is None and after.snapshot is not before.snapshot
         label = after.label if kind == "select" else before.label
@@ -183,7 +191,7 @@ class Ledger:
         self.history.push(Step(before, after, patch, event.checkpoint))
         if learn is not None:
             self.amend(after, learn.checkpoint)
-        return self._show(patch, values)
+        return self._show(patch)
 
     def amend(self, after: State, checkpoint: str | None) -> None:
         """Make ``after`` the outcome of the newest action."""
@@ -197,16 +205,16 @@ class Ledger:
         if not self.history.done:
             raise SessionError("an undo arrived, but there is no action to undo; expected one after an action")
         step = self.history.back()
-        return self._move("undo", step, step.before, step.patch.before if step.patch else None)
+        return self._move("undo", step, step.before)
 
     def redo(self) -> Change:
         """Do the newest undone action again; SessionError if there is none."""
         if not self.history.undone:
             raise SessionError("a redo arrived, but there is no undone action; expected one after an undo")
         step = self.history.forth()
-        return self._move("redo", step, step.after, step.patch.after if step.patch else None)
+        return self._move("redo", step, step.after)
 
-    def _move(self, kind: str, step: Step, state: State, values: npt.NDArray[Any] | None) -> Change:
+    def _move(self, kind: str, step: Step, state: State) -> Change:
         patch, waiting = step.patch, partial(self._waiting, step) if kind == "redo" else None
         with self.safely() as began:
             taught = state.snapshot is not self.state.snapshot
@@ -218,7 +226,7 @@ class Ledger:
         self.state = state
         self.history.move(1 if kind == "redo" else -1)
         self.model.ensure(state, self.history)
-        return self._show(patch, values)
+        return self._show(patch, taken_back=kind == "undo")
 
     def _waiting(self, step: Step) -> State:
         """The state before an undone step, with all waiting that was learnt from with it; the labels are as they were then."""
@@ -229,8 +237,8 @@ class Ledger:
         """The state with a free id open where the one that is open would be too large."""
         return state if state.label <= LARGEST_ID else replace(state, label=fresh_ids(self.labels, state, patch=patch)[0])
 
-    def _show(self, patch: Patch | None, values: npt.NDArray[Any] | None) -> Change:
-        """Write values into the labels and say so."""
-        if patch is None or values is None:
-            return self.nothing
-        return Change(patch.region, self.labels.write(patch.region, values), self.state.label)
+    def _show(self, patch: Patch | None, *, taken_back: bool = False) -> Change:
+        """Write one side of a patch into the labels and say so."""
+        change = Change(self.state.label, patch, taken_back)
+        self.labels.write(change.pieces)
+        return change

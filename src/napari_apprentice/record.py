@@ -284,7 +284,7 @@ def _objects(
             accepted.setdefault(final(entry.action), entry.action.time)
         if entry.learn is not None and entry.learn.effort is not None:
             efforts.setdefault(final(entry.learn), entry.learn.effort)
-    given = {int(i) for event in events if event.kind == "open" and event.patch is not None for i in np.unique(event.patch.after)}
+    given = {int(i) for event in events if event.kind == "open" and event.patch is not None for i in event.patch.ids}
     made: dict[int, list[ClickRecord]] = {}
     for one in clicks:
         made.setdefault(one.object, []).append(one)
@@ -315,7 +315,7 @@ def _legend(events: Sequence[Event]) -> Legend:
     legend = next((event.legend for event in opened if event.legend is not None), Legend())
     met: set[int] = set()
     for event in [*opened, *(entry.action for entry in entries[:done])]:
-        ids = set(np.unique(event.patch.after).tolist()) if event.patch is not None else set()
+        ids: frozenset[int] = event.patch.ids if event.patch is not None else frozenset()
         if event.names:
             legend = legend.naming(event.label, event.name or "", event.color)
         elif event.kind == "delete":

@@ -85,7 +85,8 @@ def beginning(path: Path | str) -> Beginning:
     if patches:
         labels = np.zeros(header.shape, dtype=np.result_type(np.uint8, *(patch.dtype for patch in patches)))
         for patch in patches:
-            labels[patch.region] = patch.after
+            for region, values in patch.after:
+                labels[region] = values
     return Beginning(labels, opened[0].legend or Legend(), opened[0].origins)
 
 
@@ -108,7 +109,7 @@ def replay(session: Session, events: Sequence[Event], on_action: Callable[[], No
     departed = None
     for event in events:
         change = _do(session, event)
-        if departed is None and not _as_recorded(change, event.patch):
+        if departed is None and not _as_recorded(session, change, event):
             departed = event
         if on_action is not None:
             on_action()
@@ -158,10 +159,23 @@ def _taught_by_others(events: Sequence[Event]) -> bool:
     return False
 
 
-def _as_recorded(change: Change | None, patch: Patch | None) -> bool:
-    if patch is None or change is None or change.region is None or change.values is None:
-        return patch is None and (change is None or change.region is None)
-    return change.region == patch.region and bool((change.values == patch.after).all())
+def _as_recorded(session: Session, change: Change | None, event: Event) -> bool:
+    """Whether the newest change of the labels is that of the event, however either is cut into tiles."""
+    patch = event.patch
+    if patch is None or change is None or change.patch is None:
+        return patch is None and (change is None or change.patch is None)
+    if (change.patch.region, change.patch.changed) != (patch.region, event.changed):
+        return False
+    return all(bool((session.labels[region] == values).all()) for region, values in patch.after)
+
+
+def _painted(session: Session, patch: Patch) -> npt.NDArray[Any]:
+    """What stands in the region of a patch after it: where no tile of it lies, what stands there now."""
+    values = session.labels[patch.region].astype(np.result_type(session.labels.dtype, patch.dtype))
+    corner = [side.start for side in patch.region]
+    for region, after in patch.after:
+        values[tuple(slice(side.start - first, side.stop - first) for side, first in zip(region, corner, strict=True))] = after
+    return values
 
 
 def _do(session: Session, event: Event) -> Change | None:
@@ -183,7 +197,7 @@ def _do(session: Session, event: Event) -> Change | None:
     elif event.kind == "select":
         return session.select(event.label)
     elif event.kind == "paint" and event.patch is not None:
-        return session.paint(event.patch.region, event.patch.after)
+        return session.paint(event.patch.region, _painted(session, event.patch))
     elif event.kind == "approve":
         return session.approve(*event.planes, label=event.label)
     elif event.kind == "name":

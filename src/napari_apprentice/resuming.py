@@ -92,7 +92,7 @@ class Past:
         labels = LabelMap(self._shape, folder=None if self.journal is None else cleared(self._folder))
         for patch in (event.patch for event in self._events if event.kind == "open" and event.patch is not None):
             labels.widen(patch.dtype)
-            labels.write(patch.region, patch.after)
+            labels.write(patch.after)
             labels.settle()
         return labels
 
@@ -166,7 +166,7 @@ class Past:
 def _repeat(ledger: Ledger, entry: Entry, load: Load | None) -> None:
     """Do one journaled action again, with its journaled labels; without ``load`` the model is left out of it."""
     event = entry.action
-    patch = ledger.labels.patch(event.patch.region, event.patch.after) if event.patch is not None else None
+    patch = ledger.labels.again(event.patch) if event.patch is not None else None
     ledger.commit(event.kind, _after(ledger, entry, patch, load), patch, 0.0, checkpoint=event.checkpoint)
     if entry.learn is not None:
         _repeat_learning(ledger, entry.learn, load)

@@ -29,7 +29,7 @@ from napari_apprentice.journal import Journal
 from napari_apprentice.labelmap import LabelMap, as_id, as_ids, as_region
 from napari_apprentice.ledger import Change, Ledger
 from napari_apprentice.legend import Legend
-from napari_apprentice.objects import deletion, merger, relabelling, renumbered, splitting
+from napari_apprentice.objects import deletion, merger, relabelling, splitting
 from napari_apprentice.origins import Origin
 from napari_apprentice.overview import Overview
 from napari_apprentice.painting import repainting
@@ -432,7 +432,7 @@ class Session(Overview):
         """
         self._check_open_object()
         with self._ledger.safely() as began:
-            return self._ledger.commit("discard", self._state.discarded(), renumbered(self._labels, self.label, 0), began)
+            return self._ledger.commit("discard", self._state.discarded(), self._labels.renumbering(self.label, 0), began)
 
     def close(self) -> None:
         """Close the journal."""

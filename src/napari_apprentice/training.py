@@ -188,6 +188,7 @@ def _complaint(recipe: Recipe) -> str:
         "decay": recipe.decay,
         "given": recipe.given,
         "careless": recipe.careless,
+        "boxed": recipe.boxed,
         "restyled": recipe.restyled,
         "borders": recipe.borders,
         "strangers": recipe.strangers,

@@ -1,7 +1,8 @@
 """Clicks as simulated users make them in training, in windows of the working size.
 
 After RITM (Sofiiuk et al., 2022): first clicks at random, then corrections deep inside the larger error. Users who click carelessly,
-anywhere in the largest error, are those of You Point, I Learn (2025), the robot `random` of `simulation`.
+anywhere in the largest error, are those of You Point, I Learn (2025), the robot `random` of `simulation`. Boxes are drawn as by the
+robot `box`, only more carelessly.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from napari_apprentice.boxes import beside, inscribed
 from napari_apprentice.guidance import WindowClick
+from napari_apprentice.shapes import bounding_box
+from napari_apprentice.types import Box
 
-__all__ = ["a_pixel", "bent", "careless_click", "clicks_on", "first_clicks", "next_click"]
+__all__ = ["a_pixel", "bent", "careless_click", "clicks_on", "drawn_box", "first_clicks", "next_click"]
+
+_BOX_ERROR = 0.1  # of the extent: the most by which a side of a box is off
 
 
 def _depth(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -56,6 +62,26 @@ def first_clicks(rng: np.random.Generator, target: npt.NDArray[np.bool_]) -> lis
             if (at := a_pixel(rng, near if rng.random() < 0.5 else ~target, 0.0)) is not None:
                 clicks.append(WindowClick(*at, False))
     return clicks
+
+
+def drawn_box(rng: np.random.Generator, target: npt.NDArray[np.bool_]) -> tuple[list[WindowClick], npt.NDArray[np.float32]] | None:
+    """What a network is told of a box around ``target`` (h, w): clicks beside it, and the probability (h, w) to correct.
+
+    None where the target is nowhere, or reaches the border of the window: nobody sees where to draw the box.
+    """
+    if not target.any():
+        return None
+    tight, shape = bounding_box(target), target.shape
+    if tight.top == 0 or tight.left == 0 or tight.bottom == shape[0] or tight.right == shape[1]:
+        return None
+    off = np.rint(rng.uniform(-_BOX_ERROR, _BOX_ERROR, 4) * (tight.shape * 2)).astype(int)
+    top, left = max(tight.top + int(off[0]), 0), max(tight.left + int(off[1]), 0)
+    box = Box(top, left, min(max(tight.bottom + int(off[2]), top + 1), shape[0]), min(max(tight.right + int(off[3]), left + 1), shape[1]))
+    outline = inscribed(box, (shape[0], shape[1]))
+    probability = np.zeros(shape, np.float32)
+    probability[outline.box.slices] = 1 / (1 + np.exp(-outline.logits))
+    clicks = [WindowClick(float(c.voxel[0]), float(c.voxel[1]), c.positive) for c in beside(box, (shape[0], shape[1]))]
+    return clicks, probability
 
 
 def next_click(

@@ -220,7 +220,7 @@ def add(session: Session, click: Click, good: str, others: str, opens: str) -> A
 
 
 def _boxes(change: Change) -> tuple[Box, ...]:
-    return () if change.region is None else ((change.region, np.array(change.values)),)
+    return tuple((region, np.array(values)) for region, values in change.pieces)
 
 
 def paint(session: Session, stroke: Stroke) -> Answer:
