@@ -899,3 +899,15 @@ def test_a_view_that_is_turned_while_a_box_is_drawn_gives_none(window, engine, t
     window.drag(window.pixel(plane, 5, 5), window.pixel(plane, 35, 35), modifier=SHIFT, each=turn)
     assert engine.session.clicks == ()
     assert told() == [click_layer.OTHER_PLANE]
+
+
+def test_where_time_runs_along_a_side_of_the_view_there_is_no_box(window, engine, told):
+    image = window.viewer.layers[0]
+    window.viewer.add_image(np.zeros((3, *image.data.shape)), scale=(1, *np.abs(image.scale)), units=("pixel", *image.units))
+    window.activate(window.points)
+    window.viewer.dims.order = (2, 3, 0, 1)
+    window.viewer.reset_view()
+    middle = window.canvas.native.rect().center()
+    window.drag(middle, middle + QPoint(40, 40), modifier=SHIFT)
+    assert engine.session.clicks == ()
+    assert told() == [click_layer.OTHER_PLANE]

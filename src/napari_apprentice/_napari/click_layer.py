@@ -192,7 +192,7 @@ class ClickLayer:
         return getattr(self.layer, "_overlays", {}).get("selection_box")
 
     def _show_band(self, corner: npt.NDArray[np.float64], opposite: npt.NDArray[np.float64]) -> None:
-        if (band := self._band()) is not None:
+        if (band := self._band()) is not None and hidden_axis(self._viewer.dims, len(self._shape)) is not None:
             first = self._viewer.dims.ndim - len(self._shape)
             shown = [axis - first for axis in self._viewer.dims.displayed if axis >= first]
             low, high = np.minimum(corner, opposite), np.maximum(corner, opposite)
