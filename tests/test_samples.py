@@ -183,6 +183,16 @@ def test_strangers_are_examples_that_all_show_another_kind():
     assert all(those == [False, False] for it, those in shown(1.0, disks=disks)), "where there is no other kind, examples are as usual"
 
 
+def test_examples_of_lines_that_drawn_tighter_are_gone_do_not_wait_for_ever():
+    """A stranger's look may draw borders tighter, and of vessels, two pixels wide, nothing is left then."""
+    vessels = np.zeros((64, 64), np.int32)
+    vessels[10:12, 2:62] = vessels[30:32, 2:62] = vessels[50:52, 2:62] = 1
+    pictures = np.random.default_rng(0).integers(0, 255, (3, 3, 64, 64), dtype=np.uint8)
+    scenes = {"set": [Scene(picture, (vessels,), (1.0,), (f"vessels {n}",)) for n, picture in enumerate(pictures)]}
+    stream = iter(SampleStream(scenes, {"set": 1.0}, 0.0, ((32, 8),), 5, examples=(0.0, 1.0), strangers=1.0))
+    assert all((next(stream).example_target.sum((2, 3, 4)) >= MIN_OBJECT_PX).all() for _ in range(8))
+
+
 def test_windows_come_from_afar_and_from_near():
     rng, chosen = np.random.default_rng(0), disk_scene()
     shares = [float(drawn(rng, chosen, 64).target.mean()) for _ in range(80)]

@@ -323,6 +323,7 @@ EXAMPLE_VIEWS = ((1.0, 0.25, 0.8),)
 """Windows of examples, as of `VIEWS`: they show objects whose extent is known."""
 _OTHER_BORDER = 0.3  # chance that an object and its examples are drawn wider or tighter than they are
 _WRONG, _SAME_SCENE, _SAME_OBJECT = 0.1, 0.25, 0.3  # chances of an example that is of any kind; from the same scene; that object again
+_PATIENCE = 100  # draws of an example
 
 
 class _Pool(Sequence[Scene]):
@@ -462,7 +463,11 @@ def _example(
     look: int,
     restyled: float,
 ) -> Sample:
-    """An example for an object: as a rule another one of its kind, in an image that was made to look alike in the same way."""
+    """An example for an object: as a rule another one of its kind, in an image that was made to look alike in the same way.
+
+    A look whose borders leave nothing of objects as thin as these is given up for another one.
+    """
+    tried = 0
     while True:
         found: _Chosen | None
         same_kind = alike.get(chosen.kind, ())
@@ -479,3 +484,5 @@ def _example(
         sample = None if found is None else _seen(rng, found, size, True, EXAMPLE_VIEWS, np.random.default_rng(look), restyled)
         if sample is not None:
             return sample
+        tried += 1
+        look = int(rng.integers(2**31)) if tried % _PATIENCE == 0 else look
