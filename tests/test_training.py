@@ -625,6 +625,17 @@ def test_sets_without_anything_to_learn_from_are_refused(recipe, make_set):
         train(recipe, folder.parent, folder.parent / "w.safetensors", device="cpu", threads=1)
 
 
+@pytest.mark.parametrize("side", [4, 64])
+def test_sets_of_objects_that_are_too_small_or_all_there_is_are_refused(recipe, make_set, side):
+    """No sample can be drawn of them, however often that is tried."""
+    labels = np.zeros((64, 60), np.uint8)
+    labels[:side, :side] = 1
+    folder = make_set('objects = "id"', {"a": (np.arange(64 * 60).reshape(64, 60).astype(np.uint16), labels)})
+    recipe.write_text(TINY.replace("synthetic = 1.0", "synthetic = 0.0") + "[sets]\nset = 1.0\n", "utf-8")
+    with pytest.raises(RecipeError, match="the sets set hold only objects of fewer than 20 pixels"):
+        train(recipe, folder.parent, folder.parent / "w.safetensors", device="cpu", threads=1)
+
+
 def test_the_state_of_another_recipe_is_refused(left_over):
     state = (left_over / "w.resume").read_bytes()
     (left_over / "tiny.toml").write_text(TINY.replace("seed = 3", "seed = 4"), "utf-8")

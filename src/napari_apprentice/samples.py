@@ -25,7 +25,7 @@ from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.types import Plane
 from napari_apprentice.windows import cut, square, standardise
 
-__all__ = ["VIEWS", "Drawn", "Sample", "SampleStream", "draw_sample", "held_out_scenes", "real_scenes", "split_cases"]
+__all__ = ["VIEWS", "Drawn", "Sample", "SampleStream", "draw_sample", "has_objects", "held_out_scenes", "real_scenes", "split_cases"]
 
 Rng = np.random.Generator
 MIN_OBJECT_PX = 20
@@ -104,6 +104,11 @@ def real_scenes(folder: Path, names: Sequence[str], held_out: float, seed: int, 
         at_most = slices_per_volume * (10 if len(dataset.cases) == 1 else 1)
         out[name] = [found for case in cases for found in _scenes_of(dataset, case, at_most, rng)]
     return out
+
+
+def has_objects(one: Scene) -> bool:
+    """Whether a scene holds an object that samples can be of: one that is neither too small nor all there is."""
+    return any(len(_ids(layer)[0]) for layer in one.layers)
 
 
 def held_out_scenes(folder: Path, names: Sequence[str], held_out: float, seed: int) -> dict[str, list[Scene]]:

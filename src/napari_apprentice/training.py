@@ -34,7 +34,7 @@ from napari_apprentice.importance import memory_aware_synapses
 from napari_apprentice.losses import LOSSES
 from napari_apprentice.networks import build, config_of, configuration
 from napari_apprentice.optimisers import OPTIMISERS, optimisers
-from napari_apprentice.samples import VIEWS, Drawn, SampleStream, draw_sample, held_out_scenes, real_scenes
+from napari_apprentice.samples import MIN_OBJECT_PX, VIEWS, Drawn, SampleStream, draw_sample, has_objects, held_out_scenes, real_scenes
 from napari_apprentice.synthetic import Scene, scene
 from napari_apprentice.training_clicks import a_pixel
 from napari_apprentice.types import RecipeError, WeightsError, WriteError
@@ -637,6 +637,11 @@ def _scenes(recipe: Recipe, folder: Path | None) -> Mapping[str, Sequence[Scene]
     if not recipe.synthetic and not any(found.values()):
         raise RecipeError(
             f"the sets {', '.join(recipe.sets)} hold no labelled slice to learn from; expected some, or a share of synthetic samples"
+        )
+    if not recipe.synthetic and not any(has_objects(scene) for of_set in found.values() for scene in of_set):
+        raise RecipeError(
+            f"the sets {', '.join(recipe.sets)} hold only objects of fewer than {MIN_OBJECT_PX} pixels, or that fill nearly all of their "
+            f"slice; expected some between, or a share of synthetic samples"
         )
     return found
 
