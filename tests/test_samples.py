@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from napari_apprentice import samples
+from napari_apprentice import lazy, samples
+from napari_apprentice.datasets import open_set
 from napari_apprentice.files import save_image, write
 from napari_apprentice.samples import (
     LARGEST_SIDE_PX,
@@ -315,7 +316,7 @@ def data(tmp_path_factory) -> Path:
         labels = np.zeros((9, 40, 30), np.int32)
         labels[2:7, 10:20, 8:22], labels[2:7, 20:30, 8:22] = 1, 2
         pixels = (rng.integers(0, 40, (1, 9, 40, 30)) + 60 * labels).astype(np.uint8)
-        add_case(folder / "brain", f"brain_{i}", pixels, labels, ".nii.gz")
+        add_case(folder / "brain", f"brain_{i}", pixels, labels, ".nii")
     describe(folder / "spots", "components", '[classes]\n1 = "spot"\n')
     labels = np.zeros((700, 60), np.int32)
     labels[5:15, 5:15] = labels[40:60, 30:50] = 1
@@ -376,6 +377,29 @@ def test_samples_can_be_drawn_from_every_real_scene(data):
     for of_set in real_scenes(data, ["cells", "brain", "spots"], 0.0, seed=1).values():
         for one in of_set:
             assert any(draw_sample(rng, one, 32) is not None for _ in range(60))
+
+
+def test_files_that_stay_on_the_disk_give_the_same_scenes(data, monkeypatch):
+    known = real_scenes(data, ["cells", "brain"], 0.5, seed=1)
+    monkeypatch.setattr(lazy, "LARGE_BYTES", 0)
+    assert isinstance(open_set(data / "brain").labels("brain_0"), lazy.LazyArray)
+    for name, of_set in real_scenes(data, ["cells", "brain"], 0.5, seed=1).items():
+        for one, other in zip(of_set, known[name], strict=True):
+            assert np.array_equal(one.image, other.image)
+            assert all(np.array_equal(*pair) for pair in zip(one.layers, other.layers, strict=True))
+
+
+def test_pixels_without_a_number_are_as_dark_as_the_darkest(tmp_path):
+    describe(tmp_path / "scans", "id")
+    labels = np.zeros((60, 60), np.int32)
+    labels[20:40, 20:40] = 1
+    pixels = np.where(labels, 3.0, 1.0).astype(np.float32)
+    whole = pixels.copy()
+    pixels[:5] = np.nan
+    for name, values in (("holes", pixels), ("whole", whole)):
+        add_case(tmp_path / "scans", name, values[None], labels, ".tif")
+    holes, known = real_scenes(tmp_path, ["scans"], 0.0, seed=1)["scans"]
+    assert np.array_equal(holes.image, known.image)
 
 
 def test_a_set_that_is_not_there_is_one_sentence(data):

@@ -338,7 +338,8 @@ def _read_area(value: Any, folder: Path) -> int:
 
 def _cut(labels: npt.NDArray[Any], plane: Plane) -> npt.NDArray[Any]:
     """The (H, W) labels of one plane."""
-    return labels if labels.ndim == 2 else labels.take(plane.index, axis=plane.axis)
+    cut: npt.NDArray[Any] = labels[...] if labels.ndim == 2 else labels[(slice(None),) * plane.axis + (plane.index,)]
+    return cut
 
 
 def _has_contrast(image: Image, plane: Plane) -> bool:

@@ -22,7 +22,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from napari_apprentice.datasets import LabelledSet, open_set
 from napari_apprentice.synthetic import Scene, scene
-from napari_apprentice.types import Plane
+from napari_apprentice.types import Plane, finite
 from napari_apprentice.windows import cut, square, standardise
 
 __all__ = ["VIEWS", "Drawn", "Sample", "SampleStream", "draw_sample", "has_objects", "held_out_scenes", "real_scenes", "split_cases"]
@@ -54,11 +54,7 @@ def _planes(shape: tuple[int, ...], axes: Sequence[int], labels: npt.NDArray[np.
     """Planes that hold some object; at most ``at_most``, spread at random over the axes."""
     if len(shape) == 2:
         return [Plane(0, 0)]
-    planes = [
-        Plane(axis, int(index))
-        for axis in axes
-        for index in np.flatnonzero((labels != 0).any(axis=tuple(a for a in range(3) if a != axis)))
-    ]
+    planes = [Plane(axis, index) for axis in axes for index in range(shape[axis]) if labels[(slice(None),) * axis + (index,)].any()]
     return [planes[i] for i in sorted(rng.permutation(len(planes))[:at_most])]
 
 
@@ -127,7 +123,7 @@ def _scenes_of(dataset: LabelledSet, case: str, at_most: int, rng: Rng, superpix
     image, labels = dataset.image(case), dataset.labels(case)
     for plane in _planes(image.shape, dataset.slice_axes, labels, at_most, rng):
         where = (slice(None),) * plane.axis + (plane.index,) if image.ndim == 3 else ()
-        pixels = np.asarray(image.data[(slice(None), *where)], dtype=np.float32)
+        pixels = finite(np.asarray(image.data[(slice(None), *where)])).astype(np.float32)
         if pixels.max() == pixels.min():
             continue
         grey = np.clip((pixels - pixels.min()) / (pixels.max() - pixels.min()) * 255, 0, 255).round().astype(np.uint8)
