@@ -53,7 +53,6 @@ class _Read(NamedTuple):
     appearance: Tensor
 
 
-_NOTHING_LOGIT = -30.0
 _NOTHING_READ = _Read((), torch.zeros(0, 1))
 
 
@@ -295,12 +294,9 @@ class NetworkSegmenter:
         outline = inscribed(box, shape, familiar=familiar)
         window = self.zoom.grown_window(Prompt((middle,), outline), shape)
         windows = [window, *(w for f in self.zoom.wider if (w := widened(window, f, shape)) != window)]
-        around = (*prompt.points, *beside(box, shape))
-        nothing = replace(outline, logits=np.full_like(outline.logits, _NOTHING_LOGIT))
-        asked = (Prompt((*around, middle), nothing, prompt.kind), Prompt(around, outline, prompt.kind))
-        words, scores, outputs = zip(*(self._word(image_slice, one, windows, self.zoom.size, 0.0, 0.0) for one in asked), strict=True)
-        score, output = sum(scores) / len(scores), outputs[-1]
-        answer = self._pasted(torch.stack(words).mean(0), Prompt(prompt.points), window, shape, score)
+        asked = Prompt((*prompt.points, *beside(box, shape), middle), outline, prompt.kind)
+        word, score, output = self._word(image_slice, asked, windows, self.zoom.size, 0.0, 0.0)
+        answer = self._pasted(word, Prompt(prompt.points), window, shape, score)
         answer = replace(answer, familiar=familiar)
         if not answer.mask_in_box.any():
             return replace(outline, view=window, score=score)
